@@ -1,0 +1,1 @@
+//! Argument structs, one file a command; each turns arguments into a configuration of a room.

@@ -1,0 +1,21 @@
+//! The rooms of `ims-job-agent`; docs/architecture.md is the map.
+//!
+//! `job` alone knows the whole way of a job. Every other room does one thing, knows nothing of its
+//! neighbours but their types, and can be driven from a test or the command line alone.
+
+pub mod cli;
+pub mod contract;
+pub mod ims;
+pub mod jail;
+pub mod job;
+pub mod net;
+pub mod os;
+pub mod publish;
+pub mod s3;
+pub mod sftp;
+pub mod squashfs;
+pub mod ssh;
+pub mod standalone;
+pub mod telemetry;
+pub mod watch;
+pub mod workspace;

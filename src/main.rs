@@ -1,0 +1,3 @@
+//! `ims-job-agent`: what runs inside an image-management job.
+
+fn main() {}

@@ -1,0 +1,180 @@
+//! When to try again, as a value: exponential backoff with jitter, an attempt limit and a deadline.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often and how long an operation is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Tries in all, the first one included.
+    pub attempts: u32,
+    /// Pause after the first failure; doubled after each further one.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// No try starts later than this after the first.
+    pub deadline: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            attempts: 8,
+            first_pause: Duration::from_millis(250),
+            longest_pause: Duration::from_secs(15),
+            deadline: Duration::from_secs(180),
+        }
+    }
+}
+
+/// Why [`Policy::run`] ended without a result.
+#[derive(Debug)]
+pub enum Failure<E> {
+    /// The error is not transient, or the last try failed.
+    Gave(E),
+    /// The token was cancelled.
+    Cancelled,
+}
+
+impl Policy {
+    /// The pause after failure number `failures` (1 is the first), before jitter.
+    pub fn pause(&self, failures: u32) -> Duration {
+        let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.first_pause.saturating_mul(factor).min(self.longest_pause)
+    }
+
+    /// Calls `operation` until it succeeds, fails for good, or the policy is used up.
+    ///
+    /// `what` names the operation in the log line of each retry. `transient` says whether trying
+    /// again can help.
+    pub async fn run<T, E, F, Fut>(
+        &self,
+        what: &str,
+        cancel: &CancellationToken,
+        transient: impl Fn(&E) -> bool,
+        mut operation: F,
+    ) -> Result<T, Failure<E>>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: std::error::Error,
+    {
+        let start = Instant::now();
+        let mut failures = 0;
+        loop {
+            let result = tokio::select! {
+                biased;
+                _ = cancel.cancelled() => return Err(Failure::Cancelled),
+                result = operation() => result,
+            };
+            let error = match result {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            failures += 1;
+            let pause = jittered(self.pause(failures));
+            if !transient(&error)
+                || failures >= self.attempts
+                || start.elapsed() + pause > self.deadline
+            {
+                return Err(Failure::Gave(error));
+            }
+            tracing::warn!(
+                attempt = failures,
+                retry_in_ms = pause.as_millis() as u64,
+                error = %crate::telemetry::chain(&error),
+                "{what} failed, trying again"
+            );
+            tokio::select! {
+                biased;
+                _ = cancel.cancelled() => return Err(Failure::Cancelled),
+                _ = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Between half of `pause` and all of it, so that many clients do not come back as one.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    fn refused() -> Error {
+        ErrorKind::ConnectionRefused.into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transient_error_is_tried_again_until_it_succeeds() {
+        let mut calls = 0;
+        let result = Policy::default()
+            .run(
+                "test",
+                &CancellationToken::new(),
+                |_| true,
+                || {
+                    calls += 1;
+                    let result = if calls < 3 { Err(refused()) } else { Ok(calls) };
+                    async move { result }
+                },
+            )
+            .await;
+        assert_eq!(result.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_and_deadline_bound_the_tries() {
+        for (policy, most) in [
+            (Policy { attempts: 3, ..Policy::default() }, 3),
+            (Policy { deadline: Duration::from_millis(300), ..Policy::default() }, 3),
+        ] {
+            let mut calls = 0;
+            let result: Result<(), _> = policy
+                .run(
+                    "test",
+                    &CancellationToken::new(),
+                    |_| true,
+                    || {
+                        calls += 1;
+                        async { Err(refused()) }
+                    },
+                )
+                .await;
+            assert!(matches!(result, Err(Failure::Gave(_))));
+            assert!(calls <= most, "{calls} calls");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_permanent_error_is_not_tried_again() {
+        let mut calls = 0;
+        let result: Result<(), _> = Policy::default()
+            .run(
+                "test",
+                &CancellationToken::new(),
+                |_| false,
+                || {
+                    calls += 1;
+                    async { Err(refused()) }
+                },
+            )
+            .await;
+        assert!(matches!(result, Err(Failure::Gave(_))));
+        assert_eq!(calls, 1);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let policy = Policy::default();
+        assert_eq!(policy.pause(1), Duration::from_millis(250));
+        assert_eq!(policy.pause(2), Duration::from_millis(500));
+        assert_eq!(policy.pause(40), Duration::from_secs(15));
+    }
+}

@@ -1,0 +1,1 @@
+//! The object store: ranged verified downloads, multipart uploads, etag arithmetic.

@@ -1,0 +1,3 @@
+//! Squashfs 4.0: on-disk format, reader, writer, reuse of a base image, the external mksquashfs.
+
+pub mod format;

@@ -1,0 +1,1 @@
+//! The SSH server: thin handler, bounded events, one task a session.

@@ -1,0 +1,1 @@
+//! IMS API and S3 endpoint on one machine, with a local job launcher.
