@@ -1,7 +1,20 @@
-//! What the job pod's environment says, read once and checked as a whole.
+//! What the world around a job says and expects: environment, signal files, statuses.
+//!
+//! Pure: reads no file, opens no connection. `cli` fills a [`JobContract`] from the environment,
+//! once; every other room gets values from it.
 
 mod arch;
+pub mod files;
+mod job;
 mod status;
+mod values;
+pub mod vars;
 
 pub use arch::Arch;
+pub use job::{
+    Action, Download, Faults, ImageNames, ImsAccess, JobContract, S3Access, Session, kernel_name,
+};
 pub use status::Status;
+
+#[cfg(test)]
+mod tests;

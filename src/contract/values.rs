@@ -1,0 +1,104 @@
+//! The forms in which values arrive: `True`/`False` text, URLs, UUIDs, hex. Pure parsers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::net::Trust;
+use crate::telemetry::logs::Level;
+
+/// `True`/`False` in any case, and the spellings that shells and YAML add.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("is neither True nor False".into()),
+    }
+}
+
+pub fn http_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("is not a URL ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("is not an http or https URL".into());
+    }
+    Ok(url)
+}
+
+/// An md5 as `md5sum` prints it; upper case is accepted.
+pub fn md5_hex(text: &str) -> Result<String, String> {
+    if text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("is not an md5 of 32 hex digits".into())
+    }
+}
+
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err("is not a number of seconds above 0".into()),
+    }
+}
+
+pub fn log_level(text: &str) -> Result<Level, String> {
+    match text.to_ascii_uppercase().as_str() {
+        "DEBUG" => Ok(Level::Debug),
+        "INFO" => Ok(Level::Info),
+        "WARNING" | "WARN" => Ok(Level::Warning),
+        "ERROR" => Ok(Level::Error),
+        _ => Err("is not one of DEBUG, INFO, WARNING, ERROR".into()),
+    }
+}
+
+/// `S3_SSL_VALIDATE`: a boolean, or the path of a CA file.
+pub fn s3_trust(text: &str) -> Result<Trust, String> {
+    match boolean(text) {
+        Ok(true) => Ok(Trust::System),
+        Ok(false) => Ok(Trust::Insecure),
+        Err(_) if text.starts_with('/') => Ok(Trust::CaFile(PathBuf::from(text))),
+        Err(_) => Err("is neither True, False nor the absolute path of a CA file".into()),
+    }
+}
+
+/// The name of a file in `/boot`. A path below `/boot` is accepted, a way out of it is not.
+pub fn boot_file(text: &str) -> Result<String, String> {
+    let stays_below = std::path::Path::new(text)
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    if stays_below { Ok(text.into()) } else { Err("does not name a file below /boot".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn booleans_in_any_case() {
+        for yes in ["True", "TRUE", "true", "1", "on"] {
+            assert_eq!(boolean(yes), Ok(true));
+        }
+        for no in ["False", "false", "0", "off"] {
+            assert_eq!(boolean(no), Ok(false));
+        }
+        assert!(boolean("maybe").is_err());
+    }
+
+    #[test]
+    fn s3_validation_is_a_switch_or_a_ca_file() {
+        assert_eq!(s3_trust("False"), Ok(Trust::Insecure));
+        assert_eq!(s3_trust("off"), Ok(Trust::Insecure));
+        assert_eq!(s3_trust("True"), Ok(Trust::System));
+        assert_eq!(s3_trust("/etc/ca.crt"), Ok(Trust::CaFile("/etc/ca.crt".into())));
+        assert!(s3_trust("ca.crt").is_err());
+    }
+
+    #[test]
+    fn boot_files_stay_below_boot() {
+        assert!(boot_file("vmlinuz-6.1").is_ok());
+        assert!(boot_file("efi/vmlinuz").is_ok());
+        for bad in ["/etc/shadow", "../etc/shadow", "a/../../b"] {
+            assert!(boot_file(bad).is_err(), "{bad}");
+        }
+    }
+}

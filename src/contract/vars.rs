@@ -1,0 +1,66 @@
+//! Every environment variable that the agent reads, with its default and its meaning.
+//!
+//! The table in docs/contract.md is generated from [`ALL`] (`ims-job-agent contract`).
+
+/// One variable of the job's environment.
+#[derive(Debug)]
+pub struct Var {
+    pub name: &'static str,
+    /// What an unset or empty variable means, in words.
+    pub default: &'static str,
+    pub meaning: &'static str,
+}
+
+macro_rules! vars {
+    ($($name:ident: $default:literal, $meaning:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub const $name: Var =
+                Var { name: stringify!($name), default: $default, meaning: $meaning };
+        )*
+        /// Every variable, in the order of the documentation.
+        pub const ALL: &[&Var] = &[$(&$name),*];
+    };
+}
+
+vars! {
+    IMS_ACTION: "required", "`customize` or `create`";
+    IMS_JOB_ID: "required", "UUID of the job record";
+    IMS_URL: "`https://$API_GATEWAY_HOSTNAME/apis/ims`", "base URL of IMS";
+    API_GATEWAY_HOSTNAME: "`api-gw-service-nmn.local`", "host of the API gateway, used when IMS_URL is not set";
+    CA_CERT: "`/etc/cray/ca/certificate_authority.crt`", "PEM file that signs the gateway; its directory is copied into the image";
+    OAUTH_CONFIG_DIR: "`/etc/admin-client-auth`", "directory with the files `client-id`, `client-secret`, `endpoint`";
+    OAUTH_CLIENT_ID: "file `client-id`", "overrides the file of OAUTH_CONFIG_DIR";
+    OAUTH_CLIENT_SECRET: "file `client-secret`", "overrides the file of OAUTH_CONFIG_DIR";
+    OAUTH_CLIENT_ENDPOINT: "file `endpoint`", "overrides the file of OAUTH_CONFIG_DIR";
+    DOWNLOAD_URL: "looked up from the job record", "presigned GET URL of the root filesystem";
+    DOWNLOAD_MD5SUM: "not checked", "md5 (32 hex digits) of what is downloaded";
+    IMAGE_ROOT_PARENT: "`/mnt/image`", "directory of the job; the image root is `image-root` (customize) or `build/image-root` (create) in it";
+    IMAGE_ROOT_ARCHIVE_NAME: "required", "name of the resulting image record";
+    KERNEL_FILENAME: "`vmlinuz`, on aarch64 `Image`", "kernel in `/boot` of the image root; `vmlinuz` on aarch64 means `Image`";
+    INITRD_FILENAME: "`initrd`", "initrd in `/boot` of the image root";
+    KERNEL_PARAMETERS_FILENAME: "`kernel-parameters`", "kernel parameters in `/boot`; uploaded when the file exists";
+    BUILD_ARCH: "`x86_64`", "`x86_64` or `aarch64`; the image record's `arch`";
+    SSH_JAIL: "`False`", "`True`: sessions start inside the image root";
+    JOB_ENABLE_DKMS: "`False`", "`True`: kernel modules are built in the image; the pod is privileged";
+    ENABLE_DEBUG: "`False`", "`True`: a failed create opens an SSH shell on the build root";
+    S3_ENDPOINT: "`$S3_HOST`", "URL of the object store";
+    S3_HOST: "required when S3_ENDPOINT is not set", "the older name of S3_ENDPOINT";
+    S3_ACCESS_KEY: "required", "access key of the object store";
+    S3_SECRET_KEY: "required", "secret key of the object store";
+    S3_BUCKET: "`boot-images`", "bucket of the artifacts";
+    S3_SSL_VALIDATE: "`$S3_SSL_VERIFY`", "`False`, `off` or `0`: any certificate; `True`, `on` or `1`: the system's CAs; or the path of a CA file";
+    S3_SSL_VERIFY: "`True`", "the older name of S3_SSL_VALIDATE";
+    IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds without an answer after which a request to IMS or the store has failed";
+    LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING` or `ERROR`";
+    CUSTOMIZATION_SCRIPT: "none", "script that is run once the shell is up; it may create the complete file itself";
+    REMOTE_BUILD_NODE: "none", "host of a remote build; passed on to the sessions";
+}
+
+/// Set inside every user session (contract section 2).
+pub mod session {
+    pub const IMS_JOB_ID: &str = "IMS_JOB_ID";
+    pub const IMS_ARCH: &str = "IMS_ARCH";
+    pub const IMS_DKMS_ENABLED: &str = "IMS_DKMS_ENABLED";
+    pub const REMOTE_BUILD_NODE: &str = "REMOTE_BUILD_NODE";
+}
