@@ -3,6 +3,7 @@
 pub mod logs;
 pub mod progress;
 pub mod redact;
+pub mod status;
 
 /// An error and its causes on one line: `what: why: why`.
 ///

@@ -20,6 +20,17 @@ pub enum Unit {
     Percent,
 }
 
+impl Unit {
+    /// The unit's name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Bytes => "bytes",
+            Unit::Files => "files",
+            Unit::Percent => "percent",
+        }
+    }
+}
+
 /// Counts the progress of one step. Cheap to clone; every clone counts for the same step.
 #[derive(Debug, Clone)]
 pub struct Meter {
@@ -36,12 +47,29 @@ struct Inner {
     /// Milliseconds after `started` at which the last line was logged.
     last_line: AtomicU64,
     bar: Option<ProgressBar>,
+    /// False for meters that only count.
+    logs: bool,
 }
 
 impl Meter {
     /// Starts a step. `total` of 0 means that the total is not known.
     pub fn start(step: &'static str, unit: Unit, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(step, unit, total));
+        Self::new(step, unit, total, bar, true)
+    }
+
+    /// A meter that counts and shows nothing, for callers that do not report progress.
+    pub fn hidden() -> Self {
+        Self::new("", Unit::Bytes, 0, None, false)
+    }
+
+    fn new(
+        step: &'static str,
+        unit: Unit,
+        total: u64,
+        bar: Option<ProgressBar>,
+        logs: bool,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 step,
@@ -51,21 +79,7 @@ impl Meter {
                 started: Instant::now(),
                 last_line: AtomicU64::new(0),
                 bar,
-            }),
-        }
-    }
-
-    /// A meter that shows nothing, for callers that do not report progress.
-    pub fn hidden() -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                step: "",
-                unit: Unit::Bytes,
-                done: AtomicU64::new(0),
-                total: AtomicU64::new(0),
-                started: Instant::now(),
-                last_line: AtomicU64::new(u64::MAX),
-                bar: None,
+                logs,
             }),
         }
     }
@@ -93,12 +107,25 @@ impl Meter {
         self.inner.done.load(Ordering::Relaxed)
     }
 
+    /// 0 means that the total is not known.
+    pub fn total(&self) -> u64 {
+        self.inner.total.load(Ordering::Relaxed)
+    }
+
+    pub fn step(&self) -> &'static str {
+        self.inner.step
+    }
+
+    pub fn unit(&self) -> Unit {
+        self.inner.unit
+    }
+
     /// Ends the step with a line that says how much was done in what time.
     pub fn finish(&self) {
         if let Some(bar) = &self.inner.bar {
             bar.finish_and_clear();
         }
-        if !self.inner.step.is_empty() {
+        if self.inner.logs {
             tracing::info!(
                 step = self.inner.step,
                 done = %amount(self.inner.unit, self.done()),
@@ -111,8 +138,8 @@ impl Meter {
     fn show(&self, done: u64) {
         if let Some(bar) = &self.inner.bar {
             bar.set_position(done);
-        } else if self.line_is_due() {
-            let total = self.inner.total.load(Ordering::Relaxed);
+        } else if self.inner.logs && self.line_is_due() {
+            let total = self.total();
             tracing::info!(
                 step = self.inner.step,
                 done = %amount(self.inner.unit, done),
