@@ -1,1 +1,12 @@
 //! The IMS REST API as a client: OAuth tokens, records, status patches. Called by `job` and `publish`.
+
+mod client;
+mod error;
+mod oauth;
+mod records;
+mod request;
+
+pub use client::{Client, Config};
+pub use error::Error;
+pub use oauth::{ConfigError, OAuthConfig, OAuthOverrides};
+pub use records::{Image, Job, Link, PublicKey, Recipe};

@@ -2,10 +2,11 @@
 //!
 //! Called by `ims`, `s3` and `recipe`, so that a site's CA and retry rules are said once.
 
+pub mod body;
 pub mod retry;
 pub mod trust;
 
-pub use retry::Policy;
+pub use retry::{Failure, Policy};
 pub use trust::Trust;
 
 use std::time::Duration;

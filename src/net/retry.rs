@@ -62,38 +62,71 @@ impl Policy {
         Fut: Future<Output = Result<T, E>>,
         E: std::error::Error,
     {
-        let start = Instant::now();
-        let mut failures = 0;
-        loop {
-            let result = tokio::select! {
-                biased;
-                _ = cancel.cancelled() => return Err(Failure::Cancelled),
-                result = operation() => result,
-            };
-            let error = match result {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            failures += 1;
-            let pause = jittered(self.pause(failures));
-            if !transient(&error)
-                || failures >= self.attempts
-                || start.elapsed() + pause > self.deadline
-            {
-                return Err(Failure::Gave(error));
+        let mut tries = self.tries();
+        let all_tries = async {
+            loop {
+                match operation().await {
+                    Ok(value) => return Ok(value),
+                    Err(error) => {
+                        let transient = transient(&error);
+                        tries.failed(what, transient, error).await?;
+                    }
+                }
             }
-            tracing::warn!(
-                attempt = failures,
-                retry_in_ms = pause.as_millis() as u64,
-                error = %crate::telemetry::chain(&error),
-                "{what} failed, trying again"
-            );
-            tokio::select! {
-                biased;
-                _ = cancel.cancelled() => return Err(Failure::Cancelled),
-                _ = tokio::time::sleep(pause) => {}
-            }
+        };
+        tokio::select! {
+            biased;
+            _ = cancel.cancelled() => Err(Failure::Cancelled),
+            result = all_tries => result.map_err(Failure::Gave),
         }
+    }
+
+    /// Starts to count failures, for an operation that goes on where it broke.
+    pub fn tries(self) -> Tries {
+        Tries { policy: self, failures: 0, start: Instant::now() }
+    }
+}
+
+/// The failures of one operation, counted against a [`Policy`].
+#[derive(Debug)]
+pub struct Tries {
+    policy: Policy,
+    failures: u32,
+    start: Instant,
+}
+
+impl Tries {
+    /// Starts anew: the operation got further, so the peer is alive.
+    pub fn progressed(&mut self) {
+        self.failures = 0;
+        self.start = Instant::now();
+    }
+
+    /// Counts a failure and waits until the next try is due.
+    ///
+    /// Gives `error` back when there is none: it is not transient, or the policy is used up.
+    pub async fn failed<E: std::error::Error>(
+        &mut self,
+        what: &str,
+        transient: bool,
+        error: E,
+    ) -> Result<(), E> {
+        self.failures += 1;
+        let pause = jittered(self.policy.pause(self.failures));
+        if !transient
+            || self.failures >= self.policy.attempts
+            || self.start.elapsed() + pause > self.policy.deadline
+        {
+            return Err(error);
+        }
+        tracing::warn!(
+            attempt = self.failures,
+            retry_in_ms = pause.as_millis() as u64,
+            error = %crate::telemetry::chain(&error),
+            "{what} failed, trying again"
+        );
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 

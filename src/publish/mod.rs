@@ -1,1 +1,12 @@
 //! From an image root to a registered image: boot artifacts, manifest, upload, register, roll back.
+//!
+//! Called by `job`, which sets the job's status before and after. Publish last: every artifact is
+//! verified in the store before the manifest that names it, the manifest before the record's link.
+
+pub mod boot;
+pub mod manifest;
+mod register;
+mod result;
+
+pub use register::{Error, Published, Request, publish};
+pub use result::{failure_json, result_json};

@@ -1,1 +1,18 @@
 //! The object store: ranged verified downloads, multipart uploads, etag arithmetic.
+//!
+//! Called by `job` (fetch) and `publish` (upload). Tried on the Ceph RADOS gateway; every request is
+//! path style and signed with SigV4. One TLS stack serves all of it: the SDK speaks through the
+//! HTTP client of `net` (see `connector`).
+
+mod connector;
+mod error;
+pub mod etag;
+pub mod get;
+mod object;
+pub mod put;
+mod store;
+
+pub use error::Error;
+pub use object::{BadPath, Object};
+pub use put::Uploaded;
+pub use store::{Config, Head, Store};

@@ -1,0 +1,263 @@
+//! Record, uploads, manifest, link, result: in this order, rolled back whole when a step fails.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::boot;
+use super::manifest::{Artifact, Kind, Manifest};
+use crate::contract::Arch;
+use crate::ims::{self, Image, Job, Link};
+use crate::net::Policy;
+use crate::s3::put::Options;
+use crate::s3::{self, Object, Store, Uploaded};
+use crate::telemetry::chain;
+use crate::telemetry::progress::{Meter, Unit};
+
+/// A roll-back is tried for a shorter time than the work: the pod may be about to be killed.
+const ROLL_BACK: Policy = Policy {
+    attempts: 6,
+    first_pause: Duration::from_millis(250),
+    longest_pause: Duration::from_secs(4),
+    deadline: Duration::from_secs(15),
+};
+
+/// What is to be published.
+#[derive(Debug)]
+pub struct Request {
+    /// Name of the image record.
+    pub image_name: String,
+    pub arch: Arch,
+    /// `boot-images`.
+    pub bucket: String,
+    /// Whose `resultant_image_id` the image becomes.
+    pub job_id: Option<String>,
+    /// The packed root file system.
+    pub rootfs: PathBuf,
+    pub boot: boot::Files,
+}
+
+/// A registered image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// The record, with its link.
+    pub image: Image,
+    /// As the manifest lists them.
+    pub artifacts: Vec<Artifact>,
+    pub manifest: Artifact,
+    /// The job's record after it got the result, if there is a job.
+    pub job: Option<Job>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot make the image record")]
+    Create(#[source] ims::Error),
+    #[error("cannot upload {what}")]
+    Upload { what: &'static str, source: s3::Error },
+    #[error("cannot link the manifest to image {image_id}")]
+    Link { image_id: String, source: ims::Error },
+    #[error("cannot set image {image_id} as the result of job {job_id}")]
+    Result { image_id: String, job_id: String, source: ims::Error },
+    #[error("stopped while publishing")]
+    Cancelled,
+}
+
+/// Uploads and registers an image.
+///
+/// On any failure, and when `cancel` fires, the record and all objects are removed again before this
+/// returns; what could not be removed is in the log. Once the link is set the image is complete, and
+/// `cancel` no longer stops the last step.
+pub async fn publish(
+    ims: &ims::Client,
+    store: &Store,
+    request: Request,
+    cancel: &CancellationToken,
+) -> Result<Published, Error> {
+    // Before the record, so that a missing file needs no roll-back.
+    let rootfs = File::open(&request.rootfs)
+        .map_err(|source| Error::Open { path: request.rootfs.clone(), source })?;
+    let image = ims
+        .create_image(&request.image_name, request.arch, cancel)
+        .await
+        .map_err(|source| stopped_or(cancel, Error::Create(source)))?;
+    tracing::info!(id = image.id, name = request.image_name, "image record made");
+    let publication = Publication {
+        ims,
+        store,
+        metadata: metadata(&request, &image),
+        bucket: request.bucket,
+        image_id: image.id,
+        job_id: request.job_id,
+    };
+    match publication.run(rootfs, request.boot, cancel).await {
+        Ok(published) => Ok(published),
+        Err(error) => {
+            publication.roll_back().await;
+            Err(stopped_or(cancel, error))
+        }
+    }
+}
+
+/// One image on its way, from its record on.
+struct Publication<'a> {
+    ims: &'a ims::Client,
+    store: &'a Store,
+    bucket: String,
+    image_id: String,
+    job_id: Option<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Publication<'_> {
+    async fn run(
+        &self,
+        rootfs: File,
+        boot: boot::Files,
+        cancel: &CancellationToken,
+    ) -> Result<Published, Error> {
+        let artifacts = self.upload_all(rootfs, boot, cancel).await?;
+        let manifest = Manifest::new(jiff::Timestamp::now(), artifacts);
+        let options = self.options();
+        let json = manifest.to_json();
+        let uploaded =
+            self.store.put_bytes(&self.object(Kind::Manifest), &json, &options, cancel).await;
+        let manifest_artifact = self.artifact(Kind::Manifest, uploaded)?;
+        let link = &manifest_artifact.link;
+        let image = self
+            .ims
+            .set_image_link(&self.image_id, link, cancel)
+            .await
+            .map_err(|source| Error::Link { image_id: self.image_id.clone(), source })?;
+        tracing::info!(id = self.image_id, manifest = link.path, "image complete");
+        let job = self.set_result().await?;
+        Ok(Published { image, artifacts: manifest.artifacts, manifest: manifest_artifact, job })
+    }
+
+    /// Uploads the artifacts in the order of the manifest.
+    async fn upload_all(
+        &self,
+        rootfs: File,
+        boot: boot::Files,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Artifact>, Error> {
+        let files = [
+            (Kind::Rootfs, Some(rootfs)),
+            (Kind::Kernel, Some(boot.kernel)),
+            (Kind::Initrd, Some(boot.initrd)),
+            (Kind::DebugKernel, boot.debug_kernel),
+            (Kind::BootParameters, boot.parameters),
+        ];
+        let files: Vec<_> =
+            files.into_iter().filter_map(|(kind, file)| Some((kind, file?))).collect();
+        let sizes = files.iter().filter_map(|(_, file)| Some(file.metadata().ok()?.len()));
+        let meter = Meter::start("upload", Unit::Bytes, sizes.sum());
+        let options = self.options();
+        let mut artifacts = Vec::new();
+        for (kind, file) in files {
+            let object = self.object(kind);
+            let uploaded = self.store.put_file(&object, file, &options, &meter, cancel).await;
+            artifacts.push(self.artifact(kind, uploaded)?);
+        }
+        meter.finish();
+        Ok(artifacts)
+    }
+
+    /// Not cancellable: the image is complete, and a patch that is cut off half-way could leave the
+    /// job with the id of an image that is rolled back.
+    async fn set_result(&self) -> Result<Option<Job>, Error> {
+        let Some(job_id) = &self.job_id else { return Ok(None) };
+        let set = self.ims.set_job_result(job_id, &self.image_id, &CancellationToken::new()).await;
+        set.map(Some).map_err(|source| Error::Result {
+            image_id: self.image_id.clone(),
+            job_id: job_id.clone(),
+            source,
+        })
+    }
+
+    /// Removes the record, then the objects: a record must not name what is gone.
+    async fn roll_back(&self) {
+        let never = CancellationToken::new();
+        let prefix = format!("{}/", self.image_id);
+        let ims = self.ims.with_policy(ROLL_BACK);
+        if let Err(error) = ims.delete_image(&self.image_id, &never).await {
+            tracing::error!(
+                image = self.image_id,
+                error = %chain(&error),
+                "roll-back: the image record is left, delete it by hand"
+            );
+        }
+        let store = self.store.with_policy(ROLL_BACK);
+        match store.delete_prefix(&self.bucket, &prefix, &never).await {
+            Ok(objects) => tracing::info!(image = self.image_id, objects, "rolled back"),
+            Err(error) => tracing::error!(
+                objects = format!("s3://{}/{prefix}", self.bucket),
+                error = %chain(&error),
+                "roll-back: objects are left, delete them by hand"
+            ),
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options { metadata: self.metadata.clone(), ..Options::default() }
+    }
+
+    fn object(&self, kind: Kind) -> Object {
+        Object::new(&self.bucket, format!("{}/{}", self.image_id, kind.key_name()))
+    }
+
+    fn artifact(
+        &self,
+        kind: Kind,
+        uploaded: Result<Uploaded, s3::Error>,
+    ) -> Result<Artifact, Error> {
+        let uploaded =
+            uploaded.map_err(|source| Error::Upload { what: kind.key_name(), source })?;
+        let link = Link::s3(self.object(kind).to_string(), uploaded.etag);
+        Ok(Artifact { link, media_type: kind.media_type().to_owned(), md5: uploaded.md5 })
+    }
+}
+
+/// Object metadata beside `md5sum` (contract section 5).
+fn metadata(request: &Request, image: &Image) -> BTreeMap<String, String> {
+    let mut metadata = BTreeMap::from([
+        ("x-shasta-ims-image-name".to_owned(), header_safe(&request.image_name)),
+        ("x-shasta-ims-image-id".to_owned(), header_safe(&image.id)),
+    ]);
+    if let Some(job_id) = &request.job_id {
+        metadata.insert("x-shasta-ims-job-id".to_owned(), header_safe(job_id));
+    }
+    metadata
+}
+
+/// Metadata travels in HTTP headers: a name that is not plain ASCII is percent-encoded.
+fn header_safe(text: &str) -> String {
+    let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if plain && text.trim() == text {
+        return text.to_owned();
+    }
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// What a cancelled step failed with does not matter.
+fn stopped_or(cancel: &CancellationToken, error: Error) -> Error {
+    if cancel.is_cancelled() { Error::Cancelled } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::header_safe;
+
+    #[test]
+    fn metadata_fits_in_a_header() {
+        assert_eq!(header_safe("sles15 barebones (2)"), "sles15 barebones (2)");
+        assert_eq!(header_safe("Größe\n"), "Gr%C3%B6%C3%9Fe%0A");
+        assert_eq!(header_safe(" x"), "+x");
+    }
+}

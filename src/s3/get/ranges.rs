@@ -1,0 +1,87 @@
+//! A download in parallel ranges, each resumed where it broke.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use reqwest::Response;
+
+use super::Download;
+use super::error::Error;
+use super::verify::Verifier;
+
+/// Breaks of one range after which the server is given up, though bytes came each time.
+const MAX_BREAKS: u32 = 1000;
+
+impl Download<'_> {
+    /// Downloads all `size` bytes; `first` is the answer for the first part.
+    pub(super) async fn ranges(&self, first: Response, size: u64) -> Result<(), Error> {
+        let part_size = self.options.part_size.max(1);
+        let parts: Vec<u64> = (0..size.div_ceil(part_size))
+            .map(|part| part_size.min(size - part * part_size))
+            .collect();
+        let verifier = self.verifier(&parts)?;
+        let mut first = Some(first);
+        let parts = parts.iter().enumerate().map(|(part, &len)| {
+            self.part(part, part as u64 * part_size, len, first.take(), &verifier)
+        });
+        stream::iter(parts)
+            .buffer_unordered(self.options.concurrency.max(1))
+            .try_collect::<()>()
+            .await?;
+        verifier.finish().await
+    }
+
+    /// Downloads one range. `open` is its answer if it was asked for already.
+    async fn part(
+        &self,
+        part: usize,
+        start: u64,
+        len: u64,
+        mut open: Option<Response>,
+        verifier: &Verifier,
+    ) -> Result<(), Error> {
+        let end = start + len;
+        let mut at = start;
+        let mut tries = self.options.policy.tries();
+        let mut breaks = 0;
+        while at < end {
+            let before = at;
+            let copied = async {
+                let response = match open.take() {
+                    Some(response) => response,
+                    None => self.link.range(at, end).await?,
+                };
+                self.output
+                    .copy(&self.link, response, &mut at, end, |len| verifier.written(part, len))
+                    .await
+            };
+            let copied = copied.await;
+            if at > before {
+                tries.progressed();
+            }
+            match copied {
+                // Short without a break: the server gave less than it was asked for.
+                Ok(()) if at > before => {}
+                Ok(()) => {
+                    let error = self.nothing(at);
+                    tries.failed("download", true, error).await?;
+                }
+                Err(error) if error.is_transient() && at > before && breaks < MAX_BREAKS => {
+                    breaks += 1;
+                    tracing::debug!(at, end, "range broke off, going on from there");
+                }
+                Err(error) => {
+                    let transient = error.is_transient() && breaks < MAX_BREAKS;
+                    tries.failed("download", transient, error).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing(&self, at: u64) -> Error {
+        Error::Answer {
+            object: self.link.name(),
+            expected: format!("bytes from {at}"),
+            found: "none".to_owned(),
+        }
+    }
+}

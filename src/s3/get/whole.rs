@@ -1,0 +1,57 @@
+//! A download from a server that knows no ranges: one stream, from the start again after a break.
+
+use reqwest::Response;
+
+use super::Download;
+use super::error::Error;
+
+impl Download<'_> {
+    /// Downloads all of it; gives its size.
+    pub(super) async fn whole(&self, first: Response) -> Result<u64, Error> {
+        tracing::warn!(
+            object = self.link.name(),
+            "the server knows no ranges: one stream, a broken connection starts it again"
+        );
+        let mut tries = self.options.policy.tries();
+        let mut open = Some(first);
+        loop {
+            match self.whole_once(open.take()).await {
+                Ok(size) => return Ok(size),
+                Err(error) => {
+                    let transient = error.is_transient();
+                    tries.failed("download", transient, error).await?;
+                    self.output.meter.set(0);
+                }
+            }
+        }
+    }
+
+    async fn whole_once(&self, open: Option<Response>) -> Result<u64, Error> {
+        let response = match open {
+            Some(response) => response,
+            None => self.link.again().await?,
+        };
+        let announced = response.content_length();
+        if let Some(size) = announced {
+            self.check_size(size)?;
+            self.output.reserve(size)?;
+        }
+        // Not known: one part without an end.
+        let end = announced.or(self.options.size).unwrap_or(u64::MAX);
+        let verifier = self.verifier(&[end])?;
+        let mut at = 0;
+        self.output
+            .copy(&self.link, response, &mut at, end, |len| verifier.written(0, len))
+            .await?;
+        self.check_size(at)?;
+        self.truncate(at)?;
+        verifier.finish().await?;
+        Ok(at)
+    }
+
+    /// Cuts off what an earlier, longer try may have left.
+    fn truncate(&self, size: u64) -> Result<(), Error> {
+        let cut = self.output.file.set_len(size);
+        cut.map_err(|source| Error::Write { path: self.output.path.clone(), source })
+    }
+}

@@ -1,0 +1,165 @@
+//! Uploads: one put for small objects, parts in parallel for large ones, verified at the end.
+//!
+//! The object's metadata must carry its md5 when the upload is created, so a first pass hashes the
+//! whole and the parts; the second pass sends them, from the page cache. What the store must answer
+//! as etag is known by then, and compared.
+
+mod digest;
+mod multipart;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Arc;
+
+use aws_smithy_types::byte_stream::ByteStream;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio_util::sync::CancellationToken;
+
+use self::digest::Digests;
+use super::error::Error;
+use super::etag::{self, MIN_PART_SIZE};
+use super::object::Object;
+use super::store::Store;
+use crate::telemetry::progress::Meter;
+
+/// Metadata key of the md5 (hex) of the whole object (contract section 5).
+const MD5_KEY: &str = "md5sum";
+
+/// How an upload is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// User metadata of the object; `md5sum` is added.
+    pub metadata: BTreeMap<String, String>,
+    /// Smallest size of a part in bytes; it grows where [`etag::MAX_PARTS`] would not be enough.
+    /// What is smaller than one part goes up in a single put.
+    pub part_size: u64,
+    /// Parts on their way at once. Each holds a few blocks of [`stream::BLOCK`] bytes, no more.
+    pub concurrency: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { metadata: BTreeMap::new(), part_size: MIN_PART_SIZE, concurrency: 6 }
+    }
+}
+
+/// An object that the store holds as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Without quotes.
+    pub etag: String,
+    /// Hex.
+    pub md5: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Store {
+    /// Uploads a file and verifies size, etag and metadata of what the store then holds.
+    ///
+    /// Whatever fails, a multipart upload that was begun is aborted before this returns. Uploads
+    /// that others have begun for the same key are aborted with it: use keys of your own.
+    pub async fn put_file(
+        &self,
+        object: &Object,
+        file: File,
+        options: &Options,
+        meter: &Meter,
+        cancel: &CancellationToken,
+    ) -> Result<Uploaded, Error> {
+        let file = Arc::new(file);
+        let digests = digest::of(object, file.clone(), options.part_size, cancel).await?;
+        let md5 = hex::encode(digests.md5);
+        let mut metadata = options.metadata.clone();
+        metadata.insert(MD5_KEY.to_owned(), md5.clone());
+        let upload = Upload { store: self, object, file, digests, metadata, meter };
+        let etag = if upload.digests.size < options.part_size {
+            upload.single(cancel).await?;
+            etag::single(&upload.digests.md5)
+        } else {
+            upload.multipart(options.concurrency, cancel).await?;
+            etag::multipart(&upload.digests.parts)
+        };
+        upload.verify(&etag, cancel).await?;
+        Ok(Uploaded { etag, md5, size: upload.digests.size })
+    }
+
+    /// Uploads bytes that are at hand: a manifest.
+    pub async fn put_bytes(
+        &self,
+        object: &Object,
+        bytes: &[u8],
+        options: &Options,
+        cancel: &CancellationToken,
+    ) -> Result<Uploaded, Error> {
+        let local = |source| Error::Local { target: object.to_string(), source };
+        let mut file = tempfile::tempfile().map_err(local)?;
+        std::io::Write::write_all(&mut file, bytes).map_err(local)?;
+        self.put_file(object, file, options, &Meter::hidden(), cancel).await
+    }
+}
+
+/// One upload on its way.
+struct Upload<'a> {
+    store: &'a Store,
+    object: &'a Object,
+    file: Arc<File>,
+    digests: Digests,
+    metadata: BTreeMap<String, String>,
+    meter: &'a Meter,
+}
+
+impl Upload<'_> {
+    async fn single(&self, cancel: &CancellationToken) -> Result<(), Error> {
+        let size = self.digests.size;
+        let send = || {
+            let mut request = self
+                .store
+                .client
+                .put_object()
+                .bucket(&self.object.bucket)
+                .key(&self.object.key)
+                .content_length(size as i64)
+                .content_md5(STANDARD.encode(self.digests.md5))
+                .body(self.body(0, size));
+            for (name, value) in &self.metadata {
+                request = request.metadata(name, value);
+            }
+            request.send()
+        };
+        self.store.call("upload", &self.object.to_string(), cancel, send).await?;
+        self.meter.add(size);
+        Ok(())
+    }
+
+    /// A new stream of `len` bytes from `offset`, so that every try sends all of them.
+    fn body(&self, offset: u64, len: u64) -> ByteStream {
+        ByteStream::new(stream::file_range(self.file.clone(), offset, len))
+    }
+
+    /// Compares what the store holds with what was sent.
+    async fn verify(&self, etag: &str, cancel: &CancellationToken) -> Result<(), Error> {
+        let head = self.store.head(self.object, cancel).await?;
+        self.same("etag", etag, &head.etag)?;
+        self.same("size", &self.digests.size.to_string(), &head.size.to_string())?;
+        for (name, value) in &self.metadata {
+            let found = head.metadata.get(name).map_or("", String::as_str);
+            self.same(&format!("metadata {name}"), value, found)?;
+        }
+        Ok(())
+    }
+
+    fn same(&self, what: &str, expected: &str, found: &str) -> Result<(), Error> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::Differs {
+            target: self.object.to_string(),
+            what: what.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        })
+    }
+}

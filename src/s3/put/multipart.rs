@@ -1,0 +1,181 @@
+//! Multipart uploads: create, parts in parallel, complete; aborted on every other way out.
+
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio_util::sync::CancellationToken;
+
+use super::Upload;
+use crate::s3::error::Error;
+use crate::s3::etag;
+use crate::telemetry::chain;
+
+impl Upload<'_> {
+    /// Uploads the file in parts. On failure or cancellation nothing of it stays in the store.
+    pub(super) async fn multipart(
+        &self,
+        concurrency: usize,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let result = async {
+            let upload_id = self.create(cancel).await?;
+            let parts = self.send_parts(&upload_id, concurrency, cancel).await?;
+            self.complete(&upload_id, parts, cancel).await
+        };
+        let unfinished = Unfinished { target: Some(self.object.to_string()) };
+        let result = result.await;
+        if result.is_err() {
+            self.abort().await;
+        }
+        unfinished.settled();
+        result
+    }
+
+    async fn create(&self, cancel: &CancellationToken) -> Result<String, Error> {
+        let target = self.object.to_string();
+        let create = || {
+            let request = self.store.client.create_multipart_upload();
+            let mut request = request.bucket(&self.object.bucket).key(&self.object.key);
+            for (name, value) in &self.metadata {
+                request = request.metadata(name, value);
+            }
+            request.send()
+        };
+        let answer = self.store.call("begin the upload of", &target, cancel, create).await?;
+        answer.upload_id.ok_or_else(|| Error::Unanswered {
+            operation: "begin the upload of",
+            target,
+            source: "the answer has no upload id".into(),
+        })
+    }
+
+    async fn send_parts(
+        &self,
+        upload_id: &str,
+        concurrency: usize,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<CompletedPart>, Error> {
+        stream::iter(0..self.digests.parts.len())
+            .map(|index| self.send_part(upload_id, index, cancel))
+            .buffered(concurrency.max(1))
+            .try_collect()
+            .await
+    }
+
+    async fn send_part(
+        &self,
+        upload_id: &str,
+        index: usize,
+        cancel: &CancellationToken,
+    ) -> Result<CompletedPart, Error> {
+        let offset = index as u64 * self.digests.part_size;
+        let len = self.digests.part_size.min(self.digests.size - offset);
+        let md5 = &self.digests.parts[index];
+        let number = index as i32 + 1;
+        let target = format!("{} part {number}", self.object);
+        let send = || {
+            let request = self.store.client.upload_part();
+            request
+                .bucket(&self.object.bucket)
+                .key(&self.object.key)
+                .upload_id(upload_id)
+                .part_number(number)
+                .content_length(len as i64)
+                .content_md5(STANDARD.encode(md5))
+                .body(self.body(offset, len))
+                .send()
+        };
+        let answer = self.store.call("upload", &target, cancel, send).await?;
+        let part_etag = etag::unquoted(answer.e_tag().unwrap_or_default());
+        self.same(&format!("part {number} etag"), &etag::single(md5), part_etag)?;
+        self.meter.add(len);
+        Ok(CompletedPart::builder().part_number(number).e_tag(part_etag).build())
+    }
+
+    async fn complete(
+        &self,
+        upload_id: &str,
+        parts: Vec<CompletedPart>,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let complete = || {
+            let request = self.store.client.complete_multipart_upload();
+            let request = request.bucket(&self.object.bucket).key(&self.object.key);
+            request.upload_id(upload_id).multipart_upload(parts.clone()).send()
+        };
+        let target = self.object.to_string();
+        match self.store.call("complete the upload of", &target, cancel, complete).await {
+            // A try whose answer was lost did complete it: the HEAD that follows has the last word.
+            Err(error) if error.code() == Some("NoSuchUpload") => {
+                let head = self.store.head(self.object, cancel).await;
+                head.map(|_| ()).map_err(|_| error)
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Aborts what was begun for this key, an upload whose id never reached us included.
+    ///
+    /// Not cancellable: it runs because something was cancelled or failed. The policy bounds it.
+    async fn abort(&self) {
+        let target = self.object.to_string();
+        if let Err(error) = self.abort_all(&CancellationToken::new()).await {
+            tracing::error!(
+                object = target,
+                error = %chain(&error),
+                "cannot abort the multipart upload; its parts take space until it is aborted by hand"
+            );
+        }
+    }
+
+    async fn abort_all(&self, never: &CancellationToken) -> Result<(), Error> {
+        let target = self.object.to_string();
+        let client = &self.store.client;
+        let list = || {
+            let request = client.list_multipart_uploads();
+            request.bucket(&self.object.bucket).prefix(&self.object.key).send()
+        };
+        let begun = self.store.call("list the uploads of", &target, never, list).await?;
+        let ours = begun.uploads.unwrap_or_default().into_iter();
+        for upload in ours.filter(|upload| upload.key() == Some(&self.object.key)) {
+            let id = upload.upload_id.unwrap_or_default();
+            let abort = || {
+                let request = client.abort_multipart_upload();
+                let request = request.bucket(&self.object.bucket).key(&self.object.key);
+                request.upload_id(&id).send()
+            };
+            match self.store.call("abort the upload of", &target, never, abort).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells of an upload that nobody completed or aborted because its future was dropped.
+///
+/// A drop cannot wait for the store, so cancelling goes by the token; this is the last resort.
+struct Unfinished {
+    target: Option<String>,
+}
+
+impl Unfinished {
+    fn settled(mut self) {
+        self.target = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(object) = &self.target {
+            tracing::error!(
+                object,
+                "multipart upload dropped half-way, it must be aborted by hand"
+            );
+        }
+    }
+}
