@@ -1,3 +1,14 @@
 //! `ims-job-agent`: what runs inside an image-management job.
 
-fn main() {}
+use std::ffi::OsStr;
+
+fn main() {
+    // Before anything else, single-threaded: this process may be one of the jail's.
+    let first = std::env::args_os().nth(1);
+    if first.as_deref() == Some(OsStr::new(ims_job_agent::jail::ENTRY)) {
+        ims_job_agent::jail::entry();
+    }
+    if first.as_deref() == Some(OsStr::new(ims_job_agent::sftp::ENTRY)) {
+        ims_job_agent::sftp::entry();
+    }
+}

@@ -1,1 +1,245 @@
 //! What a session sees: the plan (pure data) and the entry (a re-exec of our own binary).
+//!
+//! `job` establishes one `Jail` and gives it to `ssh`, which starts every session's process through
+//! it. `plan` decides, `init` (a process of its own, started through `main`) carries out, `link` is
+//! the way between the two. Knows nothing of SSH.
+
+mod account;
+mod child;
+mod close;
+mod enter;
+mod env;
+mod init;
+mod link;
+mod plan;
+mod session;
+mod wire;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use account::Account;
+pub use child::Child;
+pub use close::Leftovers;
+pub use link::ENTRY;
+pub use plan::{Impossible, Options, Plan, Shape};
+
+use crate::os::capability::CapSet;
+use crate::os::{hardening, openat};
+use link::Link;
+use wire::{Become, Bytes, Request};
+
+/// What a session runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The account's shell, told by its `argv[0]` that it is a login shell.
+    LoginShell,
+    /// The account's shell with `-c` and this.
+    Command(Vec<u8>),
+    /// Our SFTP server, which needs nothing of the image.
+    Sftp,
+}
+
+/// What becomes the session's descriptors 0, 1 and 2.
+pub enum Stdio3 {
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Pty { slave: OwnedFd },
+}
+
+/// One session to start. `env` is added to the account's and the job's variables.
+pub struct Spawn {
+    pub program: Program,
+    pub env: Vec<(OsString, OsString)>,
+    pub stdio: Stdio3,
+}
+
+/// Why there is no jail, or no session in it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+    #[error("cannot copy the program's own binary into memory for the sessions to run from")]
+    Binary(#[source] io::Error),
+    #[error("cannot read the image root {}", path.display())]
+    Root { path: PathBuf, source: io::Error },
+    #[error("cannot start the process that starts sessions")]
+    Start { source: io::Error },
+    #[error("cannot set up what sessions see: {what}")]
+    SetUp { what: String, source: io::Error },
+    #[error(
+        "{}, the login shell of {} by its etc/passwd, is not in the image or lacks its loader: \
+         install it, or use sftp, which needs no shell",
+        shell.display(), name.display()
+    )]
+    NoShell { shell: PathBuf, name: OsString, source: io::Error },
+    #[error("cannot start the session: {what}")]
+    Refused { what: String, source: io::Error },
+    #[error("the process that starts sessions has ended")]
+    Gone,
+    #[error("the process that starts sessions has not answered for {} s", .0.as_secs())]
+    Unresponsive(Duration),
+    #[error("the job takes no more sessions")]
+    Closed,
+}
+
+/// The place where all sessions of a job live. Clones are the same jail.
+#[derive(Clone, Debug)]
+pub struct Jail(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    plan: Plan,
+    account: Account,
+    exe: OwnedFd,
+    /// `None` once closed.
+    link: Mutex<Option<Arc<Link>>>,
+}
+
+impl Jail {
+    /// Sets the jail up by the plan. Where the namespaces are refused (a security module, an old
+    /// kernel) it does with what can be had, and says so; see `description`. Blocks.
+    pub fn establish(plan: Plan) -> Result<Jail, Error> {
+        let exe = hardening::sealed_self_exe().map_err(Error::Binary)?;
+        let account = account(&plan)?;
+        let (plan, link) = match Link::start(&exe, &plan) {
+            Err(error) if plan.shape == Shape::Namespaces => {
+                let reason = crate::telemetry::chain(&error);
+                tracing::warn!(reason, "sessions get no namespaces");
+                let held = CapSet::effective().map_err(|source| Error::Start { source })?;
+                let plan = plan.without_namespaces(held)?;
+                let link = Link::start(&exe, &plan)?;
+                (plan, link)
+            }
+            other => (plan, other?),
+        };
+        for note in &link.notes {
+            tracing::warn!(note, "jail");
+        }
+        let link = Mutex::new(Some(Arc::new(link)));
+        Ok(Jail(Arc::new(Inner { plan, account, exe, link })))
+    }
+
+    /// One line for the log: which separation was obtained.
+    pub fn description(&self) -> String {
+        self.0.plan.description()
+    }
+
+    /// Home, shell and name of uid 0, as the image's passwd (unjailed: the container's) says.
+    pub fn account(&self) -> &Account {
+        &self.0.account
+    }
+
+    /// A new terminal, `(master, slave)`, of the jail's own devpts where it has one. Blocks briefly.
+    pub fn open_pty(&self) -> Result<(OwnedFd, OwnedFd), Error> {
+        let (_, reply, _) = self.link()?.call(|id| Request::OpenPty { id }, &[])?;
+        match <[OwnedFd; 2]>::try_from(reply.fds) {
+            Ok([master, slave]) => Ok((master, slave)),
+            Err(_) => Err(Error::Gone),
+        }
+    }
+
+    /// Starts a session's process; returns once it runs or could not be started. Blocks briefly.
+    pub fn spawn(&self, spawn: Spawn) -> Result<Child, Error> {
+        let account = &self.0.account;
+        let pair = |(name, value): (OsString, OsString)| (Bytes::of(&name), Bytes::of(&value));
+        let env = env::build(account, &self.0.plan.env, spawn.env);
+        let env: Vec<_> = env.into_iter().map(pair).collect();
+        let home = Bytes::of(account.home.as_os_str());
+        let program = program(account, spawn.program);
+        let fds = match &spawn.stdio {
+            Stdio3::Pipes { stdin, stdout, stderr } => {
+                vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]
+            }
+            Stdio3::Pty { slave } => vec![slave.as_fd()],
+        };
+        let link = self.link()?;
+        let called = link.call(|id| Request::Spawn { id, program, env, home }, &fds);
+        let (id, reply, exited) = called.map_err(|error| self.explain(error))?;
+        Ok(Child { id, pid: reply.pid, link, exited: child::Exited::Waiting(exited) })
+    }
+
+    /// A missing shell is the one failure that users of small images meet.
+    fn explain(&self, error: Error) -> Error {
+        let Account { name, shell, .. } = self.0.account.clone();
+        match error {
+            Error::Refused { what, source }
+                if what.starts_with("execute") && source.kind() == io::ErrorKind::NotFound =>
+            {
+                Error::NoShell { shell, name, source }
+            }
+            other => other,
+        }
+    }
+
+    /// The running init. A user who kills it ends all sessions; the next one gets a new one.
+    fn link(&self) -> Result<Arc<Link>, Error> {
+        let mut slot = self.slot();
+        let link = slot.as_ref().ok_or(Error::Closed)?;
+        if !link.has_ended() {
+            return Ok(link.clone());
+        }
+        tracing::warn!("the process that starts sessions was killed: starting another");
+        let link = Arc::new(Link::start(&self.0.exe, &self.0.plan)?);
+        *slot = Some(link.clone());
+        Ok(link)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+        // Whole at any time: the slot is only ever replaced.
+        self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what sessions left running (SIGTERM, after `grace` SIGKILL), then the jail itself; its
+    /// mounts go with it. No session can be started afterwards. Blocks; a second call does nothing.
+    pub fn close(&self, grace: Duration) -> Leftovers {
+        let link = self.slot().take();
+        match link {
+            Some(link) => close::close(&link, &self.0.plan, grace),
+            None => Leftovers::default(),
+        }
+    }
+}
+
+fn account(plan: &Plan) -> Result<Account, Error> {
+    let path = plan.root.clone().unwrap_or_else(|| "/".into());
+    openat::directory(&path)
+        .and_then(Account::of_root_in)
+        .map_err(|source| Error::Root { path, source })
+}
+
+fn program(account: &Account, program: Program) -> Become {
+    let base = account.shell.file_name().unwrap_or(OsStr::new("sh"));
+    let path = Bytes::of(account.shell.as_os_str());
+    match program {
+        Program::Sftp => Become::Sftp,
+        Program::LoginShell => {
+            let mut name = OsString::from("-");
+            name.push(base);
+            Become::Exec { path, argv: vec![Bytes::of(&name)] }
+        }
+        Program::Command(command) => {
+            let argv = vec![Bytes::of(base), Bytes(b"-c".to_vec()), Bytes(command)];
+            Become::Exec { path, argv }
+        }
+    }
+}
+
+/// What `ENTRY` as the first argument leads to: this process is to be a jail's init. Its stdin is
+/// the socket to the agent. Called by main before anything else; does not return.
+pub fn entry() -> ! {
+    let socket = io::stdin().as_fd().try_clone_to_owned();
+    let result = socket.and_then(|socket| init::run(socket.into()));
+    crate::os::exec::exit_now(i32::from(result.is_err()))
+}
+
+/// Makes the directory that a jail's mount point inside `root` is, for its removal.
+fn outside(root: &Path, inside: &Path) -> PathBuf {
+    root.join(inside.strip_prefix("/").unwrap_or(inside))
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,4 +2,18 @@
 //!
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
 
+pub mod capability;
+pub mod exec;
+pub mod fdpass;
 pub mod fs;
+pub mod hardening;
+pub mod landlock;
+pub mod namespace;
+pub mod openat;
+pub mod pidfd;
+pub mod proctree;
+pub mod pty;
+pub mod reap;
+pub mod seccomp;
+#[cfg(test)]
+mod test_entry;

@@ -1,0 +1,57 @@
+//! A session's first process, as the ssh room holds it.
+
+use std::io;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
+
+use super::link::Link;
+use super::wire::Request;
+
+/// Dropping it leaves the process running: CFS closes its connection before its command has ended.
+#[derive(Debug)]
+pub struct Child {
+    pub(super) id: u64,
+    pub(super) pid: i32,
+    pub(super) link: Arc<Link>,
+    pub(super) exited: Exited,
+}
+
+#[derive(Debug)]
+pub(super) enum Exited {
+    Waiting(oneshot::Receiver<ExitStatus>),
+    Known(ExitStatus),
+    Lost,
+}
+
+impl Child {
+    /// The process id as seen in the session (`$$` of its shell).
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits for its end; may be cancelled and called again. An error means that the jail's init
+    /// was killed, and with it the status lost.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Exited::Waiting(receiver) = &mut self.exited {
+            self.exited = match receiver.await {
+                Ok(status) => Exited::Known(status),
+                Err(_) => Exited::Lost,
+            };
+        }
+        match self.exited {
+            Exited::Known(status) => Ok(status),
+            _ => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the process that starts sessions was killed, and the sessions with it",
+            )),
+        }
+    }
+
+    /// Signals its process group, as sshd does for a client's `signal` request.
+    pub fn signal(&self, signal: Signal) -> Result<(), super::Error> {
+        self.link.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
+    }
+}

@@ -1,0 +1,88 @@
+//! The end of a jail: what sessions left running is ended and named, its mounts are gone.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::link::Link;
+use super::plan::Plan;
+use crate::os::pidfd;
+use crate::os::proctree::{self, Process};
+
+/// What was found at the end.
+#[derive(Clone, Debug, Default)]
+pub struct Leftovers {
+    /// Processes still running when the jail was closed.
+    pub processes: Vec<Process>,
+    /// Those of them that not even SIGKILL ended: stuck in the kernel.
+    pub stuck: Vec<Process>,
+    /// Mount points that the jail made in the image and could not remove.
+    pub directories: Vec<PathBuf>,
+}
+
+/// Longest wait for a killed process to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn close(link: &Arc<Link>, plan: &Plan, grace: Duration) -> Leftovers {
+    let processes = descendants(link.pid);
+    if !processes.is_empty() {
+        let deadline = Instant::now() + grace;
+        // Interactive shells ignore SIGTERM but heed SIGHUP; the stopped must be woken to obey.
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
+            processes.iter().for_each(|process| proctree::signal(process, signal));
+        }
+        wait_for(&processes, deadline);
+    }
+    let stuck = kill_all(link.pid, Instant::now() + KILL_PATIENCE);
+    end_init(link);
+    let directories = remove_made(link, plan);
+    Leftovers { processes, stuck, directories }
+}
+
+fn descendants(init: i32) -> Vec<Process> {
+    proctree::descendants(init).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look for processes that sessions left running");
+        Vec::new()
+    })
+}
+
+fn wait_for(processes: &[Process], deadline: Instant) {
+    for process in processes {
+        // One that cannot be opened has ended.
+        if let Ok(pidfd) = pidfd::open(process.pid) {
+            let _ = pidfd::wait_until(pidfd, deadline);
+        }
+    }
+}
+
+/// Kills until nothing is left: a process may fork while the list of them is read.
+fn kill_all(init: i32, deadline: Instant) -> Vec<Process> {
+    loop {
+        let left = descendants(init);
+        if left.is_empty() || Instant::now() >= deadline {
+            return left;
+        }
+        left.iter().for_each(|process| proctree::signal(process, Signal::SIGKILL));
+        wait_for(&left, deadline);
+    }
+}
+
+/// The kernel kills all that is left in init's pid namespace with it, and drops its mounts.
+fn end_init(link: &Link) {
+    link.hang_up();
+    let ended = pidfd::wait_until(&link.pidfd, Instant::now() + Duration::from_secs(2));
+    if !ended.unwrap_or(false) {
+        proctree::signal(&Process { pid: link.pid, name: String::new() }, Signal::SIGKILL);
+        let _ = pidfd::wait_until(&link.pidfd, Instant::now() + KILL_PATIENCE);
+    }
+    link.reap();
+}
+
+/// Removes the mount points that the image lacked, unless someone put something there.
+fn remove_made(link: &Link, plan: &Plan) -> Vec<PathBuf> {
+    let Some(root) = &plan.root else { return Vec::new() };
+    let made = link.made.iter().rev().map(|inside| super::outside(root, inside));
+    made.filter(|path| std::fs::remove_dir(path).is_err()).collect()
+}

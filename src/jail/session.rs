@@ -1,0 +1,139 @@
+//! The first process of a session, from the fork by init to the exec of its program.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use nix::unistd::Pid;
+
+use super::plan::Shape;
+use super::wire::{Become, Bytes, Fault, Setup};
+use crate::os::exec::{self, SingleThreaded, Stdio};
+use crate::os::namespace;
+
+/// What the agent asked for.
+pub struct Launch {
+    pub program: Become,
+    pub env: Vec<(Bytes, Bytes)>,
+    pub home: Bytes,
+    /// The terminal, or stdin, stdout and stderr.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A session whose first process is init's child.
+pub struct Session {
+    pub id: u64,
+    /// Until exec: ends with it, or brings what failed.
+    pub launch: Option<File>,
+}
+
+impl Session {
+    /// Reads how the launch went: `None` when the program runs. Blocks until that is known.
+    pub fn finish_launch(&mut self) -> Option<Fault> {
+        let mut report = Vec::new();
+        let read = self.launch.take()?.read_to_end(&mut report);
+        match read {
+            Ok(0) => None,
+            _ => Some(serde_json::from_slice(&report).unwrap_or_else(|_| Fault {
+                what: "start the session's process".into(),
+                errno: libc::EIO,
+            })),
+        }
+    }
+}
+
+/// Forks the session's first process. It reports through a pipe that exec closes.
+pub fn start(
+    single: &SingleThreaded,
+    id: u64,
+    launch: Launch,
+    root: Option<&OwnedFd>,
+    setup: &Setup,
+) -> io::Result<(Pid, Session)> {
+    let (reader, writer) = io::pipe()?;
+    match single.fork()? {
+        Some(pid) => Ok((pid, Session { id, launch: Some(OwnedFd::from(reader).into()) })),
+        None => {
+            drop(reader);
+            exec::exit_now(live(launch, root, setup, writer.into()))
+        }
+    }
+}
+
+/// The child's life: does not return to init's code. The result is its exit status.
+fn live(launch: Launch, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) -> i32 {
+    let Launch { program, env, home, fds } = launch;
+    let stdio = match enter(fds, root, setup) {
+        Ok(stdio) => stdio,
+        Err(fault) => return tell(report, &fault),
+    };
+    // Failing here leaves nothing to tell it through: init sees the pipe end and then this status.
+    let Ok(report) = exec::arrange_descriptors(stdio, report) else { return FAILED };
+    go_home(&home.into_os());
+    let env: Vec<(OsString, OsString)> =
+        env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();
+    match program {
+        Become::Sftp => {
+            drop(report);
+            crate::sftp::serve_stdio()
+        }
+        Become::Exec { path, argv } => tell(report, &execute(path, argv, &env)),
+    }
+}
+
+/// Exit status of a process that never became its program.
+const FAILED: i32 = 126;
+
+fn tell(report: OwnedFd, fault: &Fault) -> i32 {
+    // A pipe that is gone means that init is: nobody is left to tell.
+    let _ = serde_json::to_writer(File::from(report), fault);
+    FAILED
+}
+
+fn enter(fds: Vec<OwnedFd>, root: Option<&OwnedFd>, setup: &Setup) -> Result<Stdio, Fault> {
+    let fault = |what: &'static str| move |error: io::Error| Fault::new(what, &error);
+    if let Some(root) = root {
+        namespace::change_root(root).map_err(fault("enter the image root"))?;
+    }
+    exec::become_root().map_err(fault("become root"))?;
+    if setup.shape == Shape::Plain {
+        setup.keep.keep_only().map_err(fault("drop capabilities"))?;
+    }
+    let stdio = stdio(fds).map_err(fault("take stdio"))?;
+    exec::lead_session(&stdio).map_err(fault("lead a session"))?;
+    Ok(stdio)
+}
+
+/// As sshd: without a home the session goes on in `/`, and is told.
+fn go_home(home: &OsStr) {
+    if let Err(error) = std::env::set_current_dir(home) {
+        let home = home.display();
+        let text = format!("Could not chdir to home directory {home}: {error}\r\n");
+        let _ = io::stderr().write_all(text.as_bytes());
+        // `/` is where a process that has just changed its root is; elsewhere it always works.
+        let _ = std::env::set_current_dir("/");
+    }
+}
+
+fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
+    match <[OwnedFd; 3]>::try_from(fds) {
+        Ok([stdin, stdout, stderr]) => Ok(Stdio::Pipes { stdin, stdout, stderr }),
+        Err(mut fds) => match (fds.pop(), fds.is_empty()) {
+            (Some(terminal), true) => Ok(Stdio::Terminal(terminal)),
+            _ => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        },
+    }
+}
+
+fn execute(path: Bytes, argv: Vec<Bytes>, env: &[(OsString, OsString)]) -> Fault {
+    let what = format!("execute {}", String::from_utf8_lossy(&path.0));
+    let strings: Result<Vec<CString>, _> =
+        argv.into_iter().map(|argument| CString::new(argument.0)).collect();
+    match (CString::new(path.0), strings) {
+        (Ok(path), Ok(argv)) => {
+            Fault::new(what, &exec::exec(&path, &argv, &super::env::to_strings(env)))
+        }
+        _ => Fault { what: format!("{what}: a NUL in the command"), errno: libc::EINVAL },
+    }
+}

@@ -1,0 +1,151 @@
+//! What agent and init say to each other: JSON bodies of the frames of `os::fdpass`.
+//!
+//! The agent does not trust init: it lives among the sessions' processes.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::plan::{Shape, Step};
+use crate::os::capability::CapSet;
+use crate::os::fdpass;
+use crate::os::seccomp::Level;
+
+/// Bytes that need not be text (names, commands): base64 in JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Bytes {
+    pub fn of(text: &OsStr) -> Bytes {
+        Bytes(text.as_bytes().to_vec())
+    }
+
+    pub fn into_os(self) -> OsString {
+        OsString::from_vec(self.0)
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text).map(Bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The first frame: what init is to set up.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Setup {
+    pub shape: Shape,
+    pub root: Option<PathBuf>,
+    pub steps: Vec<Step>,
+    pub keep: CapSet,
+    pub level: Level,
+}
+
+/// What a session's process becomes.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Become {
+    Exec { path: Bytes, argv: Vec<Bytes> },
+    Sftp,
+}
+
+/// Agent to init. Descriptors with `Spawn`: the terminal, or stdin, stdout and stderr.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    Spawn {
+        id: u64,
+        program: Become,
+        env: Vec<(Bytes, Bytes)>,
+        home: Bytes,
+    },
+    /// To the process group of a session's first process, as long as it is not reaped.
+    Signal {
+        id: u64,
+        signal: i32,
+    },
+    /// Answered with a new master and slave.
+    OpenPty {
+        id: u64,
+    },
+}
+
+/// Something that failed inside: what was tried, and the error number.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    pub what: String,
+    pub errno: i32,
+}
+
+impl Fault {
+    pub fn new(what: impl Into<String>, error: &io::Error) -> Fault {
+        Fault { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    }
+
+    pub fn source(&self) -> io::Error {
+        io::Error::from_raw_os_error(self.errno)
+    }
+}
+
+/// Init to agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// Init's process id, as its parent (the agent) counts.
+    Born {
+        pid: i32,
+    },
+    /// Set up; `made` are mount points that the image lacked, `notes` what could not be had.
+    Ready {
+        made: Vec<PathBuf>,
+        notes: Vec<String>,
+    },
+    /// Not set up.
+    Failed(Fault),
+    /// The program runs; `pid` as counted inside.
+    Started {
+        id: u64,
+        pid: i32,
+    },
+    Refused {
+        id: u64,
+        fault: Fault,
+    },
+    /// `status` as wait(2) gives it.
+    Exited {
+        id: u64,
+        status: i32,
+    },
+    Pty {
+        id: u64,
+    },
+}
+
+pub fn send<T: Serialize>(
+    socket: &UnixStream,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let body = serde_json::to_vec(message).map_err(io::Error::other)?;
+    fdpass::send(socket, &body, fds)
+}
+
+/// `None` at the end of the stream.
+pub fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let Some((body, fds)) = fdpass::receive(socket)? else { return Ok(None) };
+    let message = serde_json::from_slice(&body)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Some((message, fds)))
+}

@@ -1,0 +1,61 @@
+//! What keeps the agent's own process and binary closed to the sessions.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// Closes this process to ptrace, to `/proc/PID/{mem,environ,fd,root}` readers and to core dumps.
+///
+/// Called by main before anything secret is read. Lasts until the next exec.
+pub fn make_undumpable() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// uapi/linux/memfd.h, Linux 6.3.
+const MFD_EXEC: libc::c_uint = 0x10;
+
+/// A sealed copy of our own binary in memory, to execute the jail's processes from.
+///
+/// A process inside can reach the file it runs from through `/proc/PID/exe`; were that the
+/// container's binary, root inside could overwrite it and the agent would run it (CVE-2019-5736).
+pub fn sealed_self_exe() -> io::Result<OwnedFd> {
+    let mut own = File::open("/proc/self/exe")?;
+    let create = || {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        // Kernels before 6.3 refuse the flag they do not know; there it is implied.
+        let exec = MFdFlags::from_bits_retain(MFD_EXEC);
+        memfd_create(c"ims-job-agent", flags | exec)
+            .or_else(|_| memfd_create(c"ims-job-agent", flags))
+    };
+    let mut copy = File::from(create()?);
+    io::copy(&mut own, &mut copy)?;
+    copy.rewind()?;
+    let seals = SealFlag::F_SEAL_SEAL
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_WRITE;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(copy.into())
+}
+
+/// The path by which a child may execute an open file, as long as it is open in us.
+pub fn exec_path(exe: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", exe.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn the_copy_cannot_be_written() {
+        let copy = sealed_self_exe().unwrap();
+        let again = std::fs::OpenOptions::new().write(true).open(exec_path(&copy));
+        let refused = again.and_then(|mut file| file.write_all(b"x"));
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+}

@@ -1,0 +1,134 @@
+//! Namespaces and the mounts of a private mount namespace. Used by `jail`'s init alone.
+//!
+//! Every function acts on the calling process, which must be single-threaded.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, chroot, fchdir, pivot_root};
+
+/// Own mounts, IPC objects and host name; the next child is pid 1 of an own pid namespace.
+pub fn leave() -> io::Result<()> {
+    let flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    Ok(unshare(flags)?)
+}
+
+/// Forks a child that becomes our parent's child: `None` in the child.
+///
+/// So the agent itself is the parent of the jail's init, and the process that made the namespaces
+/// need not stay.
+pub fn fork_sibling() -> io::Result<Option<Pid>> {
+    let flags = libc::CLONE_PARENT as u64 | libc::SIGCHLD as u64;
+    // SAFETY: like fork(): no new stack, nothing shared; we are single-threaded, so no lock can be
+    // left held in the child. Only the raw call knows CLONE_PARENT. All pointers are null. The
+    // argument order differs between architectures for null arguments only.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
+    match pid {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(Pid::from_raw(pid as i32))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// No mount or unmount goes out of this namespace, none comes in.
+pub fn make_private() -> io::Result<()> {
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    Ok(mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?)
+}
+
+/// Makes the tree at `root`, with the mounts below it, `/` of this namespace; the old one is gone.
+///
+/// Device nodes in it cannot be opened (nodev): they can be made, as packages do, but lead nowhere.
+pub fn pivot_into(root: &Path) -> io::Result<()> {
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(root), root, None::<&str>, bind, None::<&str>)?;
+    let new = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    fchdir(&new)?;
+    // pivot_root(2): with both the same, the old root is stacked on the new one and taken off.
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    std::env::set_current_dir("/")?;
+    forbid_devices()
+}
+
+/// `struct mount_attr` (uapi/linux/mount.h).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Makes all mounts at and below `/` nodev (mount_setattr(2), Linux 5.12).
+pub fn forbid_devices() -> io::Result<()> {
+    // uapi/linux/mount.h
+    const MOUNT_ATTR_NODEV: u64 = 4;
+    let attr = MountAttr { attr_set: MOUNT_ATTR_NODEV, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let path = c"/".as_ptr();
+    // SAFETY: path and attribute are live for the call, the size is told; nix has no
+    // mount_setattr.
+    let rc = unsafe {
+        let flags = libc::AT_RECURSIVE;
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            AT_FDCWD.as_raw_fd(),
+            path,
+            flags,
+            &attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Mounts a fresh file system of `fstype` at `target`; never executable or setuid unless told.
+pub fn mount_fresh(fstype: &str, target: &Path, flags: MsFlags, data: &str) -> io::Result<()> {
+    Ok(mount(Some(fstype), target, Some(fstype), flags, Some(data))?)
+}
+
+/// Binds an open file or directory over `target`. Needs a `/proc` of this pid namespace.
+pub fn bind(source: impl AsFd, target: &Path) -> io::Result<()> {
+    let source = format!("/proc/self/fd/{}", source.as_fd().as_raw_fd());
+    Ok(mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// Makes `path`, a mount or a part of one, a read-only mount of its own.
+pub fn make_read_only(path: &Path) -> io::Result<()> {
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(path), path, None::<&str>, bind, None::<&str>)?;
+    let base = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let flags = base | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?)
+}
+
+/// An empty read-only directory that hangs nowhere: a root from which no name leads to anything.
+///
+/// `place` is any directory; it is covered for a moment.
+pub fn empty_directory(place: &Path) -> io::Result<OwnedFd> {
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_fresh("tmpfs", place, flags, "size=4k,nr_inodes=2,mode=555")?;
+    let directory = crate::os::openat::directory(place);
+    umount2(place, MntFlags::MNT_DETACH)?;
+    directory
+}
+
+/// Makes the open directory this process' `/` and working directory.
+pub fn change_root(directory: impl AsFd) -> io::Result<()> {
+    fchdir(directory)?;
+    chroot(".")?;
+    Ok(())
+}
+
+/// Makes a device-file-shaped mount target: an empty regular file.
+pub fn touch(path: &Path) -> io::Result<()> {
+    std::fs::OpenOptions::new().write(true).create_new(true).open(path).map(drop)
+}
