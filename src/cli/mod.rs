@@ -1,1 +1,102 @@
-//! Argument structs, one file a command; each turns arguments into a configuration of a room.
+//! The command line: one file a command, each turning arguments into the configuration of a room.
+//!
+//! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
+
+mod completions;
+mod docs;
+mod exit;
+mod package;
+mod run;
+mod standalone;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use self::exit::Exit;
+use crate::contract::{log_level as log_level_of, vars};
+use crate::os::cgroup;
+use crate::telemetry::chain;
+use crate::telemetry::logs::{self, Format, Level};
+
+/// Does the work of an IMS image-management job: fetch, customize over SSH, pack, publish, register.
+#[derive(Debug, Parser)]
+#[command(name = "ims-job-agent", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    /// Form of the log lines on stderr
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
+    log_format: Format,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Package(package::Args),
+    Standalone(standalone::Args),
+    Docs(docs::Args),
+    Completions(completions::Args),
+}
+
+/// Parses the command line, runs the command and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logs::init(cli.log_format, log_level());
+    let result = match cli.command {
+        Command::Run(args) => block_on(run::run(args)),
+        Command::Package(args) => block_on(package::run(args)),
+        Command::Standalone(args) => block_on(standalone::run(args)),
+        Command::Docs(args) => docs::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            tracing::error!("{}", chain(error.as_ref()));
+            exit::FAILURE.into()
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_multi_thread()
+        // The host may have many more processors than the pod may use.
+        .worker_threads(cgroup::cpus().max(2))
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?
+        .block_on(work)
+}
+
+/// A variable of the environment; one that is not UTF-8 is shown as such, so that it is a fault of
+/// its value and not taken for unset.
+fn env_var(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// `LOG_LEVEL`, before anything is checked. What cannot be read is reported by `run` as a fault.
+fn log_level() -> Level {
+    env_var(vars::LOG_LEVEL.name).and_then(|text| log_level_of(&text).ok()).unwrap_or_default()
+}
+
+/// Cancelled by the first SIGTERM or SIGINT.
+fn shutdown_token() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::warn!("{name}: ending");
+        cancel.cancel();
+    });
+    Ok(token)
+}

@@ -15,6 +15,7 @@ pub use job::{
     Action, Download, Faults, ImageNames, ImsAccess, JobContract, S3Access, Session, kernel_name,
 };
 pub use status::Status;
+pub use values::{log_level, s3_trust};
 
 #[cfg(test)]
 mod tests;

@@ -63,4 +63,6 @@ pub mod session {
     pub const IMS_ARCH: &str = "IMS_ARCH";
     pub const IMS_DKMS_ENABLED: &str = "IMS_DKMS_ENABLED";
     pub const REMOTE_BUILD_NODE: &str = "REMOTE_BUILD_NODE";
+
+    pub const ALL: [&str; 4] = [IMS_JOB_ID, IMS_ARCH, IMS_DKMS_ENABLED, REMOTE_BUILD_NODE];
 }

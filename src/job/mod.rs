@@ -1,1 +1,64 @@
-//! The stages of a job and the one function that moves between them.
+//! The whole way of a job: fetch, open, serve, wait, pack, publish, and an end that is always told.
+//!
+//! Called by `cli`. This room alone knows the order of things; every step is another room's.
+
+mod connect;
+mod customize;
+mod fetch;
+mod listen;
+mod package;
+mod repackage;
+mod report;
+mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::contract::{Action, JobContract};
+use crate::telemetry::status::Board;
+use crate::workspace;
+
+pub use listen::Listen;
+pub use repackage::{Repackaging, repackage};
+pub use report::{End, Outcome};
+use report::Reporter;
+
+/// What the command line adds to the environment of a job.
+#[derive(Debug)]
+pub struct Options {
+    pub ssh_listen: Listen,
+    pub authorized_keys: PathBuf,
+    pub workspace: workspace::Mode,
+}
+
+/// A job on its way.
+struct Job {
+    contract: JobContract,
+    options: Options,
+    reporter: Arc<Reporter>,
+}
+
+/// Runs the job to its end and tells IMS how it ended, whatever happens on the way.
+pub async fn run(
+    contract: JobContract,
+    options: Options,
+    board: Board,
+    stop: CancellationToken,
+) -> anyhow::Result<Outcome> {
+    let reporter = Arc::new(Reporter {
+        ims: connect::ims(&contract.ims)?,
+        job_id: Some(contract.job_id.to_string()),
+        board,
+        stop,
+    });
+    let job = Job { contract, options, reporter: reporter.clone() };
+    let work = async move {
+        match job.contract.action {
+            Action::Customize => customize::run(&job).await,
+            Action::Create => anyhow::bail!("create jobs are not supported by this version"),
+        }
+    };
+    Ok(reporter.conclude(work).await)
+}

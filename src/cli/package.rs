@@ -1,0 +1,75 @@
+//! `package`: packing and publishing alone, for any root directory or for what a job has left.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::exit::{self, Exit};
+use crate::contract::{Arch, ImageNames, ImsAccess, S3Access, kernel_name};
+use crate::job;
+
+/// Pack an image root and register it with IMS, as a job does after `complete`
+///
+/// IMS and the object store are found through the variables of a job (IMS_URL, CA_CERT, OAUTH_*,
+/// S3_*). A root that a failed job has left is opened again first, and removed when the image is
+/// registered; any other root is left as it is.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The image root
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+
+    /// Name of the new image record
+    #[arg(long)]
+    name: String,
+
+    /// The job whose result the image becomes
+    #[arg(long, value_name = "UUID")]
+    job_id: Option<Uuid>,
+
+    /// Kernel in /boot of the root [default: vmlinuz, on aarch64 Image]
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+
+    /// Initrd in /boot of the root
+    #[arg(long, value_name = "NAME", default_value = "initrd")]
+    initrd: String,
+
+    /// Kernel parameters in /boot of the root; published when the file exists
+    #[arg(long, value_name = "NAME", default_value = "kernel-parameters")]
+    kernel_parameters: String,
+
+    /// Architecture of the image
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let (ims, s3) = match (ImsAccess::from_vars(super::env_var), S3Access::from_vars(super::env_var))
+    {
+        (Ok(ims), Ok(s3)) => (ims, s3),
+        (ims, s3) => {
+            for faults in [ims.err(), s3.err()].into_iter().flatten() {
+                tracing::error!("{faults}");
+            }
+            return Ok(exit::USAGE);
+        }
+    };
+    let image = ImageNames {
+        name: args.name,
+        kernel: kernel_name(args.arch, args.kernel),
+        initrd: args.initrd,
+        kernel_parameters: args.kernel_parameters,
+        arch: args.arch,
+    };
+    let repackaging = job::Repackaging {
+        root: args.root,
+        image,
+        job_id: args.job_id.map(|id| id.to_string()),
+        ims,
+        s3,
+    };
+    let outcome = job::repackage(repackaging, super::shutdown_token()?).await?;
+    println!("{}", outcome.result);
+    Ok(Exit::of_job(&outcome))
+}

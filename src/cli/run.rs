@@ -1,0 +1,76 @@
+//! `run`: the container's entry point.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{self, Exit};
+use crate::contract::{JobContract, files};
+use crate::job::{self, Listen, Options};
+use crate::telemetry::status::{self, Board};
+use crate::workspace;
+
+/// Run the job that the environment describes, from the fetch to the registered image
+///
+/// The variables are those of an IMS job pod; `ims-job-agent docs contract` lists them. The result
+/// is printed on stdout as JSON, everything else is logged on stderr.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the SSH server listens; fd://N takes over a listening socket
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:22")]
+    ssh_listen: Listen,
+
+    /// The user's public keys
+    #[arg(long, value_name = "FILE", default_value = files::AUTHORIZED_KEYS)]
+    authorized_keys: PathBuf,
+
+    /// How the image root is made: an overlay needs CAP_SYS_ADMIN
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    workspace: workspace::Mode,
+
+    /// Serve /healthz, /readyz and /metrics there
+    #[arg(long, value_name = "ADDR:PORT")]
+    status_listen: Option<SocketAddr>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let contract = match JobContract::from_vars(super::env_var) {
+        Ok(contract) => contract,
+        Err(faults) => {
+            tracing::error!("{faults}");
+            return Ok(exit::USAGE);
+        }
+    };
+    let stop = super::shutdown_token()?;
+    let board = Board::new(contract.job_id.to_string());
+    if let Some(address) = args.status_listen {
+        serve_status(address, board.clone(), stop.clone()).await?;
+    }
+    let options = Options {
+        ssh_listen: args.ssh_listen,
+        authorized_keys: args.authorized_keys,
+        workspace: args.workspace,
+    };
+    let outcome = job::run(contract, options, board, stop).await?;
+    println!("{}", outcome.result);
+    Ok(Exit::of_job(&outcome))
+}
+
+async fn serve_status(
+    address: SocketAddr,
+    board: Board,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for the status"))?;
+    tokio::spawn(async move {
+        if let Err(error) = status::serve(listener, board, stop).await {
+            tracing::error!("the status listener ended: {error}");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! From the contract to the clients of IMS and the object store.
+
+use anyhow::Context;
+
+use crate::contract::{ImsAccess, S3Access};
+use crate::ims::{self, OAuthConfig, OAuthOverrides};
+use crate::net::{Policy, Trust};
+use crate::s3::{self, Store};
+
+/// A client of the IMS that `access` names. Reads the CA file and the OAuth files.
+pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {
+    let overrides = OAuthOverrides {
+        client_id: access.oauth_client_id.clone(),
+        client_secret: access.oauth_client_secret.clone(),
+        endpoint: access.oauth_endpoint.as_ref().map(|url| url.to_string()),
+    };
+    let oauth = OAuthConfig::load(&access.oauth_dir, overrides)
+        .context("cannot read the OAuth credentials")?;
+    // A machine without a gateway has no CA file at the default place; one that was asked for by
+    // name must be there.
+    let trust = if access.ca_cert_is_explicit || access.ca_cert.exists() {
+        Trust::CaFile(access.ca_cert.clone())
+    } else {
+        Trust::System
+    };
+    let policy = Policy::default();
+    ims::Client::new(ims::Config {
+        base: access.url.clone(),
+        trust,
+        oauth,
+        timeout: access.timeout,
+        policy: Policy { deadline: policy.deadline.min(access.timeout), ..policy },
+    })
+    .context("cannot set up the IMS client")
+}
+
+/// A client of the store that `access` names. `timeout` is the longest silence of the store.
+pub fn store(access: &S3Access, timeout: std::time::Duration) -> anyhow::Result<Store> {
+    Store::new(s3::Config {
+        endpoint: access.endpoint.clone(),
+        access_key: access.access_key.clone(),
+        secret_key: access.secret_key.clone(),
+        trust: access.trust.clone(),
+        read_timeout: timeout,
+    })
+    .context("cannot set up the client of the object store")
+}

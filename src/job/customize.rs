@@ -1,0 +1,129 @@
+//! A customize job: an image is fetched, changed by its user over SSH, and published as a new one.
+
+use anyhow::Context;
+
+use super::package::{Package, blocking, package};
+use super::listen::Bound;
+use super::report::GaveUp;
+use super::{Job, connect, fetch, session};
+use crate::contract::Status;
+use crate::publish::Published;
+use crate::s3::Store;
+use crate::telemetry::chain;
+use crate::telemetry::progress::{Meter, Unit};
+use crate::watch::Signal;
+use crate::workspace::{self, Layout, Leave, Stage, State, Workspace};
+
+/// Runs the job from the fetch to the published image.
+///
+/// Whatever fails after the user had access, the tree stays as it is for another try.
+pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
+    let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
+    let bound = job.options.ssh_listen.bind()?;
+    let door = session::Door::prepare(job)?;
+
+    job.reporter.enter(Status::FetchingImage).await?;
+    let mut workspace = open(job, &store).await?;
+    let result = customize(job, &store, &workspace, bound, door).await;
+    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
+    let closed = blocking(move || Ok(workspace.close(leave)?)).await;
+    if let Err(error) = closed {
+        tracing::error!("the image root could not be closed: {}", chain(error.as_ref()));
+    }
+    result
+}
+
+/// From an open image root to a published image; the root is as it was when this is over, but for
+/// what the user did.
+async fn customize(
+    job: &Job,
+    store: &Store,
+    workspace: &Workspace,
+    bound: Bound,
+    door: session::Door,
+) -> anyhow::Result<Published> {
+    let inserted = insert(job, workspace).await?;
+    let signal = session::serve(job, workspace, bound, door).await;
+    let restored = blocking(move || Ok(inserted.remove()?)).await;
+    match signal? {
+        Signal::Failed { path } => Err(GaveUp { file: path }.into()),
+        Signal::Complete { path } => {
+            restored.context("cannot put the image's own files back")?;
+            tracing::info!(file = %path.display(), "complete: packaging the image");
+            package_and_publish(job, store, workspace).await
+        }
+    }
+}
+
+/// Fetches the image and opens the image root; or finds both again after a restart of the agent.
+async fn open(job: &Job, store: &Store) -> anyhow::Result<Workspace> {
+    let layout = Layout::new(&job.contract.image_root_parent);
+    layout.make_agent_dir().with_context(|| format!("cannot use {}", layout.parent().display()))?;
+    let md5 = match left_image(job, &layout)? {
+        Some(state) => {
+            tracing::info!("the image was fetched by an earlier run of this job");
+            state.image.md5
+        }
+        None => {
+            fetch::image(job, store, &layout.image()).await?;
+            job.contract.download.md5.clone().unwrap_or_default()
+        }
+    };
+    let meter = Meter::start("unpack", Unit::Percent, 100);
+    job.reporter.board.watch(&meter);
+    let (parent, mode) = (job.contract.image_root_parent.clone(), job.options.workspace);
+    let (job_id, stop) = (job.contract.job_id.to_string(), job.reporter.stop.clone());
+    blocking(move || {
+        let options = workspace::Options {
+            parent: &parent,
+            image: &layout.image(),
+            image_md5: &md5,
+            job_id: &job_id,
+            mode,
+            meter: &meter,
+            cancel: &stop,
+        };
+        workspace::open(&options).context("cannot open the image root")
+    })
+    .await
+}
+
+/// The state of an earlier run of this job that got as far as letting the user in.
+fn left_image(job: &Job, layout: &Layout) -> anyhow::Result<Option<State>> {
+    let state = State::load(layout)?;
+    Ok(state.filter(|state| {
+        let size = std::fs::metadata(layout.image()).map(|meta| meta.len());
+        state.stage == Stage::Ready
+            && state.job_id == job.contract.job_id.to_string()
+            && size.is_ok_and(|size| size == state.image.size)
+    }))
+}
+
+async fn package_and_publish(
+    job: &Job,
+    store: &Store,
+    workspace: &Workspace,
+) -> anyhow::Result<Published> {
+    // The user is done; an IMS that is away for a while must not cost the work. Publishing needs it
+    // and will say so.
+    if let Err(error) = job.reporter.enter(Status::PackagingArtifacts).await {
+        tracing::warn!("the job status could not be reported: {}", chain(&error));
+    }
+    let request = Package {
+        root: workspace.root(),
+        squashfs: workspace.layout().result(),
+        image: job.contract.image.clone(),
+        bucket: job.contract.s3.bucket.clone(),
+        job_id: Some(job.contract.job_id.to_string()),
+    };
+    package(&request, &job.reporter, store).await.inspect_err(|_| {
+        tracing::error!(
+            root = %request.root.display(),
+            "the image root is kept; to try again without a new session: ims-job-agent package \
+             --root {} --name {:?} --job-id {}",
+            request.root.display(),
+            request.image.name,
+            job.contract.job_id
+        );
+    })
+}

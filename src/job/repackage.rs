@@ -1,0 +1,82 @@
+//! `ims-job-agent package`: packs and publishes a root without a session.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use super::package::{Package, blocking, package};
+use super::report::{Outcome, Reporter};
+use super::connect;
+use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
+use crate::publish::Published;
+use crate::telemetry::status::Board;
+use crate::workspace::{self, Layout, Leave, State, Workspace};
+
+/// A root to be packaged, and where its image goes.
+#[derive(Debug)]
+pub struct Repackaging {
+    pub root: PathBuf,
+    pub image: ImageNames,
+    /// The job whose result the image becomes.
+    pub job_id: Option<String>,
+    pub ims: ImsAccess,
+    pub s3: S3Access,
+}
+
+/// Packs and publishes a root, and reports how it went as a job does.
+pub async fn repackage(
+    repackaging: Repackaging,
+    stop: CancellationToken,
+) -> anyhow::Result<Outcome> {
+    let reporter = Arc::new(Reporter {
+        ims: connect::ims(&repackaging.ims)?,
+        job_id: repackaging.job_id.clone(),
+        board: Board::new(repackaging.job_id.clone().unwrap_or_default()),
+        stop,
+    });
+    let work = {
+        let reporter = reporter.clone();
+        async move { run(&reporter, repackaging).await }
+    };
+    Ok(reporter.conclude(work).await)
+}
+
+async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Published> {
+    let store = connect::store(&repackaging.s3, repackaging.ims.timeout)?;
+    reporter.enter(Status::PackagingArtifacts).await?;
+    let root = repackaging.root.clone();
+    let (layout, left) = blocking(move || open(&root)).await?;
+    let request = Package {
+        root: repackaging.root,
+        squashfs: layout.result(),
+        image: repackaging.image,
+        bucket: repackaging.s3.bucket,
+        job_id: repackaging.job_id,
+    };
+    let result = package(&request, reporter, &store).await;
+    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
+    blocking(move || close(&layout, left, leave)).await?;
+    result
+}
+
+/// Where the squashfs is put, and the workspace if a job has left one there.
+fn open(root: &Path) -> anyhow::Result<(Layout, Option<Workspace>)> {
+    let root = root.canonicalize().with_context(|| format!("no image root {}", root.display()))?;
+    let parent = root.parent().context("the root of this machine cannot be packaged")?;
+    let layout = Layout::new(parent);
+    let left = layout.root() == root && State::load(&layout)?.is_some();
+    let workspace = left.then(|| workspace::reopen(parent)).transpose()?;
+    layout.make_agent_dir().with_context(|| format!("cannot write to {}", parent.display()))?;
+    Ok((layout, workspace))
+}
+
+fn close(layout: &Layout, left: Option<Workspace>, leave: Leave) -> anyhow::Result<()> {
+    match left {
+        Some(mut workspace) => Ok(workspace.close(leave)?),
+        None if leave == Leave::Nothing => std::fs::remove_dir_all(layout.agent())
+            .with_context(|| format!("cannot remove {}", layout.agent().display())),
+        None => Ok(()),
+    }
+}

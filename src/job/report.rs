@@ -1,0 +1,107 @@
+//! What IMS, the log and the probes are told of a job, and the outcome that is made of its end.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use tokio_util::sync::CancellationToken;
+
+use crate::contract::Status;
+use crate::ims;
+use crate::publish::{Published, failure_json, result_json};
+use crate::telemetry::chain;
+use crate::telemetry::status::Board;
+
+/// How a job ended, and what is printed of it.
+#[derive(Debug)]
+pub struct Outcome {
+    pub end: End,
+    /// False when IMS could not be told the terminal status.
+    pub told: bool,
+    /// The result JSON of contract section 5.
+    pub result: String,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Success,
+    /// The user touched `failed`.
+    GaveUp,
+    /// SIGTERM or SIGINT.
+    Terminated,
+    Failed,
+}
+
+/// The user touched `failed`.
+#[derive(Debug, thiserror::Error)]
+#[error("the user gave up: {file} was made")]
+pub(super) struct GaveUp {
+    pub file: PathBuf,
+}
+
+/// Tells how the job goes. Without a job id there is no record to patch, only a log.
+pub(super) struct Reporter {
+    pub ims: ims::Client,
+    pub job_id: Option<String>,
+    pub board: Board,
+    /// Cancelled by SIGTERM and SIGINT.
+    pub stop: CancellationToken,
+}
+
+impl Reporter {
+    /// Reports that the job has come to `status`.
+    pub async fn enter(&self, status: Status) -> Result<(), ims::Error> {
+        self.patch(status, &self.stop).await.map(drop)
+    }
+
+    /// Does the work and reports how it ended. A panic in it is an error like any other.
+    pub async fn conclude(
+        &self,
+        work: impl Future<Output = anyhow::Result<Published>> + Send + 'static,
+    ) -> Outcome {
+        let result = tokio::spawn(work)
+            .await
+            .unwrap_or_else(|panic| Err(anyhow!("internal error, please report it: {panic}")));
+        self.finish(result).await
+    }
+
+    /// Logs and reports the end of the job. The one place where its error is logged.
+    async fn finish(&self, result: anyhow::Result<Published>) -> Outcome {
+        let end = match &result {
+            Ok(_) => End::Success,
+            Err(error) if error.is::<GaveUp>() => End::GaveUp,
+            Err(_) if self.stop.is_cancelled() => End::Terminated,
+            Err(_) => End::Failed,
+        };
+        let status = if end == End::Success { Status::Success } else { Status::Error };
+        if let Err(error) = &result {
+            tracing::error!("the job failed: {}", chain(error.as_ref()));
+        }
+        // Not stopped by SIGTERM: that is when it matters most.
+        let told = self.patch(status, &CancellationToken::new()).await;
+        if let Err(error) = &told {
+            tracing::error!(%status, "IMS could not be told how the job ended: {}", chain(error));
+        }
+        let printed = match &result {
+            Ok(published) => {
+                let job = told.as_ref().ok().and_then(Option::as_ref);
+                result_json(published, job.or(published.job.as_ref()))
+            }
+            Err(error) => failure_json(&chain(error.as_ref())),
+        };
+        Outcome { end, told: told.is_ok(), result: printed }
+    }
+
+    async fn patch(
+        &self,
+        status: Status,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ims::Job>, ims::Error> {
+        self.board.set_status(status);
+        tracing::info!(%status, "job status");
+        match &self.job_id {
+            Some(id) => self.ims.set_job_status(id, status, cancel).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
