@@ -3,14 +3,22 @@
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
 
 pub mod capability;
+pub mod cgroup;
+pub mod dir;
+pub mod disk;
+pub mod entry;
 pub mod exec;
 pub mod fdpass;
 pub mod fs;
 pub mod hardening;
 pub mod landlock;
+pub mod loopdev;
+pub mod mount;
+pub mod mountinfo;
 pub mod namespace;
 pub mod openat;
 pub mod pidfd;
+pub mod process;
 pub mod proctree;
 pub mod pty;
 pub mod reap;

@@ -1,0 +1,196 @@
+//! Mounting and unmounting, with guards that report how unmounting went.
+//!
+//! Called by `workspace` and `jail`.
+
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::mountinfo::{self, Mount};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot mount {fs_type} on {point}")]
+    Mount { fs_type: String, point: PathBuf, source: Errno },
+    #[error("cannot unmount {point}")]
+    Unmount { point: PathBuf, source: Errno },
+    #[error("cannot make mounts private in this mount namespace")]
+    Private(#[source] Errno),
+    #[error("cannot list the mounts below {path}")]
+    List { path: PathBuf, source: std::io::Error },
+}
+
+impl Error {
+    /// True if somebody still uses what should have been unmounted.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Unmount { source: Errno::EBUSY, .. })
+    }
+}
+
+/// A mount that this process made and that it must undo.
+#[derive(Debug)]
+pub struct Mounted {
+    point: PathBuf,
+    open: bool,
+}
+
+impl Mounted {
+    /// Mounts `source` on `point`; `data` are the filesystem's own options.
+    pub fn new(
+        fs_type: &str,
+        source: &Path,
+        point: &Path,
+        flags: MsFlags,
+        data: Option<&str>,
+    ) -> Result<Self, Error> {
+        mount(Some(source), point, Some(fs_type), flags, data).map_err(|source| Error::Mount {
+            fs_type: fs_type.into(),
+            point: point.into(),
+            source,
+        })?;
+        Ok(Self { point: point.into(), open: true })
+    }
+
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Unmounts. On an error the mount is still there and this can be called again.
+    pub fn close(&mut self) -> Result<(), Error> {
+        if self.open {
+            unmount(&self.point)?;
+            self.open = false;
+        }
+        Ok(())
+    }
+
+    /// Leaves the mount to somebody else: neither `close` nor drop will undo it.
+    pub fn forget(mut self) {
+        self.open = false;
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(error = %crate::telemetry::chain(&error), "mount is left behind");
+        }
+    }
+}
+
+/// Unmounts what is on `point`, without following a link there.
+pub fn unmount(point: &Path) -> Result<(), Error> {
+    umount2(point, MntFlags::UMOUNT_NOFOLLOW)
+        .map_err(|source| Error::Unmount { point: point.into(), source })
+}
+
+/// What [`unmount_below`] did.
+#[derive(Debug, Default)]
+pub struct Undone {
+    pub unmounted: Vec<Mount>,
+    /// Busy mounts that were only detached: whoever uses them keeps them until it ends.
+    pub detached: Vec<Mount>,
+}
+
+/// Unmounts everything below `path`, deepest and newest first; what is on `path` itself stays.
+///
+/// A mount that is still busy is detached, which is logged, since packaging must not walk into it.
+pub fn unmount_below(path: &Path) -> Result<Undone, Error> {
+    let list = |source| Error::List { path: path.into(), source };
+    let mounts = mountinfo::below(path).map_err(list)?;
+    undo(mounts)
+}
+
+/// Like [`unmount_below`], and what is on `path` itself as well.
+pub fn unmount_at_or_below(path: &Path) -> Result<Undone, Error> {
+    let list = |source| Error::List { path: path.into(), source };
+    let mounts = mountinfo::at_or_below(path).map_err(list)?;
+    undo(mounts)
+}
+
+/// The kernel lists a mount after everything it lies on, so the reverse order is deepest first.
+fn undo(mounts: Vec<Mount>) -> Result<Undone, Error> {
+    let mut undone = Undone::default();
+    for mount in mounts.into_iter().rev() {
+        match unmount(&mount.point) {
+            Ok(()) => undone.unmounted.push(mount),
+            Err(error) if error.is_busy() => {
+                tracing::warn!(
+                    mount = %mount.point.display(),
+                    fs_type = %mount.fs_type,
+                    "mount is busy, detaching it: what uses it keeps it until it ends"
+                );
+                umount2(&mount.point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
+                    .map_err(|source| Error::Unmount { point: mount.point.clone(), source })?;
+                undone.detached.push(mount);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(undone)
+}
+
+/// Stops mounts of this mount namespace from showing up in others, and the reverse.
+///
+/// Only for a namespace of one's own: in the container's it would cut off volumes mounted later.
+pub fn make_private() -> Result<(), Error> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(Error::Private)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tmpfs(point: &Path) -> Mounted {
+        std::fs::create_dir_all(point).unwrap();
+        Mounted::new("tmpfs", Path::new("tmpfs"), point, MsFlags::empty(), None)
+            .expect("this test needs CAP_SYS_ADMIN")
+    }
+
+    #[test]
+    fn close_unmounts_once_and_drop_has_nothing_left_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mounted = tmpfs(&dir.path().join("m"));
+        assert_eq!(mountinfo::below(dir.path()).unwrap().len(), 1);
+        mounted.close().unwrap();
+        mounted.close().unwrap();
+        assert!(mountinfo::below(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_busy_mount_is_reported_and_can_be_closed_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mounted = tmpfs(&dir.path().join("m"));
+        let file = std::fs::File::create(dir.path().join("m/open")).unwrap();
+        assert!(mounted.close().unwrap_err().is_busy());
+        drop(file);
+        mounted.close().unwrap();
+    }
+
+    #[test]
+    fn nested_and_stacked_mounts_are_undone_from_the_top() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("ro ot");
+        let points = ["", "a b", "a b/deep", "a b/deep"];
+        points.iter().for_each(|point| tmpfs(&root.join(point)).forget());
+        let undone = unmount_below(&root).unwrap();
+        assert_eq!(undone.unmounted.len(), 3);
+        assert!(undone.detached.is_empty());
+        assert_eq!(mountinfo::at_or_below(&root).unwrap().len(), 1, "the root itself stays");
+        unmount_at_or_below(&root).unwrap();
+        assert!(mountinfo::at_or_below(&root).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_busy_mount_below_is_detached_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        tmpfs(&dir.path().join("m")).forget();
+        let file = std::fs::File::create(dir.path().join("m/open")).unwrap();
+        let undone = unmount_below(dir.path()).unwrap();
+        assert_eq!(undone.detached.len(), 1);
+        assert!(mountinfo::below(dir.path()).unwrap().is_empty());
+        drop(file);
+    }
+}

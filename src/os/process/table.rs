@@ -1,0 +1,120 @@
+//! The process table, from `/proc` (proc(5)).
+
+use std::collections::HashMap;
+
+/// One process as `/proc` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    /// The kernel's name of it, at most 15 bytes.
+    pub name: String,
+    /// One letter; `Z` is a zombie.
+    pub state: char,
+    /// Clock ticks after boot; together with `pid` it tells a process from a later one.
+    pub start_time: u64,
+}
+
+impl Process {
+    /// The process `pid`, if there is one.
+    pub fn read(pid: i32) -> Option<Self> {
+        parse(pid, &String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+    }
+
+    /// False for one that ended and was not waited for yet.
+    pub fn runs(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X')
+    }
+
+    /// The command line for the log; the name if there is none (kernel threads, zombies).
+    pub fn command_line(&self) -> String {
+        let bytes = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
+        let text: String = text.trim().chars().take(200).collect();
+        if text.is_empty() { self.name.clone() } else { text }
+    }
+}
+
+impl std::fmt::Display for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.pid)
+    }
+}
+
+/// All processes of this pid namespace.
+pub fn all() -> Vec<Process> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| Process::read(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
+}
+
+/// The processes that descend from `pid`, parents before children.
+///
+/// What lost its parent counts only if it was handed to `pid` or a descendant: as PID 1 or subreaper
+/// (see [`super::become_subreaper`]) that is everything.
+pub fn descendants(pid: i32) -> Vec<Process> {
+    below(pid, all())
+}
+
+fn below(pid: i32, processes: Vec<Process>) -> Vec<Process> {
+    let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
+    for process in processes {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let mut found = children.remove(&pid).unwrap_or_default();
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children.remove(&found[next].pid).unwrap_or_default());
+        next += 1;
+    }
+    found
+}
+
+/// `pid (name) state ppid ...`, where the name may hold blanks and parentheses.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let name = before.split_once('(')?.1.to_owned();
+    let mut fields = after.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    // Field 22; `state` is field 3, and two fields are taken.
+    let start_time = fields.nth(17)?.parse().ok()?;
+    Some(Process { pid, parent, name, state, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_and_blanks_are_read() {
+        let stat = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2 3";
+        let process = parse(42, stat).unwrap();
+        assert_eq!(process.name, "a) b (c");
+        assert_eq!((process.state, process.parent, process.start_time), ('S', 7, 9876));
+    }
+
+    #[test]
+    fn this_process_is_in_the_table() {
+        let own = Process::read(std::process::id() as i32).unwrap();
+        assert!(own.runs());
+        assert!(!own.command_line().is_empty());
+        assert!(all().iter().any(|process| process.start_time == own.start_time));
+    }
+
+    #[test]
+    fn descendants_are_listed_parents_first_and_others_are_not() {
+        let make = |pid, parent| Process {
+            pid,
+            parent,
+            name: pid.to_string(),
+            state: 'S',
+            start_time: 0,
+        };
+        let table = vec![make(5, 3), make(3, 1), make(4, 2), make(2, 0), make(6, 5), make(1, 0)];
+        let found: Vec<i32> = below(1, table).into_iter().map(|process| process.pid).collect();
+        assert_eq!(found, [3, 5, 6]);
+    }
+}
