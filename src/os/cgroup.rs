@@ -62,7 +62,8 @@ impl Hierarchy {
 
     fn memory_limit(&self) -> Option<u64> {
         let v2 = self.v2_groups().into_iter().map(|group| group.join("memory.max"));
-        let v1 = self.v1_groups("memory").into_iter().map(|group| group.join("memory.limit_in_bytes"));
+        let v1 =
+            self.v1_groups("memory").into_iter().map(|group| group.join("memory.limit_in_bytes"));
         v2.chain(v1)
             .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
             .filter(|limit| *limit < NO_LIMIT)

@@ -47,7 +47,8 @@ impl Dir {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     mkdirat(&parent.0, part.as_os_str(), Mode::from_bits_truncate(0o755))?;
                     // The umask may have taken bits away.
-                    let made = openat(&parent.0, part.as_os_str(), read_dir_flags(), Mode::empty())?;
+                    let made =
+                        openat(&parent.0, part.as_os_str(), read_dir_flags(), Mode::empty())?;
                     fchmod(&made, Mode::from_bits_truncate(0o755))?;
                 }
                 other => drop(other?),
@@ -99,7 +100,10 @@ impl Dir {
         let mut content = Vec::new();
         file.take(limit + 1).read_to_end(&mut content)?;
         if content.len() as u64 > limit {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("above {limit} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("above {limit} bytes"),
+            ));
         }
         Ok(content)
     }
@@ -127,8 +131,8 @@ impl Dir {
 
     fn put(&self, name: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
         let temporary = PathBuf::from(format!(".ims-job-agent-{}", uuid::Uuid::new_v4().simple()));
-        let made = make(&temporary)
-            .and_then(|()| Ok(renameat(&self.0, &temporary, &self.0, name)?));
+        let made =
+            make(&temporary).and_then(|()| Ok(renameat(&self.0, &temporary, &self.0, name)?));
         if made.is_err() {
             let _ = self.remove(&temporary);
         }

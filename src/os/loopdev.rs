@@ -96,15 +96,17 @@ impl LoopDevice {
             let number = free_number(&control)?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
             ensure_node(&path, number)?;
-            let device = match OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path)
-            {
-                Ok(device) => device,
-                // The device may be removed again between the two calls.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => {
-                    continue;
-                }
-                Err(source) => return Err(Error::Device { device: path, source }),
-            };
+            let device =
+                match OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path) {
+                    Ok(device) => device,
+                    // The device may be removed again between the two calls.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) =>
+                    {
+                        continue;
+                    }
+                    Err(source) => return Err(Error::Device { device: path, source }),
+                };
             match configure(&device, &backing) {
                 Ok(()) => return Ok(Self { path, _open: device }),
                 Err(Errno::EBUSY) => continue,

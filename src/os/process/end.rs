@@ -182,9 +182,8 @@ mod tests {
             .filter(|pid| !mine.contains(pid))
             .collect();
         let started = |pid: i32| pid == other_pid;
-        let left = end_descendants(Duration::from_secs(10), |pid| {
-            theirs.contains(&pid) || !started(pid)
-        });
+        let left =
+            end_descendants(Duration::from_secs(10), |pid| theirs.contains(&pid) || !started(pid));
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].process.pid, other_pid);
         other.wait().unwrap();

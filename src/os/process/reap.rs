@@ -80,9 +80,7 @@ impl Reaper {
         zombies
             .into_iter()
             .filter(|zombie| now - *self.seen.entry(key(zombie)).or_insert(now) >= age)
-            .filter(|zombie| {
-                waitpid(Pid::from_raw(zombie.pid), Some(WaitPidFlag::WNOHANG)).is_ok()
-            })
+            .filter(|zombie| waitpid(Pid::from_raw(zombie.pid), Some(WaitPidFlag::WNOHANG)).is_ok())
             .collect()
     }
 }

@@ -252,8 +252,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let error =
-            run(&mut Command::new("no-such-program"), &CancellationToken::new(), |_| {}).unwrap_err();
+        let error = run(&mut Command::new("no-such-program"), &CancellationToken::new(), |_| {})
+            .unwrap_err();
         assert!(error.to_string().contains("no-such-program"), "{error}");
     }
 
@@ -270,7 +270,9 @@ mod tests {
         .unwrap_err();
         assert!(matches!(error, Error::Cancelled { .. }));
         let deadline = Instant::now() + Duration::from_secs(10);
-        while pids.iter().any(|pid| crate::os::process::Process::read(*pid).is_some_and(|p| p.runs()))
+        while pids
+            .iter()
+            .any(|pid| crate::os::process::Process::read(*pid).is_some_and(|p| p.runs()))
         {
             assert!(Instant::now() < deadline, "still running: {pids:?}");
             std::thread::yield_now();

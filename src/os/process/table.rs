@@ -106,13 +106,8 @@ mod tests {
 
     #[test]
     fn descendants_are_listed_parents_first_and_others_are_not() {
-        let make = |pid, parent| Process {
-            pid,
-            parent,
-            name: pid.to_string(),
-            state: 'S',
-            start_time: 0,
-        };
+        let make =
+            |pid, parent| Process { pid, parent, name: pid.to_string(), state: 'S', start_time: 0 };
         let table = vec![make(5, 3), make(3, 1), make(4, 2), make(2, 0), make(6, 5), make(1, 0)];
         let found: Vec<i32> = below(1, table).into_iter().map(|process| process.pid).collect();
         assert_eq!(found, [3, 5, 6]);

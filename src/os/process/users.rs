@@ -42,9 +42,7 @@ pub fn users_of(path: &Path) -> Vec<User> {
     all()
         .into_iter()
         .filter(|process| process.pid != me && process.runs())
-        .filter_map(|process| {
-            place.use_by(process.pid).map(|how| User { process, how })
-        })
+        .filter_map(|process| place.use_by(process.pid).map(|how| User { process, how }))
         .collect()
 }
 
@@ -77,9 +75,8 @@ impl Place<'_> {
 
     fn holds(&self, link: &Path) -> bool {
         let by_path = std::fs::read_link(link).is_ok_and(|target| target.starts_with(self.path));
-        let by_device = || {
-            self.device.is_some_and(|device| link.metadata().is_ok_and(|at| at.dev() == device))
-        };
+        let by_device =
+            || self.device.is_some_and(|device| link.metadata().is_ok_and(|at| at.dev() == device));
         by_path || by_device()
     }
 }

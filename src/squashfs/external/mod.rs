@@ -1,0 +1,52 @@
+//! The squashfs-tools as an engine: `mksquashfs` packs an image root, `unsquashfs` unpacks one.
+//!
+//! Called by `workspace` (unpack) and `publish` (pack).
+
+mod pack;
+mod progress;
+mod unpack;
+mod version;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use pack::{Pack, pack};
+pub use unpack::{Unpack, unpack};
+
+use crate::os::disk::human;
+use crate::os::process;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{program} is needed: install the package squashfs-tools or squashfs")]
+    Missing { program: &'static str, source: process::Error },
+    #[error("{program} says it is version {found:?}; 4.4 or newer is needed")]
+    TooOld { program: &'static str, found: String },
+    #[error("something is mounted in {root}, which would be packed too: {}", list(.mounts))]
+    MountedBelow { root: PathBuf, mounts: Vec<PathBuf> },
+    #[error(
+        "no space left for {path}: {} were written, {} are free",
+        human(*.written),
+        human(*.free)
+    )]
+    DiskFull { path: PathBuf, written: u64, free: u64, source: Box<process::Error> },
+    #[error("extended attributes of the image were not kept: {messages}")]
+    XattrsLost { messages: String },
+    #[error("cannot {what} {path}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{what} failed")]
+    Failed { what: &'static str, source: process::Error },
+    #[error("cancelled")]
+    Cancelled,
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// True if the tools' stderr says that the disk or a quota is full.
+fn says_full(stderr: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded", "out of space on output filesystem"]
+        .iter()
+        .any(|sign| stderr.contains(sign))
+}

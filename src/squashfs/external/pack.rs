@@ -1,0 +1,124 @@
+//! Packing an image root with `mksquashfs`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tokio_util::sync::CancellationToken;
+
+use super::version::{Version, installed};
+use super::{Error, progress, says_full};
+use crate::os::{disk, mountinfo, process};
+use crate::telemetry::progress::Meter;
+
+/// The least that mksquashfs gets to work with; it refuses much less.
+const LEAST_MEMORY: u64 = 128 << 20;
+
+/// An image root to be packed.
+#[derive(Debug)]
+pub struct Pack<'a> {
+    pub root: &'a Path,
+    /// The squashfs file; it is there only once it is complete.
+    pub out: &'a Path,
+    pub threads: usize,
+    /// Bytes this process may use, if that is bounded: mksquashfs takes a quarter.
+    pub memory: Option<u64>,
+    /// Set to percent.
+    pub meter: &'a Meter,
+    pub cancel: &'a CancellationToken,
+}
+
+/// Packs: squashfs 4.0, gzip, 128 KiB blocks, extended attributes (contract section 4). Returns the
+/// size in bytes.
+///
+/// Warnings of mksquashfs are logged; a file that cannot be read is an error, not an empty file in
+/// the result. `SOURCE_DATE_EPOCH` works, since the environment is passed on. On an error nothing
+/// is left at `out`.
+pub fn pack(pack: &Pack) -> Result<u64, Error> {
+    let version = installed("mksquashfs")?;
+    refuse_mounts(pack.root)?;
+    let partial = partial(pack.out);
+    let result = run(pack, version, &partial).and_then(|()| {
+        let io = |source| Error::Io { what: "finish", path: pack.out.into(), source };
+        let size = partial.metadata().map_err(io)?.len();
+        std::fs::rename(&partial, pack.out).map_err(io)?;
+        Ok(size)
+    });
+    if result.is_err() {
+        remove_if_there(&partial)?;
+    }
+    result
+}
+
+fn partial(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { what: "remove", path: path.into(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Neither a forgotten `/proc` nor a user's mount belongs in an image.
+fn refuse_mounts(root: &Path) -> Result<(), Error> {
+    let io = |source| Error::Io { what: "list mounts in", path: root.into(), source };
+    let mounts: Vec<PathBuf> =
+        mountinfo::below(root).map_err(io)?.into_iter().map(|mount| mount.point).collect();
+    if mounts.is_empty() { Ok(()) } else { Err(Error::MountedBelow { root: root.into(), mounts }) }
+}
+
+fn run(pack: &Pack, version: Version, partial: &Path) -> Result<(), Error> {
+    // With -noappend the tool refuses what is not its own only to a degree: start from nothing.
+    remove_if_there(partial)?;
+    let mut command = command(pack, version, partial);
+    let result = process::run(&mut command, pack.cancel, |line| {
+        if let Some(percent) = progress::percent(line) {
+            pack.meter.set(percent);
+        }
+    });
+    match result {
+        Ok(output) => {
+            if !output.stderr.is_empty() {
+                tracing::warn!(messages = %output.stderr, "mksquashfs had something to say");
+            }
+            pack.meter.set(100);
+            Ok(())
+        }
+        Err(process::Error::Cancelled { .. }) => Err(Error::Cancelled),
+        Err(source) => Err(explain(source, pack.out, partial)),
+    }
+}
+
+fn command(pack: &Pack, version: Version, partial: &Path) -> Command {
+    let mut command = Command::new("mksquashfs");
+    command.arg(pack.root).arg(partial);
+    command.args(["-noappend", "-comp", "gzip", "-b", "131072", "-xattrs", "-exit-on-error"]);
+    command.arg("-processors").arg(pack.threads.max(1).to_string());
+    if let Some(memory) = pack.memory {
+        let mib = (memory / 4).max(LEAST_MEMORY) >> 20;
+        command.arg("-mem").arg(format!("{mib}M"));
+    }
+    if version >= Version(4, 6) {
+        // Newer versions draw no bar when they do not write to a terminal.
+        command.arg("-percentage");
+    }
+    command
+}
+
+fn explain(source: process::Error, out: &Path, partial: &Path) -> Error {
+    match &source {
+        process::Error::Failed { stderr, .. } if says_full(stderr) => Error::DiskFull {
+            path: out.into(),
+            written: partial.metadata().map_or(0, |metadata| metadata.len()),
+            free: disk::space(out.parent().unwrap_or(out)).map_or(0, |space| space.free),
+            source: Box::new(source),
+        },
+        _ => Error::Failed { what: "packing the image root", source },
+    }
+}

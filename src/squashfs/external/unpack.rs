@@ -1,0 +1,69 @@
+//! Unpacking an image with `unsquashfs`.
+
+use std::path::Path;
+use std::process::Command;
+
+use tokio_util::sync::CancellationToken;
+
+use super::version::installed;
+use super::{Error, progress, says_full};
+use crate::os::{disk, process};
+use crate::telemetry::progress::Meter;
+
+/// An image to be unpacked.
+#[derive(Debug)]
+pub struct Unpack<'a> {
+    pub image: &'a Path,
+    /// Made if it is not there; what is in it is overwritten.
+    pub root: &'a Path,
+    pub threads: usize,
+    /// Set to percent.
+    pub meter: &'a Meter,
+    pub cancel: &'a CancellationToken,
+}
+
+/// Unpacks with owners, modes, times, devices, hard links and extended attributes. What cannot be
+/// kept is an error. On an error the half-unpacked tree is the caller's to remove.
+pub fn unpack(unpack: &Unpack) -> Result<(), Error> {
+    installed("unsquashfs")?;
+    let mut command = Command::new("unsquashfs");
+    command.args(["-f", "-xattrs", "-processors"]).arg(unpack.threads.max(1).to_string());
+    command.arg("-d").arg(unpack.root).arg(unpack.image);
+    let result = process::run(&mut command, unpack.cancel, |line| {
+        if let Some(percent) = progress::percent(line) {
+            unpack.meter.set(percent);
+        }
+    });
+    let output = match result {
+        Ok(output) => output,
+        Err(process::Error::Cancelled { .. }) => return Err(Error::Cancelled),
+        Err(source) => return Err(explain(source, unpack.root)),
+    };
+    // Version 4.4 ends well even when it could not write an attribute.
+    if output.stderr.contains("write_xattr") {
+        return Err(Error::XattrsLost { messages: output.stderr });
+    }
+    if !output.stderr.is_empty() {
+        tracing::warn!(messages = %output.stderr, "unsquashfs had something to say");
+    }
+    unpack.meter.set(100);
+    Ok(())
+}
+
+fn explain(source: process::Error, root: &Path) -> Error {
+    match &source {
+        process::Error::Failed { stderr, .. } if says_full(stderr) => {
+            let space = disk::space(root.parent().unwrap_or(root)).ok();
+            Error::DiskFull {
+                path: root.into(),
+                written: space.map_or(0, |space| space.total - space.free),
+                free: space.map_or(0, |space| space.free),
+                source: Box::new(source),
+            }
+        }
+        process::Error::Failed { stderr, .. } if stderr.contains("write_xattr") => {
+            Error::XattrsLost { messages: stderr.clone() }
+        }
+        _ => Error::Failed { what: "unpacking the image", source },
+    }
+}

@@ -1,0 +1,47 @@
+//! Where signal files lie, and whether one is there.
+
+use std::path::{Path, PathBuf};
+
+use super::{BUILD_FAILED, COMPLETE, FAILED, Kind, Signal};
+use crate::os::dir::Dir;
+
+/// The two directories in which signal files appear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// `IMAGE_ROOT_PARENT`.
+    pub parent: PathBuf,
+    /// The image root; its `/tmp` is resolved as a jailed user sees it.
+    pub root: PathBuf,
+    /// Whether `build_failed` counts; not while a user looks at what failed.
+    pub build_failed: bool,
+}
+
+impl Places {
+    /// The signal that is given now. Failure wins.
+    pub(super) fn look(&self) -> Option<Signal> {
+        let parent = Dir::open(&self.parent).ok();
+        let tmp = self.tmp();
+        let in_parent = (parent.as_ref(), self.parent.clone());
+        let in_tmp = (tmp.as_ref(), self.root.join("tmp"));
+        let mut wanted = vec![(&in_parent, FAILED, Kind::Failed), (&in_tmp, FAILED, Kind::Failed)];
+        if self.build_failed {
+            wanted.push((&in_parent, BUILD_FAILED, Kind::BuildFailed));
+        }
+        wanted.push((&in_parent, COMPLETE, Kind::Complete));
+        wanted.push((&in_tmp, COMPLETE, Kind::Complete));
+        wanted.into_iter().find_map(|((dir, path), name, kind)| {
+            is_there((*dir)?, name).then(|| Signal { kind, path: path.join(name) })
+        })
+    }
+
+    /// `/tmp` of the image root, if there is such a directory inside it.
+    pub(super) fn tmp(&self) -> Option<Dir> {
+        Dir::open(&self.root).ok()?.inside(Path::new("/tmp")).ok()
+    }
+}
+
+/// A file of any kind, a dangling link too: `touch`, `ln`, `mkfifo` all mean it. A directory does
+/// not, since nobody signals with one.
+fn is_there(dir: &Dir, name: &str) -> bool {
+    matches!(dir.stat(Path::new(name)), Ok(Some(stat)) if stat.st_mode & libc::S_IFMT != libc::S_IFDIR)
+}

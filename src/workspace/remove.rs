@@ -1,0 +1,35 @@
+//! Removing trees without ever walking into something that is mounted there.
+
+use std::io;
+use std::path::Path;
+
+use super::Error;
+use crate::os::mountinfo;
+
+/// Removes a directory with all in it; nothing happens if it is not there.
+///
+/// Links are removed, not followed. A mount in the tree is an error before anything is removed: it
+/// may be the host's `/dev`.
+pub(super) fn tree(path: &Path) -> Result<(), Error> {
+    match path.symlink_metadata() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::io("read", path, source)),
+    }
+    let mounts =
+        mountinfo::at_or_below(path).map_err(|source| Error::io("list mounts in", path, source))?;
+    if let Some(mount) = mounts.first() {
+        return Err(Error::MountedInside { path: path.into(), mount: mount.point.clone() });
+    }
+    std::fs::remove_dir_all(path).map_err(|source| Error::io("remove", path, source))
+}
+
+/// Removes a file; nothing happens if it is not there.
+pub(super) fn file(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
