@@ -3,6 +3,9 @@
 //! `job` alone knows the whole way of a job. Every other room does one thing, knows nothing of its
 //! neighbours but their types, and can be driven from a test or the command line alone.
 
+// The futures of the AWS SDK nest deeply.
+#![recursion_limit = "256"]
+
 pub mod cli;
 pub mod contract;
 pub mod ims;

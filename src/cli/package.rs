@@ -45,16 +45,16 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
-    let (ims, s3) = match (ImsAccess::from_vars(super::env_var), S3Access::from_vars(super::env_var))
-    {
-        (Ok(ims), Ok(s3)) => (ims, s3),
-        (ims, s3) => {
-            for faults in [ims.err(), s3.err()].into_iter().flatten() {
-                tracing::error!("{faults}");
+    let (ims, s3) =
+        match (ImsAccess::from_vars(super::env_var), S3Access::from_vars(super::env_var)) {
+            (Ok(ims), Ok(s3)) => (ims, s3),
+            (ims, s3) => {
+                for faults in [ims.err(), s3.err()].into_iter().flatten() {
+                    tracing::error!("{faults}");
+                }
+                return Ok(exit::USAGE);
             }
-            return Ok(exit::USAGE);
-        }
-    };
+        };
     let image = ImageNames {
         name: args.name,
         kernel: kernel_name(args.arch, args.kernel),

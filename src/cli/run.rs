@@ -31,6 +31,13 @@ pub struct Args {
     #[arg(long, value_name = "HOW", default_value = "auto")]
     workspace: workspace::Mode,
 
+    /// Let sessions that are not jailed see mounted secret files where nothing can hide them
+    ///
+    /// Without CAP_SYS_ADMIN such sessions could read the OAuth credentials of the pod; the job
+    /// refuses to start then.
+    #[arg(long)]
+    accept_visible_secrets: bool,
+
     /// Serve /healthz, /readyz and /metrics there
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
@@ -53,6 +60,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         ssh_listen: args.ssh_listen,
         authorized_keys: args.authorized_keys,
         workspace: args.workspace,
+        accept_visible_secrets: args.accept_visible_secrets,
     };
     let outcome = job::run(contract, options, board, stop).await?;
     println!("{}", outcome.result);

@@ -27,7 +27,12 @@ pub struct Args {
     ims_listen: SocketAddr,
 
     /// Address of the embedded S3 endpoint
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8190", conflicts_with = "s3_endpoint")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:8190",
+        conflicts_with = "s3_endpoint"
+    )]
     s3_listen: SocketAddr,
 
     /// Use this object store instead of the embedded one; buckets are made if missing
@@ -72,7 +77,8 @@ fn trust_from_environment() -> anyhow::Result<Trust> {
     let text = super::env_var(vars::S3_SSL_VALIDATE.name)
         .or_else(|| super::env_var(vars::S3_SSL_VERIFY.name));
     text.map(|text| {
-        crate::contract::s3_trust(&text).map_err(|fault| anyhow::anyhow!("S3_SSL_VALIDATE={text:?} {fault}"))
+        crate::contract::s3_trust(&text)
+            .map_err(|fault| anyhow::anyhow!("S3_SSL_VALIDATE={text:?} {fault}"))
     })
     .transpose()
     .map(Option::unwrap_or_default)

@@ -1,9 +1,11 @@
 //! A customize job: an image is fetched, changed by its user over SSH, and published as a new one.
 
+use std::path::Path;
+
 use anyhow::Context;
 
-use super::package::{Package, blocking, package};
 use super::listen::Bound;
+use super::package::{Package, blocking, package};
 use super::report::GaveUp;
 use super::{Job, connect, fetch, session};
 use crate::contract::Status;
@@ -11,8 +13,8 @@ use crate::publish::Published;
 use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
-use crate::watch::Signal;
-use crate::workspace::{self, Layout, Leave, Stage, State, Workspace};
+use crate::watch::Kind;
+use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
 
 /// Runs the job from the fetch to the published image.
 ///
@@ -42,17 +44,30 @@ async fn customize(
     bound: Bound,
     door: session::Door,
 ) -> anyhow::Result<Published> {
-    let inserted = insert(job, workspace).await?;
+    let mut inserted = prepare(job, workspace).await?;
     let signal = session::serve(job, workspace, bound, door).await;
-    let restored = blocking(move || Ok(inserted.remove()?)).await;
-    match signal? {
-        Signal::Failed { path } => Err(GaveUp { file: path }.into()),
-        Signal::Complete { path } => {
-            restored.context("cannot put the image's own files back")?;
-            tracing::info!(file = %path.display(), "complete: packaging the image");
-            package_and_publish(job, store, workspace).await
-        }
+    let restored = blocking(move || Ok(inserted.take_out()?)).await;
+    let signal = signal?;
+    if signal.kind != Kind::Complete {
+        return Err(GaveUp { file: signal.path }.into());
     }
+    restored.context("cannot put the image's own files back")?;
+    package_and_publish(job, store, workspace).await
+}
+
+/// Looks at what the user will find, and puts in what the session needs.
+async fn prepare(job: &Job, workspace: &Workspace) -> anyhow::Result<Inserted> {
+    let (root, layout) = (workspace.root(), workspace.layout().clone());
+    let ca_cert = job.contract.ims.ca_cert.clone();
+    let image = job.contract.image.clone();
+    blocking(move || {
+        workspace::check_boot_files(&root, &image.kernel, &image.initrd)?;
+        workspace::remove_stale_signals(layout.parent(), &root)?;
+        let resolv_conf = Path::new("/etc/resolv.conf");
+        Inserted::put_in(&root, &layout.agent(), &ca_cert, resolv_conf)
+            .context("cannot prepare the image root for the session")
+    })
+    .await
 }
 
 /// Fetches the image and opens the image root; or finds both again after a restart of the agent.

@@ -81,6 +81,9 @@ impl Lookup {
         let json = self.store.get_bytes(&object, manifest::SIZE_LIMIT, &self.stop).await?;
         let manifest = Manifest::parse(&json)
             .with_context(|| format!("the manifest {object} cannot be used"))?;
-        Ok(manifest.rootfs().with_context(|| format!("the manifest {object} cannot be used"))?.clone())
+        Ok(manifest
+            .rootfs()
+            .with_context(|| format!("the manifest {object} cannot be used"))?
+            .clone())
     }
 }

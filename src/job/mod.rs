@@ -22,8 +22,8 @@ use crate::workspace;
 
 pub use listen::Listen;
 pub use repackage::{Repackaging, repackage};
-pub use report::{End, Outcome};
 use report::Reporter;
+pub use report::{End, Outcome};
 
 /// What the command line adds to the environment of a job.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Options {
     pub ssh_listen: Listen,
     pub authorized_keys: PathBuf,
     pub workspace: workspace::Mode,
+    /// Let sessions in the agent's own container see mounted secrets that cannot be hidden.
+    pub accept_visible_secrets: bool,
 }
 
 /// A job on its way.

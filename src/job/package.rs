@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::report::Reporter;
 use crate::contract::ImageNames;
+use crate::os::cgroup;
+use crate::os::disk::human;
 use crate::publish::{self, Published, boot};
 use crate::s3::Store;
 use crate::squashfs::external;
@@ -74,9 +76,17 @@ async fn squash(package: &Package, reporter: &Reporter) -> anyhow::Result<()> {
 }
 
 fn pack(root: &Path, out: &Path, meter: &Meter, stop: &CancellationToken) -> anyhow::Result<()> {
-    external::pack(root, out, &external::Options::default(), meter, stop)
-        .with_context(|| format!("cannot pack {}", root.display()))?;
+    let pack = external::Pack {
+        root,
+        out,
+        threads: cgroup::cpus(),
+        memory: cgroup::memory(),
+        meter,
+        cancel: stop,
+    };
+    let size = external::pack(&pack).with_context(|| format!("cannot pack {}", root.display()))?;
     meter.finish();
+    tracing::info!(size = %human(size), "the image is packed");
     Ok(())
 }
 

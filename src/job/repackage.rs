@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::connect;
 use super::package::{Package, blocking, package};
 use super::report::{Outcome, Reporter};
-use super::connect;
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
 use crate::publish::Published;
 use crate::telemetry::status::Board;

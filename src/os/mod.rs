@@ -8,6 +8,7 @@ pub mod dir;
 pub mod disk;
 pub mod entry;
 pub mod exec;
+pub mod fd;
 pub mod fdpass;
 pub mod fs;
 pub mod hardening;

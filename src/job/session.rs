@@ -1,0 +1,191 @@
+//! The time in which the user has the image: sessions open, a signal comes, sessions close.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use super::Job;
+use super::listen::Bound;
+use super::package::blocking;
+use crate::contract::{Status, vars};
+use crate::jail::{self, Jail, Leftovers, Plan};
+use crate::os::capability::CapSet;
+use crate::ssh::authorized_keys::AuthorizedKeys;
+use crate::ssh::hostkeys::HostKeys;
+use crate::ssh::{self, Server};
+use crate::watch::{Kind, Places, Signal, Signals};
+use crate::workspace::{Layout, Workspace};
+
+/// Time that sessions have to end by themselves after the notice.
+const SESSION_GRACE: Duration = Duration::from_secs(2);
+
+/// Time that processes which sessions left running have between SIGTERM and SIGKILL.
+const PROCESS_GRACE: Duration = Duration::from_secs(3);
+
+/// Who may come in, and how the server proves itself.
+pub(super) struct Door {
+    authorized_keys: AuthorizedKeys,
+    host_keys: HostKeys,
+}
+
+impl Door {
+    /// Reads the user's keys and makes those of the host, before anything is fetched. Blocks.
+    pub fn prepare(job: &Job) -> anyhow::Result<Self> {
+        let path = &job.options.authorized_keys;
+        let authorized_keys =
+            AuthorizedKeys::load(path).context("nobody could log in to this job")?;
+        let layout = Layout::new(&job.contract.image_root_parent);
+        layout
+            .make_agent_dir()
+            .with_context(|| format!("cannot use {}", layout.parent().display()))?;
+        let host_keys = HostKeys::load_or_make(&layout.agent().join("ssh"))?;
+        for (kind, fingerprint) in host_keys.fingerprints() {
+            tracing::info!(kind, fingerprint, "ssh host key");
+        }
+        Ok(Self { authorized_keys, host_keys })
+    }
+}
+
+/// Lets the user in, waits for the signal, and sees everybody out. When this returns no session, no
+/// process and no mount of a session is left, whatever the result.
+pub(super) async fn serve(
+    job: &Job,
+    workspace: &Workspace,
+    bound: Bound,
+    door: Door,
+) -> anyhow::Result<Signal> {
+    let jail = establish(job, workspace).await?;
+    let result = serve_in(job, workspace, bound, door, &jail).await;
+    let leftovers = blocking(move || Ok(jail.close(PROCESS_GRACE))).await?;
+    tell_leftovers(&leftovers);
+    anyhow::ensure!(
+        leftovers.stuck.is_empty(),
+        "processes of sessions cannot be ended, so the image may still change: {:?}",
+        leftovers.stuck
+    );
+    result
+}
+
+async fn serve_in(
+    job: &Job,
+    workspace: &Workspace,
+    bound: Bound,
+    door: Door,
+    jail: &Jail,
+) -> anyhow::Result<Signal> {
+    let places = Places {
+        parent: job.contract.image_root_parent.clone(),
+        root: workspace.root(),
+        build_failed: false,
+    };
+    let mut signals = Signals::start(places).context("cannot watch for the signal files")?;
+    let listener = bound.listen()?;
+    let address = listener.local_addr().context("cannot tell the address of the SSH server")?;
+    let config = ssh::Config {
+        host_keys: door.host_keys,
+        authorized_keys: door.authorized_keys,
+        jail: jail.clone(),
+        environment: Vec::new(),
+        motd: motd(job, workspace),
+        forwarding: ssh::Forwarding::default(),
+        limits: ssh::Limits::default(),
+        spill_directory: workspace.layout().agent(),
+    };
+    let server = Server::start(listener, config, CancellationToken::new())?;
+    tracing::info!(%address, jailed = job.contract.session.jail, "ssh server accepts connections");
+    let signal = wait(job, &mut signals).await;
+    server.close(farewell(&signal), SESSION_GRACE).await;
+    // Who touched `complete` may have touched `failed` right after: that one wins.
+    let last_word = signals.next().now_or_never().filter(|signal| signal.kind == Kind::Failed);
+    last_word.map_or(signal, Ok)
+}
+
+/// Reports `waiting_on_user` and waits for the signal file.
+async fn wait(job: &Job, signals: &mut Signals) -> anyhow::Result<Signal> {
+    job.reporter.enter(Status::WaitingOnUser).await?;
+    let stop = &job.reporter.stop;
+    stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
+}
+
+async fn establish(job: &Job, workspace: &Workspace) -> anyhow::Result<Jail> {
+    let options = jail::Options {
+        root: job.contract.session.jail.then(|| workspace.root()),
+        dkms: job.contract.session.dkms,
+        masks: secrets(job),
+        accept_visible_secrets: job.options.accept_visible_secrets,
+        env: environment(job),
+    };
+    let jail = blocking(move || {
+        let held = CapSet::effective().context("cannot read this process's capabilities")?;
+        let plan = Plan::new(options, held)?;
+        Ok(Jail::establish(plan)?)
+    })
+    .await
+    .context("cannot set up the sessions")?;
+    tracing::info!("{}", jail.description());
+    Ok(jail)
+}
+
+/// Files that the pod mounts for the agent and not for its users.
+fn secrets(job: &Job) -> Vec<PathBuf> {
+    vec![job.contract.ims.oauth_dir.clone(), "/etc/cray/remote-keys".into()]
+}
+
+/// What every session finds in its environment (contract section 2).
+fn environment(job: &Job) -> Vec<(OsString, OsString)> {
+    let python_bool = |value| if value { "True" } else { "False" };
+    let session = &job.contract.session;
+    [
+        (vars::session::IMS_JOB_ID, job.contract.job_id.to_string()),
+        (vars::session::IMS_ARCH, job.contract.image.arch.to_string()),
+        (vars::session::IMS_DKMS_ENABLED, python_bool(session.dkms).to_owned()),
+        (vars::session::REMOTE_BUILD_NODE, session.remote_build_node.clone()),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into()
+}
+
+fn motd(job: &Job, workspace: &Workspace) -> String {
+    let parent = job.contract.image_root_parent.display();
+    let (place, signals) = if job.contract.session.jail {
+        ("This session is inside the image.".to_owned(), "/tmp".to_owned())
+    } else {
+        (format!("The image root is {}.", workspace.root().display()), parent.to_string())
+    };
+    format!(
+        "IMS job {}: the new image will be {:?}.\n{place}\nWhen you are done: touch {signals}/{}\n\
+         To give up:        touch {signals}/{}\n",
+        job.contract.job_id,
+        job.contract.image.name,
+        crate::watch::COMPLETE,
+        crate::watch::FAILED,
+    )
+}
+
+/// What the sessions are told before they close.
+fn farewell(signal: &anyhow::Result<Signal>) -> &'static str {
+    match signal {
+        Ok(Signal { kind: Kind::Complete, .. }) => {
+            "The image is being packaged: this session ends.\n"
+        }
+        Ok(_) => "The job was given up: this session ends.\n",
+        Err(_) => "The job ends before it is complete: this session ends.\n",
+    }
+}
+
+fn tell_leftovers(leftovers: &Leftovers) {
+    for process in &leftovers.processes {
+        tracing::warn!(
+            pid = process.pid,
+            name = process.name,
+            "ended a process that a session left"
+        );
+    }
+    for directory in &leftovers.directories {
+        tracing::warn!(directory = %directory.display(), "could not remove a mount point");
+    }
+}
