@@ -146,6 +146,11 @@ impl Stand {
         self.store.get_bytes(&object, 4 << 30, &CancellationToken::new()).await.unwrap()
     }
 
+    pub async fn head(&self, path: &str) -> s3::Head {
+        let object: Object = path.parse().unwrap();
+        self.store.head(&object, &CancellationToken::new()).await.unwrap()
+    }
+
     /// Every key of the bucket of images below `prefix`.
     pub async fn keys(&self, prefix: &str) -> Vec<String> {
         self.store.list("boot-images", prefix, &CancellationToken::new()).await.unwrap()
