@@ -6,7 +6,7 @@ pub mod body;
 pub mod retry;
 pub mod trust;
 
-pub use retry::{Failure, Policy};
+pub use retry::{CLEAN_UP_LIMIT, Failure, Policy};
 pub use trust::Trust;
 
 use std::time::Duration;
