@@ -4,6 +4,8 @@
 
 pub mod body;
 pub mod retry;
+#[cfg(test)]
+pub mod testing;
 pub mod trust;
 
 pub use retry::{CLEAN_UP_LIMIT, Failure, Policy};

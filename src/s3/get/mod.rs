@@ -9,6 +9,8 @@ mod error;
 mod link;
 mod output;
 mod ranges;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod whole;
 
