@@ -5,6 +5,8 @@ mod error;
 mod oauth;
 mod records;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, Config};
 pub use error::Error;

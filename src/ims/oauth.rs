@@ -170,7 +170,7 @@ struct Answer {
 
 impl Answer {
     fn into_token(self, asked: Instant) -> Token {
-        let life = self.expires_in.map(|seconds| Duration::try_from_secs_f64(seconds));
+        let life = self.expires_in.map(Duration::try_from_secs_f64);
         let life = life.transpose().ok().flatten().unwrap_or(UNSAID_LIFE);
         let margin = (life / 5).min(LONGEST_MARGIN);
         Token { value: self.access_token, stale: asked + (life - margin) }

@@ -4,9 +4,11 @@
 
 pub mod body;
 pub mod retry;
+#[cfg(test)]
+pub mod testing;
 pub mod trust;
 
-pub use retry::{Failure, Policy};
+pub use retry::{CLEAN_UP_LIMIT, Failure, Policy};
 pub use trust::Trust;
 
 use std::time::Duration;

@@ -30,6 +30,9 @@ impl Default for Policy {
     }
 }
 
+/// The longest that tidying up after a failure may take in all: the pod may be about to be killed.
+pub const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
+
 /// Why [`Policy::run`] ended without a result.
 #[derive(Debug)]
 pub enum Failure<E> {
@@ -40,6 +43,14 @@ pub enum Failure<E> {
 }
 
 impl Policy {
+    /// For tidying up after a failure, within [`CLEAN_UP_LIMIT`].
+    pub const CLEAN_UP: Policy = Policy {
+        attempts: 6,
+        first_pause: Duration::from_millis(250),
+        longest_pause: Duration::from_secs(4),
+        deadline: Duration::from_secs(15),
+    };
+
     /// The pause after failure number `failures` (1 is the first), before jitter.
     pub fn pause(&self, failures: u32) -> Duration {
         let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -52,6 +52,19 @@ pub fn read_in_root(root: impl AsFd, path: &Path, limit: u64) -> io::Result<Vec<
     Ok(content)
 }
 
+/// Opens a regular file of any size inside `root` for reading.
+///
+/// It is looked at before it is opened: opening a device node or a FIFO of an image could act on the
+/// host or wait for ever. What is not a regular file is `ErrorKind::InvalidInput`.
+pub fn open_regular_in_root(root: impl AsFd, path: &Path) -> io::Result<File> {
+    let found = open_in_root(root, path, OFlag::O_PATH)?;
+    if !found.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    // The same inode again, for reading: no second walk, so nothing can be swapped in between.
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +81,8 @@ mod tests {
         symlink("/secret", root.join("etc/absolute")).unwrap();
         let fd = directory(&root).unwrap();
         for path in ["etc/up", "etc/absolute", "../secret", "/../secret"] {
+            let file = open_regular_in_root(&fd, Path::new(path)).unwrap();
+            assert_eq!(io::read_to_string(file).unwrap(), "inside", "{path}");
             assert_eq!(read_in_root(&fd, Path::new(path), 10).unwrap(), b"inside", "{path}");
         }
     }
@@ -79,6 +94,8 @@ mod tests {
         std::fs::write(dir.path().join("large"), [0; 11]).unwrap();
         let fd = directory(dir.path()).unwrap();
         assert!(read_in_root(&fd, Path::new("fifo"), 10).is_err());
+        let error = open_regular_in_root(&fd, Path::new("fifo")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(read_in_root(&fd, Path::new("large"), 10).is_err());
     }
 }

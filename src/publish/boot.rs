@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::contract::Arch;
-use crate::os::fs::{open_regular_in_root, open_root};
+use crate::os::openat::{directory, open_regular_in_root};
 
 /// Names an error repeats of what `/boot` holds.
 const LISTED: usize = 40;
@@ -53,7 +53,7 @@ pub fn kernel_name(name: &str, arch: Arch) -> &str {
 ///
 /// A kernel or initrd that is missing, dangling or no regular file is an error that lists `/boot`.
 pub fn find(root: &Path, names: &Names, arch: Arch) -> Result<Files, Error> {
-    let opened = open_root(root).map_err(|source| Error::Root { path: root.to_owned(), source })?;
+    let opened = directory(root).map_err(|source| Error::Root { path: root.to_owned(), source })?;
     let required = |what, name: &str| {
         open_regular_in_root(&opened, &Path::new("boot").join(relative(name)))
             .map_err(|source| unusable(root, what, name, source))

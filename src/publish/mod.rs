@@ -7,6 +7,8 @@ pub mod boot;
 pub mod manifest;
 mod register;
 mod result;
+#[cfg(test)]
+mod tests;
 
 pub use register::{Error, Published, Request, publish};
 pub use result::{failure_json, result_json};

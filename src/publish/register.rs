@@ -4,27 +4,19 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::boot;
 use super::manifest::{Artifact, Kind, Manifest};
 use crate::contract::Arch;
 use crate::ims::{self, Image, Job, Link};
-use crate::net::Policy;
+use crate::net::{CLEAN_UP_LIMIT, Policy};
 use crate::s3::put::Options;
 use crate::s3::{self, Object, Store, Uploaded};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
-
-/// A roll-back is tried for a shorter time than the work: the pod may be about to be killed.
-const ROLL_BACK: Policy = Policy {
-    attempts: 6,
-    first_pause: Duration::from_millis(250),
-    longest_pause: Duration::from_secs(4),
-    deadline: Duration::from_secs(15),
-};
 
 /// What is to be published.
 #[derive(Debug)]
@@ -99,7 +91,7 @@ pub async fn publish(
     match publication.run(rootfs, request.boot, cancel).await {
         Ok(published) => Ok(published),
         Err(error) => {
-            publication.roll_back().await;
+            publication.roll_back(&error).await;
             Err(stopped_or(cancel, error))
         }
     }
@@ -181,20 +173,27 @@ impl Publication<'_> {
         })
     }
 
-    /// Removes the record, then the objects: a record must not name what is gone.
-    async fn roll_back(&self) {
+    /// Removes the record, then the objects, after `error`.
+    async fn roll_back(&self, error: &Error) {
         let never = CancellationToken::new();
         let prefix = format!("{}/", self.image_id);
-        let ims = self.ims.with_policy(ROLL_BACK);
-        if let Err(error) = ims.delete_image(&self.image_id, &never).await {
+        let ims = self.ims.with_policy(Policy::CLEAN_UP);
+        let deleted = timeout(CLEAN_UP_LIMIT, ims.delete_image(&self.image_id, &never)).await;
+        if let Err(left) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
             tracing::error!(
                 image = self.image_id,
-                error = %chain(&error),
+                objects = format!("s3://{}/{prefix}", self.bucket),
+                error = %chain(&left),
                 "roll-back: the image record is left, delete it by hand"
             );
+            // A record that has its link must not name what is gone.
+            if matches!(error, Error::Link { .. } | Error::Result { .. }) {
+                return;
+            }
         }
-        let store = self.store.with_policy(ROLL_BACK);
-        match store.delete_prefix(&self.bucket, &prefix, &never).await {
+        let store = self.store.with_policy(Policy::CLEAN_UP);
+        let deleted = store.delete_prefix(&self.bucket, &prefix, &never);
+        match timeout(CLEAN_UP_LIMIT, deleted).await.unwrap_or(Err(s3::Error::Cancelled)) {
             Ok(objects) => tracing::info!(image = self.image_id, objects, "rolled back"),
             Err(error) => tracing::error!(
                 objects = format!("s3://{}/{prefix}", self.bucket),

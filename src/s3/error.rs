@@ -19,6 +19,9 @@ const TRANSIENT_CODES: [&str; 6] = [
     "Throttling",
 ];
 
+/// The one server error that will not pass.
+const NOT_IMPLEMENTED: u16 = 501;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {operation} {target}: the store answered {status} {code} {message}")]
@@ -46,7 +49,8 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Refused { status, code, .. } => {
-                *status >= 500 || *status == 429 || TRANSIENT_CODES.contains(&code.as_str())
+                let later = *status >= 500 && *status != NOT_IMPLEMENTED;
+                later || *status == 429 || TRANSIENT_CODES.contains(&code.as_str())
             }
             Error::Unanswered { .. } => true,
             Error::Answer { source, .. } => matches!(source, body::Error::Broken(_)),
@@ -62,6 +66,11 @@ impl Error {
     /// True where the store knows no such object, bucket or upload.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Refused { status: 404, .. })
+    }
+
+    /// True where the store does not know the operation.
+    pub(super) fn is_not_implemented(&self) -> bool {
+        matches!(self, Error::Refused { status: NOT_IMPLEMENTED, .. })
     }
 
     pub(super) fn code(&self) -> Option<&str> {

@@ -11,6 +11,8 @@ pub mod get;
 mod object;
 pub mod put;
 mod store;
+#[cfg(test)]
+pub mod testing;
 
 pub use error::Error;
 pub use object::{BadPath, Object};

@@ -211,8 +211,12 @@ impl Store {
             })
             .await;
         match made {
-            Err(error) if error.code() != Some("BucketAlreadyOwnedByYou") => Err(error),
-            _ => Ok(()),
+            // Whose it is, stores tell in different words: what counts is that we can use it.
+            Err(error) if error.code().is_some_and(|code| code.starts_with("BucketAlready")) => {
+                let look = || self.client.head_bucket().bucket(bucket).send();
+                self.call("look up bucket", bucket, cancel, look).await.map(|_| ())
+            }
+            made => made.map(|_| ()),
         }
     }
 

@@ -9,11 +9,13 @@ mod error;
 mod link;
 mod output;
 mod ranges;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod whole;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,26 @@ pub trait Source: Send + Sync {
     /// A URL that works now. Asked at the start, and again when the last one was refused (401, 403,
     /// 410): presigned URLs expire.
     async fn url(&self) -> Result<Url, SourceError>;
+}
+
+/// A URL that nobody can replace: a `DOWNLOAD_URL` without a job record behind it.
+#[derive(Debug)]
+pub struct FixedUrl {
+    url: Mutex<Option<Url>>,
+}
+
+impl FixedUrl {
+    pub fn new(url: Url) -> Self {
+        Self { url: Mutex::new(Some(url)) }
+    }
+}
+
+#[async_trait]
+impl Source for FixedUrl {
+    async fn url(&self) -> Result<Url, SourceError> {
+        let mut url = self.url.lock().unwrap_or_else(PoisonError::into_inner);
+        url.take().ok_or_else(|| "the download URL was refused, it may have expired".into())
+    }
 }
 
 /// How a download is made.

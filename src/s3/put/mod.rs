@@ -7,6 +7,8 @@
 mod digest;
 mod multipart;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,14 +1,17 @@
 //! Multipart uploads: create, parts in parallel, complete; aborted on every other way out.
 
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, MultipartUpload};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::Upload;
+use crate::net::{CLEAN_UP_LIMIT, Policy};
 use crate::s3::error::Error;
 use crate::s3::etag;
+use crate::s3::object::Object;
+use crate::s3::store::Store;
 use crate::telemetry::chain;
 
 impl Upload<'_> {
@@ -18,18 +21,26 @@ impl Upload<'_> {
         concurrency: usize,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        let result = async {
-            let upload_id = self.create(cancel).await?;
-            let parts = self.send_parts(&upload_id, concurrency, cancel).await?;
-            self.complete(&upload_id, parts, cancel).await
-        };
         let unfinished = Unfinished { target: Some(self.object.to_string()) };
-        let result = result.await;
+        let mut upload_id = None;
+        let result = self.attempt(&mut upload_id, concurrency, cancel).await;
         if result.is_err() {
-            self.abort().await;
+            self.abort(upload_id.as_deref()).await;
         }
         unfinished.settled();
         result
+    }
+
+    /// All steps of an upload; `upload_id` is set as soon as there is something to abort.
+    async fn attempt(
+        &self,
+        upload_id: &mut Option<String>,
+        concurrency: usize,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let id = upload_id.insert(self.create(cancel).await?);
+        let parts = self.send_parts(id, concurrency, cancel).await?;
+        self.complete(id, parts, cancel).await
     }
 
     async fn create(&self, cancel: &CancellationToken) -> Result<String, Error> {
@@ -120,39 +131,65 @@ impl Upload<'_> {
     /// Aborts what was begun for this key, an upload whose id never reached us included.
     ///
     /// Not cancellable: it runs because something was cancelled or failed. The policy bounds it.
-    async fn abort(&self) {
-        let target = self.object.to_string();
-        if let Err(error) = self.abort_all(&CancellationToken::new()).await {
+    async fn abort(&self, upload_id: Option<&str>) {
+        let store = self.store.with_policy(Policy::CLEAN_UP);
+        let aborted = async {
+            if let Some(id) = upload_id {
+                store.abort_upload(self.object, id).await?;
+            }
+            for (object, id) in
+                store.unfinished_uploads(&self.object.bucket, &self.object.key).await?
+            {
+                if object == *self.object {
+                    store.abort_upload(&object, &id).await?;
+                }
+            }
+            Ok(())
+        };
+        let aborted = tokio::time::timeout(CLEAN_UP_LIMIT, aborted).await;
+        if let Err(error) = aborted.unwrap_or(Err(Error::Cancelled)) {
             tracing::error!(
-                object = target,
+                object = %self.object,
+                upload_id,
                 error = %chain(&error),
                 "cannot abort the multipart upload; its parts take space until it is aborted by hand"
             );
         }
     }
+}
 
-    async fn abort_all(&self, never: &CancellationToken) -> Result<(), Error> {
-        let target = self.object.to_string();
-        let client = &self.store.client;
-        let list = || {
-            let request = client.list_multipart_uploads();
-            request.bucket(&self.object.bucket).prefix(&self.object.key).send()
+impl Store {
+    /// The uploads below `prefix` that are neither completed nor aborted: object and upload id.
+    ///
+    /// None where the store cannot list them.
+    pub async fn unfinished_uploads(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Vec<(Object, String)>, Error> {
+        let never = CancellationToken::new();
+        let list = || self.client.list_multipart_uploads().bucket(bucket).prefix(prefix).send();
+        let target = format!("s3://{bucket}/{prefix}*");
+        let uploads = match self.call("list the uploads of", &target, &never, list).await {
+            Err(error) if error.is_not_implemented() => return Ok(Vec::new()),
+            listed => listed?.uploads.unwrap_or_default(),
         };
-        let begun = self.store.call("list the uploads of", &target, never, list).await?;
-        let ours = begun.uploads.unwrap_or_default().into_iter();
-        for upload in ours.filter(|upload| upload.key() == Some(&self.object.key)) {
-            let id = upload.upload_id.unwrap_or_default();
-            let abort = || {
-                let request = client.abort_multipart_upload();
-                let request = request.bucket(&self.object.bucket).key(&self.object.key);
-                request.upload_id(&id).send()
-            };
-            match self.store.call("abort the upload of", &target, never, abort).await {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
+        let named =
+            |upload: MultipartUpload| Some((Object::new(bucket, upload.key?), upload.upload_id?));
+        Ok(uploads.into_iter().filter_map(named).collect())
+    }
+
+    /// Aborts an upload; one that is gone is aborted already.
+    async fn abort_upload(&self, object: &Object, id: &str) -> Result<(), Error> {
+        let never = CancellationToken::new();
+        let abort = || {
+            let request = self.client.abort_multipart_upload();
+            request.bucket(&object.bucket).key(&object.key).upload_id(id).send()
+        };
+        match self.call("abort the upload of", &object.to_string(), &never, abort).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
