@@ -24,7 +24,7 @@ use super::plan::Shape;
 use super::session::{self, Session};
 use super::wire::{self, Event, Fault, Request, Setup};
 use crate::os::exec::SingleThreaded;
-use crate::os::{landlock, namespace, openat, pty, reap, seccomp};
+use crate::os::{landlock, namespace, pty, reap, seccomp};
 
 /// Lives until the agent goes. Called by the entry with the socket that was its stdin.
 pub fn run(socket: UnixStream) -> io::Result<()> {
@@ -185,7 +185,7 @@ impl Init {
     /// Does something with the jail's `/dev` in sight; in a plain chroot the container's serves.
     fn in_root<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let (Some(root), Shape::Namespaces) = (&self.root, self.setup.shape) else { return act() };
-        let own = openat::directory(Path::new("/"))?;
+        let own = namespace::handle(Path::new("/"))?;
         namespace::change_root(root)?;
         let result = act();
         namespace::change_root(own)?;
@@ -237,7 +237,7 @@ fn prepare(setup: &Setup) -> Result<(Option<OwnedFd>, enter::Entered), Fault> {
             nix::sys::prctl::set_child_subreaper(true)
                 .map_err(|errno| Fault::new("become a subreaper", &errno.into()))?;
             crate::os::hardening::make_undumpable().map_err(fault("become undumpable"))?;
-            let root = setup.root.as_deref().map(openat::directory).transpose();
+            let root = setup.root.as_deref().map(namespace::handle).transpose();
             Ok((root.map_err(fault("open the image root"))?, enter::Entered::default()))
         }
         Shape::Namespaces => {
@@ -263,7 +263,7 @@ fn step_aside(setup: &Setup) -> io::Result<Option<OwnedFd>> {
     if setup.root.is_none() {
         return Ok(None);
     }
-    let root = openat::directory(Path::new("/"))?;
+    let root = namespace::handle(Path::new("/"))?;
     let empty = namespace::empty_directory(Path::new("/dev/shm"))?;
     namespace::change_root(empty)?;
     Ok(Some(root))

@@ -29,7 +29,7 @@ pub use link::ENTRY;
 pub use plan::{Impossible, Options, Plan, Shape};
 
 use crate::os::capability::CapSet;
-use crate::os::{hardening, openat};
+use crate::os::{self, hardening};
 use link::Link;
 use wire::{Become, Bytes, Request};
 
@@ -206,8 +206,8 @@ impl Jail {
 
 fn account(plan: &Plan) -> Result<Account, Error> {
     let path = plan.root.clone().unwrap_or_else(|| "/".into());
-    openat::directory(&path)
-        .and_then(Account::of_root_in)
+    os::fs::open_root(&path)
+        .and_then(|root| Account::of_root_in(&root))
         .map_err(|source| Error::Root { path, source })
 }
 

@@ -47,6 +47,8 @@ impl Image {
 fn establish(options: Options) -> Jail {
     let held = CapSet::effective().unwrap();
     assert!(held.has(CapSet::SYS_ADMIN), "this test needs CAP_SYS_ADMIN");
+    let _logs =
+        tracing::subscriber::set_default(tracing_subscriber::fmt().with_test_writer().finish());
     let jail = Jail::establish(Plan::new(options, held).unwrap()).unwrap();
     assert!(jail.description().contains("own mount"), "{}", jail.description());
     jail

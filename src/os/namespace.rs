@@ -2,8 +2,10 @@
 //!
 //! Every function acts on the calling process, which must be single-threaded.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, OFlag, open};
@@ -44,19 +46,28 @@ pub fn make_private() -> io::Result<()> {
     Ok(mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?)
 }
 
-/// Makes the tree at `root`, with the mounts below it, `/` of this namespace; the old one is gone.
+/// Makes the tree at `root`, with the mounts below it, `/` of this namespace.
 ///
 /// Device nodes in it cannot be opened (nodev): they can be made, as packages do, but lead nowhere.
-pub fn pivot_into(root: &Path) -> io::Result<()> {
+/// Returned is the old root, out of sight but still a source of bind mounts; `detach` ends that.
+pub fn pivot_into(root: &Path) -> io::Result<OwnedFd> {
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(root), root, None::<&str>, bind, None::<&str>)?;
-    let new = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    fchdir(&new)?;
-    // pivot_root(2): with both the same, the old root is stacked on the new one and taken off.
+    forbid_devices(root)?;
+    let old = handle(Path::new("/"))?;
+    fchdir(handle(root)?)?;
+    // pivot_root(2): with both the same, the old root is stacked on the new one. Paths from `/`
+    // begin below that.
     pivot_root(".", ".")?;
-    umount2(".", MntFlags::MNT_DETACH)?;
     std::env::set_current_dir("/")?;
-    forbid_devices()
+    Ok(old)
+}
+
+/// Takes an old root, with all that is mounted in it, out of this namespace.
+pub fn detach(old: OwnedFd) -> io::Result<()> {
+    fchdir(old)?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    std::env::set_current_dir("/")
 }
 
 /// `struct mount_attr` (uapi/linux/mount.h).
@@ -68,12 +79,12 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes all mounts at and below `/` nodev (mount_setattr(2), Linux 5.12).
-pub fn forbid_devices() -> io::Result<()> {
+/// Makes all mounts at and below `path` nodev (mount_setattr(2), Linux 5.12).
+pub fn forbid_devices(path: &Path) -> io::Result<()> {
     // uapi/linux/mount.h
     const MOUNT_ATTR_NODEV: u64 = 4;
     let attr = MountAttr { attr_set: MOUNT_ATTR_NODEV, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    let path = c"/".as_ptr();
+    let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: path and attribute are live for the call, the size is told; nix has no
     // mount_setattr.
     let rc = unsafe {
@@ -81,7 +92,7 @@ pub fn forbid_devices() -> io::Result<()> {
         libc::syscall(
             libc::SYS_mount_setattr,
             AT_FDCWD.as_raw_fd(),
-            path,
+            path.as_ptr(),
             flags,
             &attr,
             size_of::<MountAttr>(),
@@ -95,10 +106,15 @@ pub fn mount_fresh(fstype: &str, target: &Path, flags: MsFlags, data: &str) -> i
     Ok(mount(Some(fstype), target, Some(fstype), flags, Some(data))?)
 }
 
-/// Binds an open file or directory over `target`. Needs a `/proc` of this pid namespace.
-pub fn bind(source: impl AsFd, target: &Path) -> io::Result<()> {
+/// Binds a device of the container over `target`, usable even where its file system is nodev.
+///
+/// Needs a `/proc` of this pid namespace.
+pub fn bind_device(source: impl AsFd, target: &Path) -> io::Result<()> {
     let source = format!("/proc/self/fd/{}", source.as_fd().as_raw_fd());
-    Ok(mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+    mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    // A bind mount takes over the flags of where it comes from; this sets them anew.
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    Ok(mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?)
 }
 
 /// Makes `path`, a mount or a part of one, a read-only mount of its own.
@@ -110,13 +126,18 @@ pub fn make_read_only(path: &Path) -> io::Result<()> {
     Ok(mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?)
 }
 
+/// Whatever is at `path`, links followed, as a handle to mount or enter; not opened for reading.
+pub fn handle(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
 /// An empty read-only directory that hangs nowhere: a root from which no name leads to anything.
 ///
 /// `place` is any directory; it is covered for a moment.
 pub fn empty_directory(place: &Path) -> io::Result<OwnedFd> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_fresh("tmpfs", place, flags, "size=4k,nr_inodes=2,mode=555")?;
-    let directory = crate::os::openat::directory(place);
+    let directory = handle(place);
     umount2(place, MntFlags::MNT_DETACH)?;
     directory
 }
