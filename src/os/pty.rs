@@ -1,62 +1,165 @@
-//! Pseudo-terminals of a given devpts: the jail's own where it has one, else the container's.
+//! Pseudo-terminals: opening, window size, terminal modes. Called by `jail` (open) and `ssh` (the rest).
 
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::libc;
+use nix::pty::Winsize;
+use nix::sys::termios::{self, BaudRate, SetArg, Termios};
 
-mod request {
-    // asm-generic/ioctls.h
-    nix::ioctl_write_ptr_bad!(unlock, libc::TIOCSPTLCK, libc::c_int);
-    nix::ioctl_read_bad!(number, libc::TIOCGPTN, libc::c_uint);
-    nix::ioctl_write_int_bad!(peer, libc::TIOCGPTPEER);
-    nix::ioctl_write_int_bad!(set_controlling, libc::TIOCSCTTY);
+mod modes;
+
+pub use modes::Mode;
+
+/// A pseudo-terminal pair. Closing the last master descriptor hangs up the terminal.
+#[derive(Debug)]
+pub struct Pty {
+    pub master: OwnedFd,
+    /// Opened with `O_NOCTTY`; the child makes it its controlling terminal.
+    pub slave: OwnedFd,
+    /// The slave's path under the `/dev` of the session that will use it.
+    pub name: PathBuf,
 }
 
-/// Opens a new master by the multiplexer `ptmx` and its slave: `(master, slave)`.
-///
-/// The slave is opened through the master (TIOCGPTPEER), never by name: a name could mean another
-/// devpts instance.
-pub fn open_pair(ptmx: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let master = open(ptmx, flags, Mode::empty())?;
-    // SAFETY: the argument is a live int, as this request reads.
-    unsafe { request::unlock(master.as_raw_fd(), &0)? };
-    // SAFETY: the argument is a plain number (open flags); the result is a new descriptor.
-    let slave = unsafe { request::peer(master.as_raw_fd(), flags.bits())? };
-    // SAFETY: just made by the kernel for us, nobody else owns it.
-    Ok((master, unsafe { OwnedFd::from_raw_fd(slave) }))
+/// Opens a pair from the devpts instance that `ptmx` belongs to (`/dev/ptmx`, or `pts/ptmx` of a
+/// private devpts mount). The slave is opened through the master, so its path need not be reachable
+/// from here.
+pub fn open(ptmx: &Path) -> io::Result<Pty> {
+    let master: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(ptmx)?
+        .into();
+    let unlock: libc::c_int = 0;
+    // SAFETY: nix has no unlockpt for a plain descriptor; TIOCSPTLCK reads one int, which lives here.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock) })?;
+    let mut number: libc::c_uint = 0;
+    // SAFETY: TIOCGPTN writes one unsigned int, which lives here.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: nix lacks TIOCGPTPEER; it takes open flags by value and returns a new descriptor.
+    let peer = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: the kernel has just given out this descriptor; nobody else owns it.
+    let slave = unsafe { OwnedFd::from_raw_fd(peer) };
+    Ok(Pty { master, slave, name: PathBuf::from(format!("/dev/pts/{number}")) })
 }
 
-/// The slave's name as seen by who lives with that devpts: `/dev/pts/N`.
-pub fn slave_name(master: &OwnedFd) -> io::Result<String> {
-    let mut number = 0;
-    // SAFETY: the argument is a live unsigned int that the kernel fills in.
-    unsafe { request::number(master.as_raw_fd(), &mut number)? };
-    Ok(format!("/dev/pts/{number}"))
+/// Columns, rows and pixels of a terminal window, as `pty-req` and `window-change` give them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Window {
+    pub columns: u32,
+    pub rows: u32,
+    pub width_pixels: u32,
+    pub height_pixels: u32,
 }
 
-/// Makes `slave` the controlling terminal of the calling session leader.
-pub fn set_controlling(slave: &OwnedFd) -> io::Result<()> {
-    // SAFETY: the argument is a plain number: 0, do not steal another session's terminal.
-    unsafe { request::set_controlling(slave.as_raw_fd(), 0)? };
+/// Tells the terminal its size; the kernel sends SIGWINCH to the foreground process group.
+pub fn resize(master: impl AsFd, window: Window) -> io::Result<()> {
+    let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = Winsize {
+        ws_row: clamp(window.rows),
+        ws_col: clamp(window.columns),
+        ws_xpixel: clamp(window.width_pixels),
+        ws_ypixel: clamp(window.height_pixels),
+    };
+    // SAFETY: nix has no TIOCSWINSZ wrapper; it reads one winsize, which lives here.
+    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &size) })?;
     Ok(())
+}
+
+/// Applies the modes of a `pty-req` (RFC 4254 section 8) to the terminal; what this system has no
+/// name for is left alone, as OpenSSH does.
+pub fn set_modes(slave: impl AsFd, modes: &[(Mode, u32)]) -> io::Result<()> {
+    let mut termios = termios::tcgetattr(&slave)?;
+    for &(mode, value) in modes {
+        mode.apply(&mut termios, value);
+    }
+    termios::tcsetattr(&slave, SetArg::TCSANOW, &termios)?;
+    Ok(())
+}
+
+fn set_speed(termios: &mut Termios, output: bool, bits: u32) {
+    let Some(rate) = baud_rate(bits) else { return };
+    // A pty's speed means nothing to the kernel; programs such as vi read it to guess at redraw costs.
+    let _ = match output {
+        true => termios::cfsetospeed(termios, rate),
+        false => termios::cfsetispeed(termios, rate),
+    };
+}
+
+fn baud_rate(bits: u32) -> Option<BaudRate> {
+    Some(match bits {
+        300 => BaudRate::B300,
+        600 => BaudRate::B600,
+        1200 => BaudRate::B1200,
+        1800 => BaudRate::B1800,
+        2400 => BaudRate::B2400,
+        4800 => BaudRate::B4800,
+        9600 => BaudRate::B9600,
+        19200 => BaudRate::B19200,
+        38400 => BaudRate::B38400,
+        57600 => BaudRate::B57600,
+        115200 => BaudRate::B115200,
+        230400 => BaudRate::B230400,
+        _ => return None,
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use nix::sys::termios::{ControlFlags, InputFlags, LocalFlags, SpecialCharacterIndices};
+
+    fn pty() -> Pty {
+        open(Path::new("/dev/ptmx")).expect("a pty")
+    }
 
     #[test]
-    fn what_is_typed_arrives_at_the_slave() {
-        let (master, slave) = open_pair(Path::new("/dev/ptmx")).unwrap();
-        assert!(slave_name(&master).unwrap().starts_with("/dev/pts/"));
-        std::fs::File::from(master.try_clone().unwrap()).write_all(b"hello\n").unwrap();
-        let mut line = [0; 6];
-        std::fs::File::from(slave).read_exact(&mut line).unwrap();
-        assert_eq!(&line, b"hello\n");
+    fn a_pair_carries_bytes_and_knows_its_name() {
+        let pty = pty();
+        assert!(pty.name.starts_with("/dev/pts"));
+        nix::unistd::write(&pty.slave, b"x").unwrap();
+        let mut byte = [0; 4];
+        assert_eq!(nix::unistd::read(&pty.master, &mut byte).unwrap(), 1);
+        assert_eq!(byte[0], b'x');
+    }
+
+    #[test]
+    fn the_window_reaches_the_slave() {
+        let pty = pty();
+        resize(
+            &pty.master,
+            Window { columns: 132, rows: 43, width_pixels: 1, height_pixels: 70000 },
+        )
+        .unwrap();
+        let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes one winsize, which lives here.
+        check(unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::TIOCGWINSZ, &mut size) }).unwrap();
+        assert_eq!((size.ws_col, size.ws_row, size.ws_ypixel), (132, 43, u16::MAX));
+    }
+
+    #[test]
+    fn modes_set_characters_flags_sizes_and_speeds() {
+        let pty = pty();
+        let mode = |code| Mode::from_code(code).unwrap();
+        // VINTR=^X, VEOL=disabled, ICRNL off, ECHO off, CS7 on, OPOST off, output speed 9600.
+        let modes = [(1, 24), (6, 255), (36, 0), (53, 0), (90, 1), (70, 0), (129, 9600)];
+        set_modes(&pty.slave, &modes.map(|(code, value)| (mode(code), value))).unwrap();
+        let got = termios::tcgetattr(&pty.slave).unwrap();
+        assert_eq!(got.control_chars[SpecialCharacterIndices::VINTR as usize], 24);
+        assert_eq!(got.control_chars[SpecialCharacterIndices::VEOL as usize], 0);
+        assert!(!got.input_flags.contains(InputFlags::ICRNL));
+        assert!(!got.local_flags.contains(LocalFlags::ECHO));
+        assert!(got.local_flags.contains(LocalFlags::ICANON), "what was not named is kept");
+        assert_eq!(got.control_flags & ControlFlags::CSIZE, ControlFlags::CS7);
+        assert_eq!(termios::cfgetospeed(&got), BaudRate::B9600);
     }
 }
