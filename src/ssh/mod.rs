@@ -1,1 +1,5 @@
-//! The SSH server: thin handler, bounded events, one task a session.
+//! The SSH server.
+
+pub mod authorized_keys;
+pub mod flow;
+pub mod hostkeys;
