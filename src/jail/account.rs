@@ -1,12 +1,12 @@
 //! The account of root, as the image's (or the container's) passwd tells it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::os::fs::open_regular_in_root;
+use crate::os::openat::read_in_root;
 
 /// Who sessions are: uid 0 of passwd(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +23,12 @@ const LIMIT: u64 = 1 << 20;
 impl Account {
     /// Reads `etc/passwd` inside `root`; an image without one (or without uid 0 in it) has the
     /// customary account.
-    pub fn of_root_in(root: &File) -> io::Result<Account> {
-        let mut content = Vec::new();
-        match open_regular_in_root(root, Path::new("etc/passwd")) {
-            Ok(file) => file.take(LIMIT).read_to_end(&mut content)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(Account::parse(&content))
+    pub fn of_root_in(root: impl AsFd) -> io::Result<Account> {
+        match read_in_root(root, Path::new("etc/passwd"), LIMIT) {
+            Ok(content) => Ok(Account::parse(&content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Account::parse(b"")),
+            Err(error) => Err(error),
+        }
     }
 
     /// The first line for uid 0; empty or relative fields mean `/root` and `/bin/sh` (passwd(5)).

@@ -171,9 +171,10 @@ impl Init {
     }
 
     fn open_pty(&self, id: u64) -> io::Result<()> {
-        match self.in_root(|| pty::open_pair(Path::new("/dev/ptmx"))) {
-            Ok((master, slave)) => {
-                wire::send(&self.socket, &Event::Pty { id }, &[master.as_fd(), slave.as_fd()])
+        match self.in_root(|| pty::open(Path::new("/dev/ptmx"))) {
+            Ok(pty) => {
+                let fds = [pty.master.as_fd(), pty.slave.as_fd()];
+                wire::send(&self.socket, &Event::Pty { id }, &fds)
             }
             Err(error) => {
                 let fault = Fault::new("open /dev/ptmx", &error);

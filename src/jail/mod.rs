@@ -29,6 +29,7 @@ pub use link::ENTRY;
 pub use plan::{Impossible, Options, Plan, Shape};
 
 use crate::os::capability::CapSet;
+use crate::os::pty::Pty;
 use crate::os::{self, hardening};
 use link::Link;
 use wire::{Become, Bytes, Request};
@@ -133,13 +134,14 @@ impl Jail {
         &self.0.account
     }
 
-    /// A new terminal, `(master, slave)`, of the jail's own devpts where it has one. Blocks briefly.
-    pub fn open_pty(&self) -> Result<(OwnedFd, OwnedFd), Error> {
+    /// A new terminal of the jail's own devpts where it has one. Blocks briefly.
+    pub fn open_pty(&self) -> Result<Pty, Error> {
         let (_, reply, _) = self.link()?.call(|id| Request::OpenPty { id }, &[])?;
-        match <[OwnedFd; 2]>::try_from(reply.fds) {
-            Ok([master, slave]) => Ok((master, slave)),
-            Err(_) => Err(Error::Gone),
-        }
+        let Ok([master, slave]) = <[OwnedFd; 2]>::try_from(reply.fds) else {
+            return Err(Error::Gone);
+        };
+        Pty::of(master, slave)
+            .map_err(|source| Error::Refused { what: "open a terminal".into(), source })
     }
 
     /// Starts a session's process; returns once it runs or could not be started. Blocks briefly.
@@ -206,8 +208,8 @@ impl Jail {
 
 fn account(plan: &Plan) -> Result<Account, Error> {
     let path = plan.root.clone().unwrap_or_else(|| "/".into());
-    os::fs::open_root(&path)
-        .and_then(|root| Account::of_root_in(&root))
+    os::openat::directory(&path)
+        .and_then(Account::of_root_in)
         .map_err(|source| Error::Root { path, source })
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::*;
+use crate::os::pty::Pty;
 
 /// An image root with a static busybox: a shell, ls, cat, mount and the rest.
 pub(crate) struct Image(tempfile::TempDir);
@@ -113,8 +114,8 @@ fn files_made_inside_are_seen_outside_and_nothing_else_is() {
 fn a_terminal_controls_its_session() {
     let image = Image::new();
     let jail = image.jail();
-    let (master, slave) = jail.open_pty().unwrap();
-    assert_eq!(crate::os::pty::slave_name(&master).unwrap(), "/dev/pts/0");
+    let Pty { master, slave, name } = jail.open_pty().unwrap();
+    assert_eq!(name.to_str(), Some("/dev/pts/0"));
     let mut child = jail
         .spawn(Spawn { program: Program::LoginShell, env: vec![], stdio: Stdio3::Pty { slave } })
         .unwrap();

@@ -89,7 +89,6 @@ async fn serve_in(
         host_keys: door.host_keys,
         authorized_keys: door.authorized_keys,
         jail: jail.clone(),
-        environment: Vec::new(),
         motd: motd(job, workspace),
         forwarding: ssh::Forwarding::default(),
         limits: ssh::Limits::default(),

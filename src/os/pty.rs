@@ -1,17 +1,17 @@
 //! Pseudo-terminals: opening, window size, terminal modes. Called by `jail` (open) and `ssh` (the rest).
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc;
+use nix::fcntl::{self, OFlag};
 use nix::pty::Winsize;
 use nix::sys::termios::{self, BaudRate, SetArg, Termios};
 
+mod master;
 mod modes;
 
+pub use master::Master;
 pub use modes::Mode;
 
 /// A pseudo-terminal pair. Closing the last master descriptor hangs up the terminal.
@@ -24,28 +24,45 @@ pub struct Pty {
     pub name: PathBuf,
 }
 
+mod request {
+    // asm-generic/ioctls.h
+    nix::ioctl_write_ptr_bad!(unlock, libc::TIOCSPTLCK, libc::c_int);
+    nix::ioctl_read_bad!(number, libc::TIOCGPTN, libc::c_uint);
+    nix::ioctl_write_int_bad!(peer, libc::TIOCGPTPEER);
+    nix::ioctl_write_int_bad!(set_controlling, libc::TIOCSCTTY);
+}
+
 /// Opens a pair from the devpts instance that `ptmx` belongs to (`/dev/ptmx`, or `pts/ptmx` of a
-/// private devpts mount). The slave is opened through the master, so its path need not be reachable
-/// from here.
+/// private devpts mount).
+///
+/// The slave is opened through the master (TIOCGPTPEER), never by name: a name could mean another
+/// devpts instance.
 pub fn open(ptmx: &Path) -> io::Result<Pty> {
-    let master: OwnedFd = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(ptmx)?
-        .into();
-    let unlock: libc::c_int = 0;
-    // SAFETY: nix has no unlockpt for a plain descriptor; TIOCSPTLCK reads one int, which lives here.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock) })?;
-    let mut number: libc::c_uint = 0;
-    // SAFETY: TIOCGPTN writes one unsigned int, which lives here.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) })?;
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: nix lacks TIOCGPTPEER; it takes open flags by value and returns a new descriptor.
-    let peer = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-    // SAFETY: the kernel has just given out this descriptor; nobody else owns it.
-    let slave = unsafe { OwnedFd::from_raw_fd(peer) };
-    Ok(Pty { master, slave, name: PathBuf::from(format!("/dev/pts/{number}")) })
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = fcntl::open(ptmx, flags, nix::sys::stat::Mode::empty())?;
+    // SAFETY: the argument is a live int, as this request reads.
+    unsafe { request::unlock(master.as_raw_fd(), &0)? };
+    // SAFETY: the argument is a plain number (open flags); the result is a new descriptor.
+    let slave = unsafe { request::peer(master.as_raw_fd(), flags.bits())? };
+    // SAFETY: just made by the kernel for us, nobody else owns it.
+    Pty::of(master, unsafe { OwnedFd::from_raw_fd(slave) })
+}
+
+impl Pty {
+    /// A pair that another process has opened.
+    pub fn of(master: OwnedFd, slave: OwnedFd) -> io::Result<Self> {
+        let mut number = 0;
+        // SAFETY: the argument is a live unsigned int that the kernel fills in.
+        unsafe { request::number(master.as_raw_fd(), &mut number)? };
+        Ok(Self { master, slave, name: format!("/dev/pts/{number}").into() })
+    }
+}
+
+/// Makes `slave` the controlling terminal of the calling session leader.
+pub fn set_controlling(slave: &OwnedFd) -> io::Result<()> {
+    // SAFETY: the argument is a plain number: 0, do not steal another session's terminal.
+    unsafe { request::set_controlling(slave.as_raw_fd(), 0)? };
+    Ok(())
 }
 
 /// Columns, rows and pixels of a terminal window, as `pty-req` and `window-change` give them.

@@ -1,5 +1,27 @@
-//! The SSH server.
+//! The SSH server of a job: root logs in with a key and finds a shell, commands and sftp in the jail.
+//!
+//! `job` starts one with [`Server::start`] and speaks to it by its [`Handle`]. The protocol is russh's;
+//! this room is what it leaves to its users. The shape: `handler` turns the library's callbacks into
+//! state and messages and never waits; `session` has one task a program; `flow` bounds what clients
+//! send; `server` accepts, admits and ends connections.
 
+mod admission;
+mod algorithms;
+mod auth;
 pub mod authorized_keys;
-pub mod flow;
+mod channel;
+mod config;
+mod connection;
+mod environment;
+mod flow;
+mod forward;
+mod handler;
 pub mod hostkeys;
+mod registry;
+mod server;
+mod session;
+mod signals;
+
+pub use config::{Config, Forwarding, Limits, MaxStartups};
+pub use registry::{Activity, SessionInfo};
+pub use server::{Handle, Server};

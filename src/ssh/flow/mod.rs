@@ -15,4 +15,4 @@ mod throttle;
 pub use budget::Budget;
 pub use inbox::Inbox;
 pub use stream::{SessionStream, Wire};
-pub use throttle::{Throttle, Waiting};
+pub use throttle::Throttle;

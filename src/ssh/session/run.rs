@@ -1,0 +1,253 @@
+//! The task that owns a running program.
+//!
+//! A program is never killed because its channel or connection is gone: CFS closes as soon as its
+//! request is accepted. A terminal hangs up, though, as a terminal does.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::sys::signal::Signal;
+use russh::server::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::super::connection::Outlet;
+use super::super::flow::Inbox;
+use super::super::registry::{Activity, Live};
+use super::super::signals;
+use super::pump::{self, Stream};
+use super::stdio::Stdio;
+use crate::jail::Child;
+use crate::os::pty::{Master, Window};
+
+/// How long a program may take to end after it was told to, before its channel is closed anyway.
+const HANGUP: Duration = Duration::from_secs(1);
+/// How long a notice may wait for the client's window.
+const NOTICE: Duration = Duration::from_millis(500);
+/// How long what a client typed before it left may take to reach a program.
+const LAST_INPUT: Duration = Duration::from_secs(1);
+
+pub(super) struct Running {
+    pub child: Child,
+    pub stdio: Stdio,
+    pub inbox: Inbox,
+    pub outlet: Arc<Outlet>,
+    pub handle: Handle,
+    pub live: Arc<Live>,
+    pub notices: mpsc::Receiver<Bytes>,
+    pub window: watch::Receiver<Window>,
+    pub signals: mpsc::Receiver<Signal>,
+}
+
+/// The parts that go on while the streams are pumped.
+struct Controller {
+    child: Child,
+    live: Arc<Live>,
+    outlet: Arc<Outlet>,
+    notices: mpsc::Receiver<Bytes>,
+    window: watch::Receiver<Window>,
+    signals: mpsc::Receiver<Signal>,
+}
+
+impl Running {
+    pub(super) async fn run(self) {
+        let Self { child, stdio, inbox, outlet, handle, live, notices, window, signals } = self;
+        let identity = &live.identity;
+        tracing::info!(
+            session = live.id, connection = identity.connection, peer = %identity.peer,
+            activity = ?identity.activity, pty = identity.pty, "session opened"
+        );
+        let gone = tokio::spawn(forget(Arc::clone(&outlet), Arc::clone(&live)));
+        let controller = Controller {
+            child,
+            live: Arc::clone(&live),
+            outlet: Arc::clone(&outlet),
+            notices,
+            window,
+            signals,
+        };
+        let status = match stdio {
+            Stdio::Pipes { stdin, stdout, stderr } => {
+                let input = feed(inbox.clone(), Arc::clone(&live), stdin);
+                let (status, out, err) = tokio::join!(
+                    controller.run(None),
+                    pump::output(&outlet, &live, stdout, Stream::Stdout),
+                    pump::output(&outlet, &live, stderr, Stream::Stderr),
+                );
+                complain(&live, out.and(err));
+                input.abort();
+                status
+            }
+            Stdio::Terminal(master) => {
+                on_terminal(controller, &outlet, &live, &inbox, master).await
+            }
+        };
+        inbox.discard();
+        finish(&outlet, &handle, status.as_ref().ok()).await;
+        gone.abort();
+        outlet.connection.shared.registry.leave(&live);
+        report(&live, &status);
+    }
+}
+
+fn feed(
+    inbox: Inbox,
+    live: Arc<Live>,
+    stdin: tokio::net::unix::pipe::Sender,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let result = pump::input(&inbox, &live, stdin).await;
+        complain(&live, result);
+    })
+}
+
+async fn on_terminal(
+    controller: Controller,
+    outlet: &Arc<Outlet>,
+    live: &Arc<Live>,
+    inbox: &Inbox,
+    master: Master,
+) -> io::Result<ExitStatus> {
+    let mut typing = tokio::spawn({
+        let (inbox, live, master) = (inbox.clone(), Arc::clone(live), master.clone());
+        async move {
+            // An error is the terminal's end, which the other direction sees as well.
+            let _ = pump::typing(&inbox, &live, master).await;
+        }
+    });
+    if live.identity.activity == Activity::Shell {
+        let motd = crlf(&outlet.connection.shared.config.motd);
+        outlet.send(motd).await;
+    }
+    let show = {
+        let master = master.clone();
+        async move {
+            let result = pump::screen(outlet, live, &master).await;
+            if outlet.closed.is_cancelled() {
+                let _ = tokio::time::timeout(LAST_INPUT, &mut typing).await;
+            }
+            typing.abort();
+            // The controller's clone of the master is the last now; it goes when this is told.
+            result
+        }
+    };
+    let (status, shown) = tokio::join!(controller.run(Some(master)), show);
+    complain(live, shown);
+    status
+}
+
+impl Controller {
+    /// Passes notices, signals and window sizes on until the program has ended.
+    async fn run(mut self, mut terminal: Option<Master>) -> io::Result<ExitStatus> {
+        let has_terminal = terminal.is_some();
+        loop {
+            tokio::select! {
+                biased;
+                Some(text) = self.notices.recv() => self.notice(text).await,
+                status = self.child.wait() => return status,
+                Some(signal) = self.signals.recv() => self.signal(signal),
+                Ok(()) = self.window.changed() => {
+                    let window = *self.window.borrow_and_update();
+                    if let Some(Err(error)) = terminal.as_ref().map(|m| m.resize(window)) {
+                        tracing::debug!(session = self.live.id, %error, "terminal not resized");
+                    }
+                }
+                () = self.live.hangup.cancelled() => break,
+                () = self.outlet.closed.cancelled(), if has_terminal => break,
+            }
+        }
+        self.hang_up(&mut terminal).await
+    }
+
+    /// The server ends the session, or the client left its terminal.
+    async fn hang_up(&mut self, terminal: &mut Option<Master>) -> io::Result<ExitStatus> {
+        if self.live.hangup.is_cancelled() {
+            self.signal(Signal::SIGHUP);
+            // A stopped program hears of it when it goes on.
+            self.signal(Signal::SIGCONT);
+            if let Ok(status) = tokio::time::timeout(HANGUP, self.child.wait()).await {
+                return status;
+            }
+            // It goes on alone; the jail ends what is left.
+            self.outlet.close().await;
+        }
+        // Given up one moment after the screen's, so that what was typed last still arrives.
+        if terminal.is_some() {
+            let _ = tokio::time::timeout(LAST_INPUT, self.child.wait()).await;
+        }
+        drop(terminal.take());
+        self.child.wait().await
+    }
+
+    async fn notice(&self, text: Bytes) {
+        let showing = async {
+            match self.live.identity.pty {
+                true => self.outlet.send(crlf(&String::from_utf8_lossy(&text))).await,
+                false => self.outlet.send_stderr(text).await,
+            }
+        };
+        // A user whose window is full sees it no more; the signals and the end behind it matter more.
+        let _ = tokio::time::timeout(NOTICE, showing).await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = self.child.signal(signal) {
+            tracing::debug!(session = self.live.id, %signal, %error, "cannot signal a session");
+        }
+    }
+}
+
+/// Tells the registry when the client has left a program that goes on.
+async fn forget(outlet: Arc<Outlet>, live: Arc<Live>) {
+    outlet.closed.cancelled().await;
+    outlet.connection.shared.registry.disconnected(&live);
+}
+
+/// EOF, how the program ended, close: in this order, as sshd.
+async fn finish(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
+    let id = outlet.write.id();
+    outlet.eof().await;
+    match status {
+        Some(status) if let Some(code) = status.code() => {
+            outlet.control(outlet.write.exit_status(code as u32)).await;
+        }
+        Some(status) if let Some(number) = status.signal() => {
+            let core = status.core_dumped();
+            let signal = signals::to_ssh(number);
+            let (message, language) = (String::new(), String::new());
+            outlet.control(handle.exit_signal_request(id, signal, core, message, language)).await;
+        }
+        _ => {}
+    }
+    outlet.close().await;
+}
+
+fn report(live: &Live, status: &io::Result<ExitStatus>) {
+    let info = live.info();
+    let end = match status {
+        Ok(status) => status.to_string(),
+        Err(error) => format!("unknown: {error}"),
+    };
+    tracing::info!(
+        session = info.id,
+        connection = info.connection,
+        end,
+        bytes_in = info.bytes_in,
+        bytes_out = info.bytes_out,
+        "session closed"
+    );
+}
+
+fn complain(live: &Live, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(session = live.id, %error, "a session's stream failed");
+    }
+}
+
+/// A terminal in the hands of a program may be raw: lines need their carriage returns.
+fn crlf(text: &str) -> Bytes {
+    text.replace("\r\n", "\n").replace('\n', "\r\n").into()
+}
