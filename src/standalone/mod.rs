@@ -5,6 +5,7 @@
 //! is), `launcher` (jobs as child processes), `keys` (credentials made at the first start).
 
 mod config;
+pub mod s3;
 
 pub use config::{Config, Keys, S3Choice};
 

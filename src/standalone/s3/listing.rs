@@ -1,0 +1,170 @@
+//! The listing operations: pages of the index as S3 answers.
+
+use s3s::dto::*;
+use s3s::{S3Response, S3Result};
+
+use super::list::{Entry, Page};
+use super::objects::length;
+use super::service::{Service, stamp};
+
+/// S3's page size, and its limit.
+const PAGE: i32 = 1000;
+
+pub async fn objects(
+    service: &Service,
+    input: ListObjectsInput,
+) -> S3Result<S3Response<ListObjectsOutput>> {
+    let max = page_size(input.max_keys);
+    let page =
+        page(service, &input.bucket, &input.prefix, &input.delimiter, input.marker.clone(), max)
+            .await?;
+    let next = next(&page);
+    let truncated = page.truncated;
+    let (contents, common_prefixes) = split(page)?;
+    Ok(S3Response::new(ListObjectsOutput {
+        name: Some(input.bucket),
+        prefix: input.prefix,
+        marker: input.marker,
+        max_keys: Some(max),
+        is_truncated: Some(truncated),
+        contents: Some(contents),
+        common_prefixes: Some(common_prefixes),
+        delimiter: input.delimiter,
+        next_marker: next,
+        encoding_type: input.encoding_type,
+        ..Default::default()
+    }))
+}
+
+pub async fn objects_v2(
+    service: &Service,
+    input: ListObjectsV2Input,
+) -> S3Result<S3Response<ListObjectsV2Output>> {
+    let max = page_size(input.max_keys);
+    // A continuation token is where the last page ended.
+    let after = input.continuation_token.clone().or_else(|| input.start_after.clone());
+    let page = page(service, &input.bucket, &input.prefix, &input.delimiter, after, max).await?;
+    let next = next(&page);
+    let (truncated, count) = (page.truncated, page.entries.len());
+    let (contents, common_prefixes) = split(page)?;
+    Ok(S3Response::new(ListObjectsV2Output {
+        name: Some(input.bucket),
+        prefix: input.prefix,
+        max_keys: Some(max),
+        key_count: i32::try_from(count).ok(),
+        continuation_token: input.continuation_token,
+        is_truncated: Some(truncated),
+        next_continuation_token: next,
+        contents: Some(contents),
+        common_prefixes: Some(common_prefixes),
+        delimiter: input.delimiter,
+        encoding_type: input.encoding_type,
+        start_after: input.start_after,
+        ..Default::default()
+    }))
+}
+
+pub async fn parts(
+    service: &Service,
+    input: ListPartsInput,
+) -> S3Result<S3Response<ListPartsOutput>> {
+    let max = page_size(input.max_parts);
+    let after = input.part_number_marker.unwrap_or(0);
+    let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id.clone());
+    let all = service.ask(move |index| index.parts((&bucket, &key), &id)).await?;
+    let mut rest = all.into_iter().filter(|(number, _)| i64::from(*number) > i64::from(after));
+    let mut parts = Vec::new();
+    for (number, part) in rest.by_ref().take(usize::try_from(max).unwrap_or(0)) {
+        parts.push(Part {
+            part_number: i32::try_from(number).ok(),
+            e_tag: Some(ETag::Strong(part.etag)),
+            size: Some(length(part.size)?),
+            last_modified: Some(stamp(part.modified)),
+            ..Default::default()
+        });
+    }
+    Ok(S3Response::new(ListPartsOutput {
+        bucket: Some(input.bucket),
+        key: Some(input.key),
+        upload_id: Some(input.upload_id),
+        max_parts: Some(max),
+        is_truncated: Some(rest.next().is_some()),
+        next_part_number_marker: parts.last().and_then(|part| part.part_number),
+        parts: Some(parts),
+        ..Default::default()
+    }))
+}
+
+pub async fn uploads(
+    service: &Service,
+    input: ListMultipartUploadsInput,
+) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+    let bucket = input.bucket.clone();
+    let all = service.ask(move |index| index.uploads(&bucket)).await?;
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let uploads = all
+        .into_iter()
+        .filter(|(_, upload)| upload.key.starts_with(&prefix))
+        .map(|(id, upload)| MultipartUpload {
+            upload_id: Some(id),
+            key: Some(upload.key),
+            initiated: Some(stamp(upload.started)),
+            ..Default::default()
+        })
+        .collect();
+    Ok(S3Response::new(ListMultipartUploadsOutput {
+        bucket: Some(input.bucket),
+        prefix: input.prefix,
+        is_truncated: Some(false),
+        uploads: Some(uploads),
+        ..Default::default()
+    }))
+}
+
+fn page_size(asked: Option<i32>) -> i32 {
+    asked.unwrap_or(PAGE).clamp(0, PAGE)
+}
+
+async fn page(
+    service: &Service,
+    bucket: &str,
+    prefix: &Option<String>,
+    delimiter: &Option<String>,
+    after: Option<String>,
+    max: i32,
+) -> S3Result<Page> {
+    let (bucket, prefix) = (bucket.to_owned(), prefix.clone().unwrap_or_default());
+    let delimiter = delimiter.clone();
+    let max = usize::try_from(max).unwrap_or(0);
+    service
+        .ask(move |index| {
+            if max == 0 {
+                index.check_bucket(&bucket)?;
+                return Ok(Page::default());
+            }
+            index.list(&bucket, &prefix, delimiter.as_deref(), after.as_deref(), max)
+        })
+        .await
+}
+
+fn next(page: &Page) -> Option<String> {
+    page.entries.last().filter(|_| page.truncated).map(|entry| entry.name().to_owned())
+}
+
+fn split(page: Page) -> S3Result<(Vec<Object>, Vec<CommonPrefix>)> {
+    let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
+    for entry in page.entries {
+        match entry {
+            Entry::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(prefix) }),
+            Entry::Object(key, object) => objects.push(Object {
+                key: Some(key),
+                size: Some(length(object.size)?),
+                e_tag: Some(ETag::Strong(object.etag)),
+                last_modified: Some(stamp(object.modified)),
+                storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+                ..Default::default()
+            }),
+        }
+    }
+    Ok((objects, prefixes))
+}
