@@ -1,0 +1,157 @@
+//! `images`: records of root file systems, with a link to their manifest.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::collection::{self, Cascade};
+use super::input::{Id, Input};
+use super::problem::{Problem, Result};
+use super::schema::{ARCH, Field, Kind, LINK};
+use super::{App, Shared, Version, manifest};
+use crate::contract::Arch;
+use crate::standalone::records::{Image, Link, Stamp};
+
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/images", get(collection::list::<Image>).post(create).delete(delete_all))
+        .route("/images/{id}", get(collection::one::<Image>).patch(patch).delete(delete))
+}
+
+const NEW: &[Field] = &[
+    Field::required("name", Kind::Name),
+    Field::nullable("link", Kind::Object(LINK)),
+    Field::optional("arch", ARCH),
+    Field::nullable("metadata", Kind::Map),
+];
+
+#[derive(Deserialize)]
+struct New {
+    name: String,
+    link: Option<Link>,
+    #[serde(default)]
+    arch: Arch,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, Json<Image>)> {
+    let new: New = input.read(NEW)?;
+    let _guard = app.links.lock().await;
+    if let Some(link) = &new.link {
+        check_link(&app, link).await?;
+    }
+    let image = Image {
+        name: new.name,
+        link: new.link,
+        arch: new.arch,
+        metadata: new.metadata,
+        id: Uuid::new_v4(),
+        created: Stamp::now(),
+    };
+    app.records.put(&image).await?;
+    Ok((StatusCode::CREATED, Json(image)))
+}
+
+const PATCH: &[Field] = &[
+    Field::optional("link", Kind::Object(LINK)),
+    Field::optional("arch", ARCH),
+    Field::optional(
+        "metadata",
+        Kind::OneOrMore(&[
+            Field::required("operation", Kind::OneOf(&["set", "remove"])),
+            Field::required("key", Kind::Text),
+            Field::optional("value", Kind::Text),
+        ]),
+    ),
+];
+
+#[derive(Deserialize)]
+struct Patch {
+    link: Option<Link>,
+    arch: Option<Arch>,
+    #[serde(default)]
+    metadata: Vec<Edit>,
+}
+
+/// One change of an image's metadata.
+#[derive(Deserialize)]
+#[serde(tag = "operation", rename_all = "lowercase")]
+enum Edit {
+    Set {
+        key: String,
+        #[serde(default)]
+        value: String,
+    },
+    Remove {
+        key: String,
+    },
+}
+
+async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Json<Image>> {
+    let _guard = app.links.lock().await;
+    let image: Image = app.records.get(id).await?.ok_or_else(Problem::not_found)?;
+    let patch: Patch = input.read(PATCH)?;
+    if let Some(link) = &patch.link {
+        match &image.link {
+            Some(old) if old == link => {}
+            Some(_) => {
+                return Err(Problem::conflict("The image has another link; it is set once."));
+            }
+            None => check_link(&app, link).await?,
+        }
+    }
+    let changed = app.records.update(id, move |image: &mut Image| apply(image, patch)).await?;
+    changed.map(Json).ok_or_else(Problem::not_found)
+}
+
+fn apply(image: &mut Image, patch: Patch) {
+    if let Some(link) = patch.link {
+        image.link = Some(link);
+    }
+    if let Some(arch) = patch.arch {
+        image.arch = arch;
+    }
+    for edit in patch.metadata {
+        match edit {
+            Edit::Set { key, value } => _ = image.metadata.insert(key, value),
+            Edit::Remove { key } => _ = image.metadata.remove(&key),
+        }
+    }
+}
+
+/// A manifest belongs to one image, and must hold what a manifest holds.
+async fn check_link(app: &App, link: &Link) -> Result<()> {
+    for image in app.records.list::<Image>().await? {
+        if image.link.is_some_and(|other| other.path == link.path) {
+            return Err(Problem::unprocessable(format!(
+                "The image {} links to {} already.",
+                image.id, link.path
+            )));
+        }
+    }
+    manifest::check(&app.objects, link).await
+}
+
+async fn delete(
+    State(app): State<Shared>,
+    Extension(version): Extension<Version>,
+    Query(cascade): Query<Cascade>,
+    Id(id): Id,
+) -> Result<Response> {
+    collection::delete::<Image>(&app, version, id, cascade.get()?).await
+}
+
+async fn delete_all(
+    State(app): State<Shared>,
+    Extension(version): Extension<Version>,
+    Query(cascade): Query<Cascade>,
+) -> Result<Response> {
+    collection::delete_all::<Image>(&app, version, cascade.get()?).await
+}

@@ -1,0 +1,54 @@
+//! `public-keys`: who may log in to a job's session.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::collection;
+use super::input::{Id, Input};
+use super::problem::Result;
+use super::schema::{Field, Kind};
+use super::{Shared, Version};
+use crate::standalone::records::{PublicKey, Stamp};
+
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/public-keys", get(collection::list::<PublicKey>).post(create).delete(delete_all))
+        .route("/public-keys/{id}", get(collection::one::<PublicKey>).delete(delete))
+}
+
+const NEW: &[Field] =
+    &[Field::required("name", Kind::Name), Field::required("public_key", Kind::Name)];
+
+#[derive(Deserialize)]
+struct New {
+    name: String,
+    public_key: String,
+}
+
+/// As in IMS, what is stored need not be a key; a job that uses it tells.
+async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, Json<PublicKey>)> {
+    let New { name, public_key } = input.read(NEW)?;
+    let key = PublicKey { name, public_key, id: Uuid::new_v4(), created: Stamp::now() };
+    app.records.put(&key).await?;
+    Ok((StatusCode::CREATED, Json(key)))
+}
+
+async fn delete(
+    State(app): State<Shared>,
+    Extension(version): Extension<Version>,
+    Id(id): Id,
+) -> Result<Response> {
+    collection::delete::<PublicKey>(&app, version, id, false).await
+}
+
+async fn delete_all(
+    State(app): State<Shared>,
+    Extension(version): Extension<Version>,
+) -> Result<Response> {
+    collection::delete_all::<PublicKey>(&app, version, false).await
+}
