@@ -13,6 +13,7 @@ pub mod fdpass;
 pub mod fs;
 pub mod hardening;
 pub mod landlock;
+pub mod launch;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;

@@ -5,6 +5,7 @@
 //! HTTP client of `net` (see `connector`).
 
 mod connector;
+mod copy;
 mod error;
 pub mod etag;
 pub mod get;

@@ -1,6 +1,6 @@
 //! What collections have in common: reading, deleting, and the trash of v3.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -12,7 +12,9 @@ use super::input::{Id, Input};
 use super::problem::{Problem, Result, no_content};
 use super::schema::{Field, Kind};
 use super::{App, Shared, Version};
+use crate::s3::Object;
 use crate::standalone::records::{Deleted, Record, Stamp};
+use crate::telemetry::chain;
 
 /// `?cascade=`: whether v2 removes the artifacts of a record too. It does unless told not to.
 #[derive(Debug, Deserialize)]
@@ -75,7 +77,8 @@ where
             // Copies exist, then the record points to them, then the originals go: whenever this
             // breaks off, the record has its artifacts.
             app.records.exchange::<T, _>(&deleted).await?;
-            app.objects.delete_all(&originals).await
+            sweep(app, &originals).await;
+            Ok(())
         }
         Version::V2 => {
             if cascade {
@@ -141,7 +144,15 @@ where
 {
     let Moved { record, originals } = deleted.record.revive(&app.objects).await?;
     app.records.exchange::<Deleted<T>, _>(&record).await?;
-    app.objects.delete_all(&originals).await
+    sweep(app, &originals).await;
+    Ok(())
+}
+
+/// Removes objects that no record needs any more; the record's change stands even if that fails.
+async fn sweep(app: &App, originals: &[Object]) {
+    if let Err(error) = app.objects.delete_all(originals).await {
+        tracing::error!(error = %chain(&error), "objects of a moved record stay in the store");
+    }
 }
 
 async fn purge<T>(State(app): State<Shared>, Id(id): Id) -> Result<Response>

@@ -108,7 +108,7 @@ async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Js
         }
     }
     let changed = app.records.update(id, move |image: &mut Image| apply(image, patch)).await?;
-    changed.map(Json).ok_or_else(Problem::not_found)
+    changed.map(|(record, ())| Json(record)).ok_or_else(Problem::not_found)
 }
 
 fn apply(image: &mut Image, patch: Patch) {

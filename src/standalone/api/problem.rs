@@ -24,8 +24,7 @@ pub type Result<T> = std::result::Result<T, Problem>;
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        let body =
-            json!({ "status": status.as_u16(), "title": title, "detail": detail.into() });
+        let body = json!({ "status": status.as_u16(), "title": title, "detail": detail.into() });
         Self { status, body, problem_type: true }
     }
 

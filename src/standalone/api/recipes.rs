@@ -22,8 +22,7 @@ pub fn routes() -> Router<Shared> {
         .route("/recipes/{id}", get(collection::one::<Recipe>).patch(patch).delete(delete))
 }
 
-const PAIR: &[Field] =
-    &[Field::required("key", Kind::Name), Field::required("value", Kind::Text)];
+const PAIR: &[Field] = &[Field::required("key", Kind::Name), Field::required("value", Kind::Text)];
 
 const NEW: &[Field] = &[
     Field::required("name", Kind::Name),
@@ -104,7 +103,7 @@ async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Js
         }
     }
     let changed = app.records.update(id, move |recipe: &mut Recipe| apply(recipe, patch)).await?;
-    changed.map(Json).ok_or_else(Problem::not_found)
+    changed.map(|(record, ())| Json(record)).ok_or_else(Problem::not_found)
 }
 
 fn apply(recipe: &mut Recipe, patch: Patch) {

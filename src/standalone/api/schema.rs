@@ -120,9 +120,7 @@ impl Kind {
             },
             Kind::Object(fields) => Ok(check(fields, value)?.into()),
             Kind::List(fields) => list(fields, value),
-            Kind::OneOrMore(fields) if value.is_object() => {
-                Ok(json!([check(fields, value)?]))
-            }
+            Kind::OneOrMore(fields) if value.is_object() => Ok(json!([check(fields, value)?])),
             Kind::OneOrMore(fields) => list(fields, value),
         }
     }

@@ -5,9 +5,7 @@
 mod model;
 mod stamp;
 
-pub use model::{
-    Connection, Deleted, Image, Job, KeyValue, Link, PublicKey, Recipe, SshContainer,
-};
+pub use model::{Connection, Deleted, Image, Job, KeyValue, Link, PublicKey, Recipe, SshContainer};
 pub use stamp::Stamp;
 
 use std::path::Path;
@@ -136,24 +134,26 @@ impl Records {
     }
 
     /// Changes a record in place; `None` if there is none. No other change comes between.
-    pub async fn update<T: Record>(
+    ///
+    /// Gives the record and what `edit` returned.
+    pub async fn update<T: Record, R: Send + 'static>(
         &self,
         id: Uuid,
-        edit: impl FnOnce(&mut T) + Send + 'static,
-    ) -> Result<Option<T>> {
+        edit: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<Option<(T, R)>> {
         self.run(move |db| {
             let txn = db.begin_write()?;
-            let record = {
+            let changed = {
                 let mut rows = txn.open_table(table::<T>())?;
                 let found = rows.get(id.as_u128())?;
                 let found = found.map(|value| decode::<T>(value.value())).transpose()?;
                 let Some(mut record) = found else { return Ok(None) };
-                edit(&mut record);
+                let result = edit(&mut record);
                 rows.insert(id.as_u128(), encode(&record)?.as_slice())?;
-                record
+                (record, result)
             };
             txn.commit()?;
-            Ok(Some(record))
+            Ok(Some(changed))
         })
         .await
     }

@@ -1,0 +1,147 @@
+//! Copies inside the store: no bytes come here.
+
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use super::object::Object;
+use super::store::{Head, Store};
+
+/// S3's limit of a copy in one request, in bytes.
+const MAX_SINGLE: u64 = 5 * 1024 * 1024 * 1024;
+/// Bytes of a part of a longer copy; also for an object of 5 TiB within 10,000 parts.
+const PART: u64 = 1024 * 1024 * 1024;
+
+impl Store {
+    /// Copies an object with its metadata. The etag of the copy may be another: ask for it.
+    pub async fn copy(
+        &self,
+        from: &Object,
+        to: &Object,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let head = self.head(from, cancel).await?;
+        if head.size > MAX_SINGLE {
+            return self.copy_parts(from, to, head, cancel).await;
+        }
+        self.call("copy", &from.to_string(), cancel, || {
+            self.client
+                .copy_object()
+                .copy_source(source(from))
+                .bucket(&to.bucket)
+                .key(&to.key)
+                .send()
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn copy_parts(
+        &self,
+        from: &Object,
+        to: &Object,
+        head: Head,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let target = to.to_string();
+        let upload = self
+            .call("begin the copy to", &target, cancel, || {
+                self.client
+                    .create_multipart_upload()
+                    .bucket(&to.bucket)
+                    .key(&to.key)
+                    .set_metadata(Some(head.metadata.clone().into_iter().collect()))
+                    .send()
+            })
+            .await?
+            .upload_id
+            .unwrap_or_default();
+        let copied = self.copy_each_part(from, to, &head, &upload, cancel).await;
+        if copied.is_err() {
+            // Not with `cancel`: what was begun is cleared away also when we are told to stop.
+            let aborted = self
+                .call("abort the copy to", &target, &CancellationToken::new(), || {
+                    self.client
+                        .abort_multipart_upload()
+                        .bucket(&to.bucket)
+                        .key(&to.key)
+                        .upload_id(&upload)
+                        .send()
+                })
+                .await;
+            if let Err(error) = aborted {
+                tracing::warn!(%target, %error, "parts of a failed copy stay in the store");
+            }
+        }
+        copied
+    }
+
+    async fn copy_each_part(
+        &self,
+        from: &Object,
+        to: &Object,
+        head: &Head,
+        upload: &str,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let target = to.to_string();
+        let mut parts = Vec::new();
+        for (number, start) in (1..).zip((0..head.size).step_by(PART as usize)) {
+            let end = (start + PART).min(head.size);
+            let part = self
+                .call("copy a part to", &target, cancel, || {
+                    self.client
+                        .upload_part_copy()
+                        .copy_source(source(from))
+                        .copy_source_if_match(format!("\"{}\"", head.etag))
+                        .copy_source_range(format!("bytes={start}-{}", end - 1))
+                        .bucket(&to.bucket)
+                        .key(&to.key)
+                        .upload_id(upload)
+                        .part_number(number)
+                        .send()
+                })
+                .await?;
+            let etag = part.copy_part_result.and_then(|result| result.e_tag);
+            parts.push(CompletedPart::builder().part_number(number).set_e_tag(etag).build());
+        }
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        self.call("complete the copy to", &target, cancel, || {
+            self.client
+                .complete_multipart_upload()
+                .bucket(&to.bucket)
+                .key(&to.key)
+                .upload_id(upload)
+                .multipart_upload(parts.clone())
+                .send()
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// `x-amz-copy-source` is URL-encoded, its slashes are not.
+fn source(object: &Object) -> String {
+    let mut encoded = String::new();
+    for byte in format!("{}/{}", object.bucket, object.key).bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_encoded_but_for_slashes() {
+        let source = |key| source(&Object::new("b", key));
+        assert_eq!(source("id/rootfs"), "b/id/rootfs");
+        assert_eq!(source("a b+c?d#e%"), "b/a%20b%2Bc%3Fd%23e%25");
+    }
+}

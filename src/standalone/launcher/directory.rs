@@ -1,0 +1,107 @@
+//! The directory of a job: `mnt/` (what it sees as /mnt/image), `authorized_keys`, `log` (its
+//! stderr), `result.json` (its stdout), `process.json`.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    pub fn of(jobs: &Path, job: Uuid) -> Self {
+        Self { path: jobs.join(job.to_string()) }
+    }
+
+    /// Makes the directory with what the agent needs to find in it.
+    pub fn create(&self, public_key: &str) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        // As the root of a volume in a pod: everyone may pass, sessions look around in it.
+        DirBuilder::new().mode(0o755).create(self.mnt())?;
+        let mut keys = private(&self.authorized_keys())?;
+        writeln!(keys, "{}", public_key.trim_end())?;
+        Ok(())
+    }
+
+    pub fn mnt(&self) -> PathBuf {
+        self.path.join("mnt")
+    }
+
+    pub fn authorized_keys(&self) -> PathBuf {
+        self.path.join("authorized_keys")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub fn open_log(&self) -> io::Result<File> {
+        private(&self.log())
+    }
+
+    pub fn open_result(&self) -> io::Result<File> {
+        private(&self.path.join("result.json"))
+    }
+
+    pub fn process(&self) -> PathBuf {
+        self.path.join("process.json")
+    }
+
+    /// Removes the tree the job worked in.
+    pub fn remove_mnt(&self) -> io::Result<()> {
+        remove_unmounted(&self.mnt())
+    }
+
+    /// Removes everything.
+    pub fn remove(&self) -> io::Result<()> {
+        remove_unmounted(&self.path)
+    }
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Removes a tree, unless something is mounted in it here: that would be removed with it.
+fn remove_unmounted(path: &Path) -> io::Result<()> {
+    let path = match path.canonicalize() {
+        Ok(path) => path,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    if let Some(mount) = mount_below(&mounts, &path) {
+        return Err(io::Error::other(format!("{mount} is mounted")));
+    }
+    std::fs::remove_dir_all(path)
+}
+
+/// A mount point at or below `path` in the text of proc_mounts(5).
+fn mount_below<'m>(mounts: &'m str, path: &Path) -> Option<&'m str> {
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        // Blanks and the like are octal escapes there; job directories have none of their own, so
+        // an escape can only be below.
+        .find(|mount| Path::new(mount).starts_with(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_at_and_below_a_path_are_found() {
+        let mounts = "proc /proc proc rw 0 0\n/dev/loop0 /data/jobs/1/mnt/a squashfs ro 0 0\n";
+        let below = |path| mount_below(mounts, Path::new(path));
+        assert_eq!(below("/data/jobs/1"), Some("/data/jobs/1/mnt/a"));
+        assert_eq!(below("/data/jobs/1/mnt/a"), Some("/data/jobs/1/mnt/a"));
+        assert_eq!(below("/data/jobs/2"), None);
+        assert_eq!(below("/data/jobs/1/mnt/ab"), None);
+    }
+}

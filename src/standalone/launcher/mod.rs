@@ -1,0 +1,336 @@
+//! Jobs as child processes: `ims-job-agent run`, each with a /mnt/image of its own.
+//!
+//! Called by `api` (POST and DELETE of jobs) and by `standalone` (start and end).
+
+mod directory;
+mod env;
+mod process;
+mod spawner;
+
+pub use env::{Download, Services};
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::records::{self, Job, Records};
+use crate::contract::Status;
+use crate::os::launch;
+use crate::telemetry::chain;
+use directory::Directory;
+use process::Identity;
+use spawner::Spawner;
+
+/// Where each job finds its own `mnt/`, and users the paths of IMS.
+pub const IMAGE_ROOT_PARENT: &str = "/mnt/image";
+
+/// How long a job may take to end when asked: it closes sessions, unmounts, and patches its record.
+const GRACE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot make {IMAGE_ROOT_PARENT}, over which each job's own directory is mounted")]
+    MountPoint(#[source] io::Error),
+    #[error("cannot make the directory of jobs {path}")]
+    Jobs { path: PathBuf, source: io::Error },
+    #[error("cannot start the thread that starts jobs")]
+    Thread(#[source] io::Error),
+    #[error("cannot listen on {ip} for the SSH server of a job")]
+    Listen { ip: IpAddr, source: io::Error },
+    #[error("cannot prepare the directory of job {job}")]
+    Directory { job: Uuid, source: io::Error },
+    #[error(
+        "cannot start {program} in a mount namespace of its own, which takes root (CAP_SYS_ADMIN)"
+    )]
+    Spawn { program: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Records(#[from] records::Error),
+}
+
+/// What the launcher is made with.
+#[derive(Debug)]
+pub struct Setup {
+    pub records: Records,
+    /// Parent of the jobs' directories.
+    pub jobs: PathBuf,
+    pub agent_binary: PathBuf,
+    /// Where jobs' SSH servers listen.
+    pub ssh_ip: IpAddr,
+    /// What users are told to connect to.
+    pub ssh_host: String,
+    pub services: Services,
+}
+
+/// Starts, watches and ends jobs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    setup: Setup,
+    spawner: Spawner,
+    jobs: Mutex<Jobs>,
+    watchers: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    running: HashMap<Uuid, Running>,
+    /// Standalone is ending: no job starts any more.
+    closed: bool,
+}
+
+/// A job whose child is not yet reaped.
+#[derive(Debug, Clone, Default)]
+struct Running {
+    /// Cancelled to end it.
+    stop: CancellationToken,
+    /// Cancelled when nothing of it runs any more and its record says so.
+    ended: CancellationToken,
+}
+
+/// A port that is a job's before the job runs, so that its record can tell it.
+#[derive(Debug)]
+pub struct Port {
+    listener: TcpListener,
+    pub host: String,
+    pub port: u16,
+}
+
+impl Launcher {
+    /// Called inside a tokio runtime.
+    pub fn new(setup: Setup) -> Result<Self, Error> {
+        std::fs::create_dir_all(IMAGE_ROOT_PARENT).map_err(Error::MountPoint)?;
+        std::fs::create_dir_all(&setup.jobs)
+            .map_err(|source| Error::Jobs { path: setup.jobs.clone(), source })?;
+        let spawner = Spawner::new().map_err(Error::Thread)?;
+        let inner = Inner { setup, spawner, jobs: Mutex::default(), watchers: TaskTracker::new() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Jobs that an earlier run left unfinished are errors; what still runs of them is ended.
+    pub async fn recover(&self) -> Result<(), Error> {
+        for job in self.inner.setup.records.list::<Job>().await? {
+            let directory = self.inner.directory(job.id);
+            if let Some(identity) = Identity::load(&directory.process()) {
+                identity.end(GRACE).await;
+                process::end_leftovers(job.id);
+                remove(&directory.process());
+            }
+            self.inner.fail(job.id, "standalone ended while it ran").await;
+        }
+        Ok(())
+    }
+
+    /// Takes a free port for a job's SSH server.
+    pub fn port(&self) -> Result<Port, Error> {
+        let ip = self.inner.setup.ssh_ip;
+        let listen = || {
+            let listener = TcpListener::bind(SocketAddr::new(ip, 0))?;
+            let port = listener.local_addr()?.port();
+            Ok((listener, port))
+        };
+        let (listener, port) = listen().map_err(|source| Error::Listen { ip, source })?;
+        Ok(Port { listener, host: self.inner.setup.ssh_host.clone(), port })
+    }
+
+    /// Starts a job whose record is stored. If that fails the record says so.
+    pub async fn start(&self, job: &Job, public_key: &str, download: &Download, port: Port) {
+        let Some(running) = self.inner.enter(job.id) else {
+            return self.inner.fail(job.id, "standalone is ending").await;
+        };
+        match self.inner.launch(job, public_key, download, port).await {
+            Ok(child) => {
+                tracing::info!(job = %job.id, pid = child.id(), "job started");
+                let watch = Arc::clone(&self.inner).watch(job.id, child, running);
+                self.inner.watchers.spawn(watch);
+            }
+            Err(error) => {
+                self.inner.fail(job.id, &chain(&error)).await;
+                self.inner.jobs().running.remove(&job.id);
+                running.ended.cancel();
+            }
+        }
+    }
+
+    /// Ends a job if it runs, and removes its directory. Returns when that is done.
+    pub async fn end(&self, job: Uuid) {
+        let running = self.inner.jobs().running.get(&job).cloned();
+        if let Some(running) = running {
+            running.stop.cancel();
+            running.ended.cancelled().await;
+        }
+        let directory = self.inner.directory(job);
+        let removed = tokio::task::spawn_blocking(move || directory.remove()).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%job, %error, "cannot remove the directory of a job");
+        }
+    }
+
+    /// Ends all jobs; their trees stay.
+    pub async fn shut_down(&self) {
+        self.inner.close();
+        self.inner.watchers.close();
+        self.inner.watchers.wait().await;
+    }
+}
+
+impl Inner {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a job as running, unless standalone is ending.
+    fn enter(&self, job: Uuid) -> Option<Running> {
+        let mut jobs = self.jobs();
+        if jobs.closed {
+            return None;
+        }
+        let running = Running::default();
+        jobs.running.insert(job, running.clone());
+        Some(running)
+    }
+
+    /// Lets no job start any more, and asks those that run to end.
+    fn close(&self) {
+        let mut jobs = self.jobs();
+        jobs.closed = true;
+        for running in jobs.running.values() {
+            running.stop.cancel();
+        }
+    }
+
+    fn directory(&self, job: Uuid) -> Directory {
+        Directory::of(&self.setup.jobs, job)
+    }
+
+    async fn launch(
+        &self,
+        job: &Job,
+        public_key: &str,
+        download: &Download,
+        port: Port,
+    ) -> Result<Child, Error> {
+        let directory = self.directory(job.id);
+        let failed = |source| Error::Directory { job: job.id, source };
+        directory.create(public_key).map_err(failed)?;
+        let inherited = port.listener.as_raw_fd();
+        let mut command = Command::new(&self.setup.agent_binary);
+        command
+            .args(["run", "--ssh-listen", &format!("fd://{inherited}"), "--authorized-keys"])
+            .arg(directory.authorized_keys())
+            .env_clear()
+            .envs(env::variables(job, &self.setup.services, download))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(directory.open_result().map_err(failed)?)
+            .stderr(directory.open_log().map_err(failed)?);
+        let program = &self.setup.agent_binary;
+        let spawn = |source| Error::Spawn { program: program.clone(), source };
+        launch::isolate(&mut command, &directory.mnt(), Path::new(IMAGE_ROOT_PARENT), inherited)
+            .map_err(spawn)?;
+        let child = self.spawner.spawn(command).await.map_err(spawn)?;
+        drop(port);
+        if let Some(pid) = child.id()
+            && let Err(error) = Identity::of(pid).and_then(|it| it.save(&directory.process()))
+        {
+            // Only needed to end the job after a crash of ours.
+            tracing::warn!(job = %job.id, %error, "cannot record the process of a job");
+        }
+        Ok(child)
+    }
+
+    /// Waits for the end of a job, or ends it; then sees to its record and its directory.
+    async fn watch(self: Arc<Self>, job: Uuid, mut child: Child, running: Running) {
+        let waited = tokio::select! {
+            waited = child.wait() => waited,
+            _ = running.stop.cancelled() => end(job, &mut child).await,
+        };
+        process::end_leftovers(job);
+        let directory = self.directory(job);
+        remove(&directory.process());
+        let reason = match waited {
+            Ok(status) => format!("the agent ended with {}", describe(status)),
+            Err(error) => format!("the agent cannot be waited for: {error}"),
+        };
+        self.fail(job, &format!("{reason}, see {}", directory.log().display())).await;
+        self.clear(job, &directory).await;
+        self.jobs().running.remove(&job);
+        running.ended.cancel();
+    }
+
+    /// The status of a job that has none that is final becomes `error`.
+    async fn fail(&self, job: Uuid, reason: &str) {
+        let changed = self.setup.records.update(job, |record: &mut Job| {
+            let unfinished = !record.status.is_terminal();
+            if unfinished {
+                record.status = Status::Error;
+            }
+            unfinished
+        });
+        match changed.await {
+            Ok(Some((_, true))) => tracing::error!(%job, reason, "job failed"),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%job, error = %chain(&error), "cannot set the status of a job");
+            }
+        }
+    }
+
+    /// The tree of a job that succeeded is of no use; that of one that failed is kept for a retry.
+    async fn clear(&self, job: Uuid, directory: &Directory) {
+        let record = self.setup.records.get::<Job>(job).await;
+        if !matches!(record, Ok(Some(Job { status: Status::Success, .. }))) {
+            return;
+        }
+        let directory = directory.clone();
+        let removed = tokio::task::spawn_blocking(move || directory.remove_mnt()).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%job, %error, "cannot remove the tree of a job");
+        }
+    }
+}
+
+/// SIGTERM, time to tidy up, SIGKILL.
+async fn end(job: Uuid, child: &mut Child) -> io::Result<ExitStatus> {
+    let Some(pid) = child.id() else { return child.wait().await };
+    launch::terminate(pid);
+    match tokio::time::timeout(GRACE, child.wait()).await {
+        Ok(waited) => waited,
+        Err(_) => {
+            tracing::warn!(%job, pid, "the job did not end when asked and is killed");
+            launch::kill_group(pid);
+            child.wait().await
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// Removes a file that may not be there.
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a file");
+    }
+}
