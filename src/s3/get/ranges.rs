@@ -19,7 +19,7 @@ impl Download<'_> {
             .collect();
         let verifier = self.verifier(&parts)?;
         let mut first = Some(first);
-        let parts = parts.iter().enumerate().map(|(part, &len)| {
+        let parts = parts.iter().copied().enumerate().map(|(part, len)| {
             self.part(part, part as u64 * part_size, len, first.take(), &verifier)
         });
         stream::iter(parts)
