@@ -236,8 +236,11 @@ fn proc_and_sys(steps: &mut Vec<Step>, options: &Options) {
     steps.extend(fixed.map(|path| Step::ReadOnly(path.into())));
     let hidden = ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/scsi", "/proc/timer_list"];
     steps.extend(hidden.map(|path| Step::Hide(path.into())));
-    let access = if options.dkms { Access::NoExec } else { Access::NoExecReadOnly };
-    steps.push(Step::mount("sysfs", "/sys", access, ""));
+    // The container has a /sys of its own, which cannot be mounted over itself.
+    if options.root.is_some() {
+        let access = if options.dkms { Access::NoExec } else { Access::NoExecReadOnly };
+        steps.push(Step::mount("sysfs", "/sys", access, ""));
+    }
     steps.push(Step::Hide("/sys/firmware".into()));
 }
 

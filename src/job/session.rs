@@ -131,7 +131,8 @@ async fn establish(job: &Job, workspace: &Workspace) -> anyhow::Result<Jail> {
 
 /// Files that the pod mounts for the agent and not for its users.
 fn secrets(job: &Job) -> Vec<PathBuf> {
-    vec![job.contract.ims.oauth_dir.clone(), "/etc/cray/remote-keys".into()]
+    let mounted = [job.contract.ims.oauth_dir.clone(), "/etc/cray/remote-keys".into()];
+    mounted.into_iter().filter(|path| path.exists()).collect()
 }
 
 /// What every session finds in its environment (contract section 2).

@@ -21,6 +21,9 @@ use super::flow::{Budget, SessionStream, Wire};
 use super::handler::Handler;
 use super::registry::{Activity, Registry, SessionInfo};
 
+/// Time that clients without sessions have to disconnect by themselves.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// A session without a byte for this long is not in the middle of something.
 const QUIET: Duration = Duration::from_secs(2);
 /// What sessions get to end after they were hung up.
@@ -124,8 +127,11 @@ impl Handle {
         registry.connected().iter().for_each(|live| live.hangup.cancel());
         let ended = registry.until(<[_]>::is_empty);
         let _ = tokio::time::timeout(HANGUP, ended).await;
-        self.inner.goodbye.cancel();
         self.inner.connections.close();
+        // A client that has the answer of its last command leaves by itself; a disconnect that
+        // overtakes it would turn its success into an error.
+        let _ = tokio::time::timeout(LINGER, self.inner.connections.wait()).await;
+        self.inner.goodbye.cancel();
         if tokio::time::timeout(GOODBYE, self.inner.connections.wait()).await.is_err() {
             self.inner.cut.cancel();
             let _ = tokio::time::timeout(GOODBYE, self.inner.connections.wait()).await;
