@@ -10,6 +10,7 @@ pub mod entry;
 pub mod exec;
 pub mod fd;
 pub mod fdpass;
+pub mod files;
 pub mod fs;
 pub mod hardening;
 pub mod landlock;

@@ -1,0 +1,111 @@
+//! File operations that the standard library lacks, by name or on open files. Used by `sftp`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{self, FchmodatFlags, Mode, UtimensatFlags};
+use nix::sys::statvfs::{FsFlags, Statvfs};
+use nix::sys::time::TimeSpec;
+
+/// Figures of a file system (statvfs(3)).
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    pub block_size: u64,
+    pub fragment_size: u64,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub files_available: u64,
+    pub id: u64,
+    pub read_only: bool,
+    pub no_setuid: bool,
+    pub name_max: u64,
+}
+
+impl From<Statvfs> for Figures {
+    fn from(found: Statvfs) -> Figures {
+        Figures {
+            block_size: found.block_size(),
+            fragment_size: found.fragment_size(),
+            blocks: found.blocks(),
+            blocks_free: found.blocks_free(),
+            blocks_available: found.blocks_available(),
+            files: found.files(),
+            files_free: found.files_free(),
+            files_available: found.files_available(),
+            id: found.filesystem_id(),
+            read_only: found.flags().contains(FsFlags::ST_RDONLY),
+            no_setuid: found.flags().contains(FsFlags::ST_NOSUID),
+            name_max: found.name_max(),
+        }
+    }
+}
+
+pub fn figures(path: &Path) -> io::Result<Figures> {
+    Ok(nix::sys::statvfs::statvfs(path)?.into())
+}
+
+pub fn figures_of(file: &File) -> io::Result<Figures> {
+    Ok(nix::sys::statvfs::fstatvfs(file)?.into())
+}
+
+/// open(2) with flags the caller has put together; never a controlling terminal, never inherited.
+pub fn open(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    Ok(nix::fcntl::open(path, flags, Mode::from_bits_truncate(mode))?.into())
+}
+
+/// truncate(2): unlike opening and setting a length, it does not wait for a FIFO's other end.
+pub fn truncate(path: &Path, size: u64) -> io::Result<()> {
+    let size = i64::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    Ok(nix::unistd::truncate(path, size)?)
+}
+
+/// Sets access and modification time, in seconds since 1970; of a link itself if not `follow`.
+pub fn set_times(path: &Path, times: (u32, u32), follow: bool) -> io::Result<()> {
+    let flag = match follow {
+        true => UtimensatFlags::FollowSymlink,
+        false => UtimensatFlags::NoFollowSymlink,
+    };
+    let (access, modification) = specs(times);
+    Ok(stat::utimensat(AT_FDCWD, path, &access, &modification, flag)?)
+}
+
+pub fn set_times_of(file: &File, times: (u32, u32)) -> io::Result<()> {
+    let (access, modification) = specs(times);
+    Ok(stat::futimens(file, &access, &modification)?)
+}
+
+fn specs((access, modification): (u32, u32)) -> (TimeSpec, TimeSpec) {
+    (TimeSpec::new(access.into(), 0), TimeSpec::new(modification.into(), 0))
+}
+
+/// Sets the mode of `path` itself; on most systems that fails for a link (EOPNOTSUPP).
+pub fn set_mode_of_link(path: &Path, mode: u32) -> io::Result<()> {
+    let mode = Mode::from_bits_truncate(mode);
+    Ok(stat::fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?)
+}
+
+/// Asks for a larger buffer, where this is a pipe; what is refused costs speed and nothing else.
+pub fn enlarge_pipe(pipe: BorrowedFd<'_>, size: i32) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size));
+}
+
+/// Most descriptors that this process may have open.
+pub fn descriptor_limit() -> u64 {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .map_or(256, |(soft, _)| soft)
+}
+
+/// Stdin and stdout as files that are ours alone: no buffer of the standard library between.
+pub fn take_stdio() -> io::Result<(File, File)> {
+    let take = |fd: BorrowedFd<'_>| Ok::<_, io::Error>(File::from(fd.try_clone_to_owned()?));
+    let (input, output) = (take(io::stdin().as_fd())?, take(io::stdout().as_fd())?);
+    debug_assert!(input.as_raw_fd() > 2 && output.as_raw_fd() > 2);
+    Ok((input, output))
+}

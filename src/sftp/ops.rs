@@ -1,0 +1,275 @@
+//! One function for each request that names a path or needs a handle alone; reads and writes are in
+//! `transfer`. Each returns the packet to answer with.
+
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, fchown, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use nix::fcntl::OFlag;
+
+use super::attrs::Attrs;
+use super::codec::Packet;
+use super::handles::{Handle, Handles, OpenDir, OpenFile};
+use super::listing;
+use super::names::Table;
+use super::request::HandleName;
+use super::status::Status;
+use crate::os::files;
+
+// Kinds of answers (draft section 7).
+const HANDLE: u8 = 102;
+const NAME: u8 = 104;
+const ATTRS: u8 = 105;
+
+/// Entries in one answer to a readdir, as OpenSSH.
+const ENTRIES: usize = 100;
+
+/// A session's state, but for the transfers in flight.
+pub struct Session {
+    pub handles: Handles,
+    pub users: Table,
+    pub groups: Table,
+    pub zone: TimeZone,
+}
+
+/// The bytes of a name as a path. Relative ones start at the working directory, the home.
+pub fn path(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
+}
+
+fn answer(id: u32, result: io::Result<Packet>) -> Packet {
+    result.unwrap_or_else(|error| Status::of(&error).packet(id))
+}
+
+fn attrs(id: u32, metadata: io::Result<Metadata>) -> Packet {
+    answer(id, metadata.map(|found| Attrs::of(&found).write(Packet::new(ATTRS).u32(id))))
+}
+
+/// One name and no attributes, as realpath and readlink are answered.
+pub fn name(id: u32, name: &Path) -> Packet {
+    let bytes = name.as_os_str().as_bytes();
+    let packet = Packet::new(NAME).u32(id).u32(1).string(bytes).string(bytes);
+    Attrs::default().write(packet)
+}
+
+pub fn stat(id: u32, path: &Path) -> Packet {
+    attrs(id, fs::metadata(path))
+}
+
+pub fn lstat(id: u32, path: &Path) -> Packet {
+    attrs(id, fs::symlink_metadata(path))
+}
+
+pub fn mkdir(path: &Path, attrs: &Attrs) -> Status {
+    let mode = attrs.permissions.map_or(0o777, |mode| mode & 0o7777);
+    fs::DirBuilder::new().mode(mode).create(path).into()
+}
+
+pub fn readlink(id: u32, path: &Path) -> Packet {
+    answer(id, fs::read_link(path).map(|target| name(id, &target)))
+}
+
+pub fn realpath(id: u32, given: &Path) -> Packet {
+    let given = if given.as_os_str().is_empty() { Path::new(".") } else { given };
+    answer(id, resolve(given).map(|resolved| name(id, &resolved)))
+}
+
+/// The absolute path without links; unlike realpath(3) the last component need not exist.
+pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+    /// As the kernel: more links than that are a loop.
+    const LINKS: usize = 40;
+    let bytes = path.as_os_str().as_bytes();
+    let must_exist = bytes.ends_with(b"/");
+    // Unlike the kernel, realpath takes a slash after what is no directory.
+    let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(1, |last| last + 1);
+    let mut path = self::path(&bytes[..end]).to_owned();
+    for _ in 0..LINKS {
+        let missing = match fs::canonicalize(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+            other => return other,
+        };
+        let (Some(parent), Some(last), false) = (path.parent(), path.file_name(), must_exist)
+        else {
+            return Err(missing);
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let parent = fs::canonicalize(parent)?;
+        match fs::read_link(parent.join(last)) {
+            // A link to nothing: what it names is what does not exist.
+            Ok(target) => path = parent.join(target),
+            Err(_) => return Ok(parent.join(last)),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// Version 3 renames onto nothing that exists; a hard link makes sure of it without a race.
+pub fn rename(from: &Path, to: &Path) -> Status {
+    let found = match fs::symlink_metadata(from) {
+        Ok(found) => found,
+        Err(error) => return Status::of(&error),
+    };
+    if found.is_file() {
+        match fs::hard_link(from, to) {
+            Ok(()) => {
+                let removed = fs::remove_file(from);
+                if removed.is_err() {
+                    // The spare link; if that fails too, the first error is the one to tell.
+                    let _ = fs::remove_file(to);
+                }
+                return removed.into();
+            }
+            Err(error) if !no_hard_links(&error) => return Status::of(&error),
+            Err(_) => {}
+        }
+    }
+    match fs::metadata(to) {
+        Ok(_) => Status::Failure,
+        Err(_) => fs::rename(from, to).into(),
+    }
+}
+
+fn no_hard_links(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(errno, Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EXDEV | libc::EMLINK))
+        || matches!(errno, Some(libc::EPERM))
+}
+
+/// What of the attributes is set, in OpenSSH's order; the last failure is told.
+fn set_each(steps: [Option<io::Result<()>>; 4]) -> Status {
+    let failed = steps.into_iter().flatten().filter_map(Result::err).last();
+    failed.map_or(Status::Ok, |error| Status::of(&error))
+}
+
+pub fn setstat(path: &Path, attrs: &Attrs) -> Status {
+    let permissions = |mode| fs::Permissions::from_mode(mode & 0o7777);
+    set_each([
+        attrs.size.map(|size| files::truncate(path, size)),
+        attrs.permissions.map(|mode| fs::set_permissions(path, permissions(mode))),
+        attrs.times.map(|times| files::set_times(path, times, true)),
+        attrs.owner.map(|(user, group)| chown(path, Some(user), Some(group))),
+    ])
+}
+
+/// Of a link itself; a size is nonsense there.
+pub fn lsetstat(path: &Path, attrs: &Attrs) -> Status {
+    if attrs.size.is_some() {
+        return Status::BadMessage;
+    }
+    set_each([
+        None,
+        attrs.permissions.map(|mode| files::set_mode_of_link(path, mode & 0o7777)),
+        attrs.times.map(|times| files::set_times(path, times, false)),
+        attrs.owner.map(|(user, group)| lchown(path, Some(user), Some(group))),
+    ])
+}
+
+fn flags(asked: u32) -> OFlag {
+    const READ: u32 = 1;
+    const WRITE: u32 = 2;
+    const BOTH: u32 = READ | WRITE;
+    let mut flags = match asked & BOTH {
+        BOTH => OFlag::O_RDWR,
+        WRITE => OFlag::O_WRONLY,
+        _ => OFlag::O_RDONLY,
+    };
+    for (bit, flag) in
+        [(4, OFlag::O_APPEND), (8, OFlag::O_CREAT), (16, OFlag::O_TRUNC), (32, OFlag::O_EXCL)]
+    {
+        flags.set(flag, asked & bit != 0);
+    }
+    flags
+}
+
+impl Session {
+    pub fn open(&mut self, id: u32, path: &Path, asked: u32, attrs: &Attrs) -> Packet {
+        let flags = flags(asked);
+        let opened = files::open(path, flags, attrs.permissions.unwrap_or(0o666) & 0o7777);
+        let file = opened.and_then(|file| {
+            let found = file.metadata()?;
+            let append = flags.contains(OFlag::O_APPEND);
+            Ok(OpenFile { file, append, identity: (found.dev(), found.ino()) })
+        });
+        self.give(id, file.map(|file| Handle::File(Arc::new(file))))
+    }
+
+    pub fn opendir(&mut self, id: u32, path: &Path) -> Packet {
+        let dir = fs::read_dir(path)
+            .map(|entries| Handle::Dir(OpenDir { path: path.to_owned(), dots: 0, entries }));
+        self.give(id, dir)
+    }
+
+    fn give(&mut self, id: u32, handle: io::Result<Handle>) -> Packet {
+        match handle.map(|handle| self.handles.insert(handle)) {
+            Ok(Some(number)) => Packet::new(HANDLE).u32(id).string(&number.to_be_bytes()),
+            Ok(None) => Status::Failure.packet(id),
+            Err(error) => Status::of(&error).packet(id),
+        }
+    }
+
+    pub fn close(&mut self, handle: HandleName) -> Status {
+        match self.handles.remove(handle) {
+            Some(_) => Status::Ok,
+            None => Status::NoSuchFile,
+        }
+    }
+
+    pub fn fstat(&mut self, id: u32, handle: HandleName) -> Packet {
+        match self.handles.file(handle) {
+            Some(open) => attrs(id, open.file.metadata()),
+            None => Status::Failure.packet(id),
+        }
+    }
+
+    pub fn fsetstat(&mut self, handle: HandleName, attrs: &Attrs) -> Status {
+        let Some(open) = self.handles.file(handle) else { return Status::Failure };
+        let file = &open.file;
+        let permissions = |mode| fs::Permissions::from_mode(mode & 0o7777);
+        set_each([
+            attrs.size.map(|size| file.set_len(size)),
+            attrs.permissions.map(|mode| file.set_permissions(permissions(mode))),
+            attrs.times.map(|times| files::set_times_of(file, times)),
+            attrs.owner.map(|(user, group)| fchown(file, Some(user), Some(group))),
+        ])
+    }
+
+    pub fn readdir(&mut self, id: u32, handle: HandleName) -> Packet {
+        let Some(dir) = self.handles.dir(handle) else { return Status::Failure.packet(id) };
+        let mut found = Vec::new();
+        while found.len() < ENTRIES {
+            match next_entry(dir) {
+                Some((name, Ok(metadata))) => found.push((name, metadata)),
+                // Gone since the directory was read.
+                Some((_, Err(_))) => {}
+                None => break,
+            }
+        }
+        if found.is_empty() {
+            return Status::Eof.packet(id);
+        }
+        let size = found.len() * 160;
+        let mut packet = Packet::with_capacity(NAME, size).u32(id).u32(found.len() as u32);
+        for (name, metadata) in found {
+            let (users, groups) = (&mut self.users, &mut self.groups);
+            let line = listing::line(&name, &metadata, users, groups, &self.zone);
+            packet = Attrs::of(&metadata).write(packet.string(&name).string(&line));
+        }
+        packet
+    }
+}
+
+/// The next name of a directory and what is there.
+fn next_entry(dir: &mut OpenDir) -> Option<(Vec<u8>, io::Result<Metadata>)> {
+    if let Some(dots) = [".", ".."].get(usize::from(dir.dots)) {
+        dir.dots += 1;
+        return Some((dots.as_bytes().to_vec(), fs::symlink_metadata(dir.path.join(dots))));
+    }
+    // An error while reading is the end, as it is for readdir(3)'s callers.
+    let entry = dir.entries.next()?.ok()?;
+    Some((entry.file_name().as_bytes().to_vec(), entry.metadata()))
+}
