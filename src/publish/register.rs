@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::boot;
@@ -17,6 +18,9 @@ use crate::s3::put::Options;
 use crate::s3::{self, Object, Store, Uploaded};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
+
+/// How long after a cancellation the answer about a new record is waited for, to roll it back.
+const CREATE_GRACE: Duration = Duration::from_secs(5);
 
 /// What is to be published.
 #[derive(Debug)]
@@ -72,13 +76,13 @@ pub async fn publish(
     request: Request,
     cancel: &CancellationToken,
 ) -> Result<Published, Error> {
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
     // Before the record, so that a missing file needs no roll-back.
     let rootfs = File::open(&request.rootfs)
         .map_err(|source| Error::Open { path: request.rootfs.clone(), source })?;
-    let image = ims
-        .create_image(&request.image_name, request.arch, cancel)
-        .await
-        .map_err(|source| stopped_or(cancel, Error::Create(source)))?;
+    let image = create(ims, &request, cancel).await?;
     tracing::info!(id = image.id, name = request.image_name, "image record made");
     let publication = Publication {
         ims,
@@ -94,6 +98,26 @@ pub async fn publish(
             publication.roll_back(&error).await;
             Err(stopped_or(cancel, error))
         }
+    }
+}
+
+/// Makes the record. `cancel` is followed late: a request that is cut off could leave a record that
+/// nobody knows of.
+async fn create(
+    ims: &ims::Client,
+    request: &Request,
+    cancel: &CancellationToken,
+) -> Result<Image, Error> {
+    let never = CancellationToken::new();
+    let late = async {
+        cancel.cancelled().await;
+        sleep(CREATE_GRACE).await;
+    };
+    tokio::select! {
+        image = ims.create_image(&request.image_name, request.arch, &never) => {
+            image.map_err(Error::Create)
+        }
+        () = late => Err(Error::Cancelled),
     }
 }
 
@@ -219,6 +243,12 @@ impl Publication<'_> {
         let uploaded =
             uploaded.map_err(|source| Error::Upload { what: kind.key_name(), source })?;
         let link = Link::s3(self.object(kind).to_string(), uploaded.etag);
+        tracing::info!(
+            path = link.path,
+            etag = link.etag,
+            size = uploaded.size,
+            "uploaded, verified"
+        );
         Ok(Artifact { link, media_type: kind.media_type().to_owned(), md5: uploaded.md5 })
     }
 }

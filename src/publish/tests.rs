@@ -214,6 +214,22 @@ async fn cancelling_rolls_back_before_it_returns() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_made_while_cancelling_is_rolled_back_too() {
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone();
+    let mut site = Site::start(move |line| {
+        if line == "POST /images" {
+            stop.cancel();
+        }
+        None
+    })
+    .await;
+    site.cancel = cancel;
+    assert!(matches!(site.fails().await, Error::Cancelled));
+    assert_eq!(site.log(), ["POST /images", "DELETE /images/1"]);
+}
+
+#[tokio::test]
 async fn without_a_record_there_is_nothing_to_roll_back() {
     let site = Site::start(|line| (line == "POST /images").then(|| answer(422, "no"))).await;
     let error = site.publish(false).await.unwrap_err();

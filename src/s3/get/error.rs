@@ -19,7 +19,7 @@ pub enum Error {
     Broken { object: String, source: reqwest::Error },
     #[error("{object} was answered with {found}, but {expected} was asked for")]
     Answer { object: String, expected: String, found: String },
-    #[error("{object} changed while it was downloaded: {what} was {pinned}, now {found}")]
+    #[error("{object} changed meanwhile: {what} was {pinned}, now {found}")]
     Changed { object: String, what: &'static str, pinned: String, found: String },
     #[error("{object} is {found} bytes long, but {expected} were expected")]
     Size { object: String, expected: u64, found: u64 },

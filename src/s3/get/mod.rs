@@ -106,12 +106,10 @@ pub async fn to_file(
     meter: &Meter,
     cancel: &CancellationToken,
 ) -> Result<Downloaded, Error> {
+    let output = Output::create(path, meter.clone())?;
     let partial = Partial::new(path);
-    let download = async {
-        let output = Output::create(path, meter.clone())?;
-        Download { link: Link::new(http.clone(), source, options), output, options }.run().await
-    };
-    let downloaded = cancel.run_until_cancelled(download).await.ok_or(Error::Cancelled)??;
+    let download = Download { link: Link::new(http.clone(), source, options), output, options };
+    let downloaded = cancel.run_until_cancelled(download.run()).await.ok_or(Error::Cancelled)??;
     partial.keep();
     meter.finish();
     Ok(downloaded)

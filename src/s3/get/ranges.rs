@@ -19,10 +19,10 @@ impl Download<'_> {
             .collect();
         let verifier = self.verifier(&parts)?;
         let mut first = Some(first);
-        let parts = parts.iter().copied().enumerate().map(|(part, len)| {
-            self.part(part, part as u64 * part_size, len, first.take(), &verifier)
+        let downloads = (0..parts.len()).map(|part| {
+            self.part(part, part as u64 * part_size, parts[part], first.take(), &verifier)
         });
-        stream::iter(parts)
+        stream::iter(downloads)
             .buffer_unordered(self.options.concurrency.max(1))
             .try_collect::<()>()
             .await?;

@@ -138,7 +138,7 @@ async fn an_object_that_changes_meanwhile_is_an_error() {
     })
     .await;
     let error = Client::new(options()).fails(&[server.url]).await.to_string();
-    assert!(error.contains("changed while it was downloaded"), "{error}");
+    assert!(error.contains("changed meanwhile"), "{error}");
     assert!(error.contains("was old, now new"), "{error}");
 
     let honest = |number, seen: Seen| if number == 0 { good(&seen) } else { answer(412, "") };
