@@ -27,17 +27,20 @@ struct Kept {
     secret_key: String,
 }
 
-/// The keys kept in `path`, made if there are none.
+/// The keys kept in `path`, made if there are none. The secret itself stays out of the log, which
+/// others may collect; the log says where it is.
 pub fn kept(path: &Path) -> Result<Keys, Error> {
     let read = |source| Error::Read { path: path.into(), source };
-    match std::fs::read(path) {
+    let (keys, made) = match std::fs::read(path) {
         Ok(bytes) => {
             let kept: Kept = serde_json::from_slice(&bytes).map_err(|error| read(error.into()))?;
-            Ok(Keys { access: kept.access_key, secret: kept.secret_key.into() })
+            (Keys { access: kept.access_key, secret: kept.secret_key.into() }, false)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path),
-        Err(error) => Err(read(error)),
-    }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (make(path)?, true),
+        Err(error) => return Err(read(error)),
+    };
+    tracing::info!(access_key = keys.access, file = %path.display(), made, "S3 keys");
+    Ok(keys)
 }
 
 fn make(path: &Path) -> Result<Keys, Error> {
@@ -50,12 +53,6 @@ fn make(path: &Path) -> Result<Keys, Error> {
         secret_key: keys.secret.expose_secret().to_owned(),
     };
     write(path, &kept).map_err(|source| Error::Write { path: path.into(), source })?;
-    // The secret itself stays out of the log, which others may collect.
-    tracing::info!(
-        access_key = keys.access,
-        file = %path.display(),
-        "made S3 keys; the secret key is in the file"
-    );
     Ok(keys)
 }
 

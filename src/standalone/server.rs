@@ -93,6 +93,8 @@ impl Server {
             source,
         })?;
         let stop = CancellationToken::new();
+        // A start that fails below ends what was started.
+        let guard = stop.clone().drop_guard();
         let store = store(&config, stop.clone()).await?;
         let objects = connect(&store, stop.clone()).await?;
         let ims = local_url(addr);
@@ -120,6 +122,7 @@ impl Server {
         });
         tracing::info!(ims = %addr, s3 = %store.endpoint, data = %config.data.display(), "standalone listens");
         let s3 = store.endpoint;
+        guard.disarm();
         Ok(Self { router, listener, launcher, ims, s3, store: store.task, stop })
     }
 

@@ -129,7 +129,9 @@ impl Launcher {
                 process::end_leftovers(job.id);
                 remove(&directory.process());
             }
-            self.inner.fail(job.id, "standalone ended while it ran").await;
+            if !job.status.is_terminal() {
+                self.inner.fail(job.id, "standalone ended while it ran").await;
+            }
         }
         Ok(())
     }

@@ -10,6 +10,9 @@ use uuid::Uuid;
 use super::env;
 use crate::os::launch;
 
+/// How long the kernel may take to end what was killed; a process in a hung disk takes for ever.
+const KILL_TIME: Duration = Duration::from_secs(5);
+
 /// A process that cannot be mistaken for another which got its number later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -21,12 +24,15 @@ pub struct Identity {
 impl Identity {
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // proc_pid_stat(5): field 2 is the name in parentheses, field 22 the start time.
-        let started = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(19))
-            .and_then(|ticks| ticks.parse().ok())
-            .ok_or_else(|| io::Error::other("/proc/PID/stat has an unknown form"))?;
+        // proc_pid_stat(5): field 2 is the name in parentheses, 3 the state, 22 the start time.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+        let mut fields = fields.into_iter().flatten();
+        if matches!(fields.next(), Some("Z" | "X")) {
+            return Err(io::Error::other("the process ended; only its parent still knows it"));
+        }
+        let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
+        let started =
+            started.ok_or_else(|| io::Error::other("/proc/PID/stat has an unknown form"))?;
         Ok(Self { pid, started })
     }
 
@@ -50,24 +56,41 @@ impl Identity {
         }
         tracing::warn!(pid = self.pid, "ending a job that outlived its standalone");
         launch::terminate(self.pid);
+        if !self.gone_within(grace).await {
+            launch::kill_group(self.pid);
+            launch::kill_now(self.pid);
+            if !self.gone_within(KILL_TIME).await {
+                tracing::error!(pid = self.pid, "a job's process cannot be killed");
+            }
+        }
+    }
+
+    async fn gone_within(self, time: Duration) -> bool {
         let gone = async {
             while self.lives() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if tokio::time::timeout(grace, gone).await.is_err() && self.lives() {
-            launch::kill_group(self.pid);
-            launch::kill_now(self.pid);
-        }
+        tokio::time::timeout(time, gone).await.is_ok()
     }
 }
 
 /// Ends whatever still carries the job's id in its environment: sessions of an agent that died.
+///
+/// Users keep the id in their environment too (the procedures of IMS export it). But no job runs in
+/// the mount namespace of standalone, and no user of this machine in that of a job.
 pub fn end_leftovers(job: Uuid) {
+    let Ok(ours) = std::fs::read_link("/proc/self/ns/mnt") else { return };
     let marker = env::marker(job);
     for pid in pids() {
-        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
-        if environment.split(|byte| *byte == 0).any(|entry| entry == marker.as_bytes()) {
+        let of = |name: &str| Path::new("/proc").join(pid.to_string()).join(name);
+        let (Ok(environment), Ok(namespace)) =
+            (std::fs::read(of("environ")), std::fs::read_link(of("ns/mnt")))
+        else {
+            continue;
+        };
+        let marked = environment.split(|byte| *byte == 0).any(|entry| entry == marker.as_bytes());
+        if marked && namespace != ours {
             tracing::warn!(%job, pid, "ending a process that the job left behind");
             launch::kill_now(pid);
         }
@@ -77,4 +100,23 @@ pub fn end_leftovers(job: Uuid) {
 fn pids() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_number_and_start() {
+        let own = Identity::of(std::process::id()).unwrap();
+        assert!(own.lives());
+        assert!(!Identity { started: own.started + 1, ..own }.lives());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        while Identity::of(pid).is_ok() {
+            std::thread::yield_now();
+        }
+        assert!(Path::new("/proc").join(pid.to_string()).exists(), "a zombie, and no process");
+        child.wait().unwrap();
+    }
 }

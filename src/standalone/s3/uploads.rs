@@ -141,15 +141,13 @@ impl Change {
 
 /// The object that the parts make; its etag is the MD5 of the parts' MD5s, `-`, their number.
 fn assemble(upload: Upload, parts: &[(u32, Part)], wanted: &[(u32, String)]) -> Result<Object> {
+    if !wanted.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err(Fault::PartOrder);
+    }
     let mut segments = Vec::new();
     let mut size = 0;
     let mut digests = Md5::new();
-    let mut before = 0;
     for (position, (number, etag)) in wanted.iter().enumerate() {
-        if *number <= before {
-            return Err(Fault::PartOrder);
-        }
-        before = *number;
         let part = parts
             .iter()
             .find(|(found, part)| found == number && part.etag == *etag)
