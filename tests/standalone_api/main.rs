@@ -1,0 +1,12 @@
+//! Standalone from outside: the IMS API against a transcript of the real service, the S3 endpoint
+//! with the clients people use, jobs as child processes. Needs root, awscli and s3cmd.
+
+mod access;
+mod crash;
+mod jobs;
+mod replay;
+mod s3_clients;
+mod s3_semantics;
+mod sdk;
+mod support;
+mod trash;
