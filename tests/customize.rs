@@ -74,7 +74,15 @@ fn assert_result(mut found: Tree, mut expected: Tree, touched: &[&str]) {
 const CHANGE: &str = "echo changed > etc/motd; rm usr/lib/empty; mkdir opt; ln -s /etc/motd opt/link; \
                       chmod 0600 usr/lib/setuid; echo more >> usr/lib/hard-a; mv usr/lib/caps usr/moved";
 const TOUCHED: [&str; 9] = [
-    ".", "etc", "etc/motd", "usr", "usr/lib", "opt", "opt/link", "usr/lib/hard-a", "usr/lib/hard-b",
+    ".",
+    "etc",
+    "etc/motd",
+    "usr",
+    "usr/lib",
+    "opt",
+    "opt/link",
+    "usr/lib/hard-a",
+    "usr/lib/hard-b",
 ];
 
 async fn jailed(objects: Objects) {
@@ -149,7 +157,9 @@ async fn not_jailed_with_scp_and_sftp() {
     for name in ["by-scp-legacy", "by-scp-sftp", "by-sftp"] {
         let path = Path::new("./etc").join(name);
         let entry = &found[&path];
-        assert!(matches!(&entry.kind, Kind::File { content } if *content == tree::noise(3_000_000, 7)));
+        assert!(
+            matches!(&entry.kind, Kind::File { content } if *content == tree::noise(3_000_000, 7))
+        );
         expected.insert(path, entry.clone());
     }
     assert_result(found, expected, &["etc"]);

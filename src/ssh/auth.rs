@@ -136,8 +136,9 @@ fn restricted(mut options: Options, cert: &Certificate, address: IpAddr) -> Opti
 fn identity(key: &PublicKey) -> String {
     let data: &KeyData = key.key_data();
     let fingerprint = data.fingerprint(HashAlg::Sha256);
-    match key.comment().as_str_lossy() {
-        comment if comment.is_empty() => fingerprint.to_string(),
-        comment => format!("{fingerprint} ({comment})"),
+    let comment = key.comment().as_str_lossy();
+    match comment.is_empty() {
+        true => fingerprint.to_string(),
+        false => format!("{fingerprint} ({comment})"),
     }
 }

@@ -19,8 +19,7 @@ pub struct Process {
 impl Process {
     /// Starts `command`; its output goes to `NAME.out` and `NAME.err` in `dir`.
     pub fn start(mut command: Command, dir: &Path, name: &str) -> Self {
-        let (stdout, stderr) =
-            (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
+        let (stdout, stderr) = (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         command.process_group(0);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));

@@ -1,10 +1,13 @@
 //! A server of the ssh room in this process, a user's key for it, and the clients to drive it with.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use ims_job_agent::jail::Jail;
+use ims_job_agent::jail::{Jail, Options, Plan};
+use ims_job_agent::os::capability::CapSet;
 use ims_job_agent::ssh::authorized_keys::AuthorizedKeys;
 use ims_job_agent::ssh::hostkeys::HostKeys;
 use ims_job_agent::ssh::{Config, Forwarding, Handle, Limits, Server};
@@ -18,6 +21,7 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Lab {
     pub dir: TempDir,
     pub server: Handle,
+    pub host_keys: HostKeys,
     pub shutdown: CancellationToken,
 }
 
@@ -41,24 +45,29 @@ impl Lab {
         let mut config = Config {
             host_keys: HostKeys::load_or_make(&dir.path().join("host")).unwrap(),
             authorized_keys,
-            jail: Jail::stand_in(None),
-            environment: vec![("IMS_JOB_ID".into(), "job-1".into())],
+            jail: jail(),
             motd: "Welcome to job-1\n".into(),
             forwarding: Forwarding::All,
             limits: Limits::default(),
             spill_directory: dir.path().to_owned(),
         };
         change(&mut config);
+        let host_keys = config.host_keys.clone();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
         let known = config.host_keys.known_hosts("[127.0.0.1]:*,127.0.0.1,job");
         std::fs::write(dir.path().join("known_hosts"), known).unwrap();
         let server = Server::start(listener, config, shutdown.clone()).unwrap();
-        Self { dir, server, shutdown }
+        Self { dir, server, host_keys, shutdown }
     }
 
     pub fn port(&self) -> u16 {
         self.server.local_addr().port()
+    }
+
+    /// Of the ed25519 host key.
+    pub fn fingerprint(&self) -> String {
+        self.host_keys.fingerprints()[0].1.clone()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -101,6 +110,14 @@ impl Drop for Lab {
     }
 }
 
+/// Sessions in this machine's own tree, with the job's variables.
+fn jail() -> Jail {
+    let env = vec![("IMS_JOB_ID".into(), "job-1".into())];
+    let options = Options { env, ..Options::default() };
+    let held = CapSet::effective().expect("capabilities can be read");
+    Jail::establish(Plan::new(options, held).expect("a plan")).expect("a jail")
+}
+
 async fn keygen(arguments: &[&str], file: PathBuf) {
     let done = output(Command::new("ssh-keygen").args(arguments).arg(file)).await;
     assert!(done.status.success(), "{done:?}");
@@ -128,3 +145,20 @@ pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// The jail runs this very program again; as in main, that comes before anything else.
+extern "C" fn before_main() {
+    let first = std::env::args_os().nth(1);
+    if first.as_deref() == Some(ims_job_agent::jail::ENTRY.as_ref()) {
+        ims_job_agent::jail::entry();
+    }
+    if first.as_deref() == Some(ims_job_agent::sftp::ENTRY.as_ref()) {
+        ims_job_agent::sftp::entry();
+    }
+}
+
+// SAFETY: the section holds pointers to functions that the C library calls before main, with
+// arguments that this one does not take; Rust's own, which stores the arguments, comes earlier.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = before_main;

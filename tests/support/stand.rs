@@ -79,7 +79,9 @@ impl Stand {
             .env("S3_SECRET_KEY", self.s3.secret_key.expose_secret())
             .env("LOG_LEVEL", "DEBUG");
         match self.objects {
-            Objects::Embedded => command.args(["--s3-listen", &format!("127.0.0.1:{}", self.s3_port)]),
+            Objects::Embedded => {
+                command.args(["--s3-listen", &format!("127.0.0.1:{}", self.s3_port)])
+            }
             Objects::Ceph => command.args(["--s3-endpoint", self.s3.endpoint.as_str()]),
         };
         self.server = Some(Process::start(command, self.dir.path(), "standalone"));

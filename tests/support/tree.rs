@@ -133,15 +133,20 @@ fn brief(entry: &Entry) -> String {
 /// hard links, xattrs, capabilities, devices, odd names, sparse and empty files, a kernel and an
 /// initrd (of random bytes) behind plain-name links, and a dangling /etc/resolv.conf.
 pub fn make_small_root(root: &Path) {
-    for dir in ["bin", "boot", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/lib", "var"] {
+    for dir in ["bin", "boot", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/lib", "var"]
+    {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
     chmod(&root.join("tmp"), 0o1777);
     chmod(&root.join("root"), 0o700);
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    let busybox =
+        ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
     let busybox = busybox.expect("busybox-static is installed by scripts/install test");
     fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for applet in ["sh", "cat", "cp", "ls", "ln", "mkdir", "mv", "rm", "sleep", "touch", "chmod", "id", "env", "tty", "stty"] {
+    for applet in [
+        "sh", "cat", "cp", "ls", "ln", "mkdir", "mv", "rm", "sleep", "touch", "chmod", "id", "env",
+        "tty", "stty",
+    ] {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
     write(&root.join("etc/passwd"), b"root:x:0:0:root:/root:/bin/sh\n", 0o644);
@@ -204,7 +209,11 @@ fn chmod(path: &Path, mode: u32) {
 
 /// Packs `root` as the incumbent does.
 pub fn squash(root: &Path, image: &Path) {
-    run(Command::new("mksquashfs").arg(root).arg(image).args(["-no-progress", "-quiet", "-noappend"]));
+    run(Command::new("mksquashfs").arg(root).arg(image).args([
+        "-no-progress",
+        "-quiet",
+        "-noappend",
+    ]));
 }
 
 /// Unpacks `image` into `dir`, which must not exist.

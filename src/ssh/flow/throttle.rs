@@ -22,11 +22,12 @@ const STALLED: Duration = Duration::from_millis(50);
 /// after a full window of data.
 const BURST: f64 = (4 << 20) as f64;
 /// Bytes a second at most, when it goes slowly...
-const SLOWLY: f64 = (4 << 20) as f64;
+const SLOWLY: f64 = (8 << 20) as f64;
 /// ...and never faster than would fill the rest of the budget in this time.
-const HORIZON: f64 = 1024.0;
-/// The window of all channels while an inbox is long: what others' packets have to wait behind.
-const SMALL_WINDOW: u32 = 128 << 10;
+const HORIZON: f64 = 512.0;
+/// The window of all channels while an inbox is long: what others' packets have to wait behind. Two
+/// packets, so that one can be on its way while the other is answered.
+const SMALL_WINDOW: u32 = 64 << 10;
 
 /// One connection's throttle.
 #[derive(Debug)]
