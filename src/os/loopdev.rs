@@ -183,17 +183,17 @@ mod tests {
         let mut bytes = [0; 4096];
         File::open(device.path()).unwrap().read_exact(&mut bytes).unwrap();
         assert_eq!(bytes, [7; 4096]);
-        assert!(OpenOptions::new().write(true).open(device.path()).is_err(), "not read-only");
-        let backing = sysfs_backing(device.path());
-        assert!(std::fs::read_to_string(&backing).unwrap().contains(file.path().to_str().unwrap()));
+        let sysfs = Path::new("/sys/block").join(device.path().file_name().unwrap());
+        let shown = |name: &str| std::fs::read_to_string(sysfs.join(name)).unwrap_or_default();
+        assert_eq!(shown("ro").trim(), "1");
+        let is_attached = || shown("loop/backing_file").contains(file.path().to_str().unwrap());
+        assert!(is_attached());
         drop(device);
-        let after = std::fs::read_to_string(&backing).unwrap_or_default();
-        assert!(!after.contains(file.path().to_str().unwrap()), "still attached: {after}");
-    }
-
-    fn sysfs_backing(device: &Path) -> PathBuf {
-        let name = device.file_name().unwrap();
-        Path::new("/sys/block").join(name).join("loop/backing_file")
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while is_attached() {
+            assert!(std::time::Instant::now() < deadline, "still attached");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Called by `workspace` and `jail`.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -79,10 +80,21 @@ impl Drop for Mounted {
     }
 }
 
+/// A child that is between fork and exec holds copies of all our descriptors, and a process that
+/// was just killed its own, for a moment: this long "busy" may mean nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Unmounts what is on `point`, without following a link there.
 pub fn unmount(point: &Path) -> Result<(), Error> {
-    umount2(point, MntFlags::UMOUNT_NOFOLLOW)
-        .map_err(|source| Error::Unmount { point: point.into(), source })
+    let start = Instant::now();
+    loop {
+        match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY) if start.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            Err(source) => return Err(Error::Unmount { point: point.into(), source }),
+        }
+    }
 }
 
 /// What [`unmount_below`] did.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::watch;
 
 pub use look::Places;
@@ -23,6 +23,9 @@ pub const BUILD_FAILED: &str = "build_failed";
 /// A look happens this often whatever inotify says: it can be exhausted, and sees nothing that other
 /// hosts do on a network filesystem.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between what wakes us and the look: a small part of the 100 ms within which a signal is seen.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// What a user, or the build, has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +57,14 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to watch. Signals that are there already are found too: remove stale ones before.
+    /// Starts to watch; the watch is set when this returns. Signals that are there already are found
+    /// too: remove stale ones before.
     pub fn start(places: Places) -> std::io::Result<Self> {
         let (tell, found) = watch::channel(None);
         let (stop, stopped) = bounded(0);
         let (wake, woken) = bounded(1);
-        let watched = Watched::new(wake);
+        let mut watched = Watched::new(wake);
+        watched.renew(&places);
         let thread = std::thread::Builder::new()
             .name("signal-watch".into())
             .spawn(move || run(&places, watched, &woken, &stopped, &tell))?;
@@ -112,7 +117,11 @@ fn run(
         crossbeam_channel::select! {
             recv(stopped) -> _ => return,
             recv(woken) -> _ => {}
-            default(SCAN_INTERVAL) => {}
+            default(SCAN_INTERVAL) => continue,
+        }
+        // A build may make thousands of files in /tmp each second: look at many of them at once.
+        if stopped.recv_timeout(BREATH) == Err(RecvTimeoutError::Disconnected) {
+            return;
         }
     }
 }

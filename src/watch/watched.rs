@@ -49,6 +49,13 @@ impl Watched {
         }
     }
 
+    /// As it is where inotify cannot be had.
+    #[cfg(test)]
+    pub(super) fn blind() -> Self {
+        let (wake, _) = crossbeam_channel::bounded(1);
+        Self { watcher: None, ..Self::new(wake) }
+    }
+
     /// Sets watches on the directories as they are now: any of them may have been replaced.
     pub(super) fn renew(&mut self, places: &Places) {
         let Some(watcher) = &mut self.watcher else { return };

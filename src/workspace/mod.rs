@@ -392,4 +392,6 @@ fn ensure_empty(root: &Path) -> Result<(), Error> {
 }
 
 #[cfg(test)]
+pub(crate) mod test_tree;
+#[cfg(test)]
 mod tests;

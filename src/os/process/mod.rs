@@ -1,17 +1,14 @@
-//! Processes: external commands, what descends from us, who uses a directory, orphans.
+//! Processes: external commands, who uses a directory, orphans.
 //!
-//! Called by `job`, `workspace`, `squashfs` and whoever runs an external command.
+//! Called by `job`, `workspace`, `squashfs` and whoever runs an external command. What sessions left
+//! running is the jail's business (`os::proctree`).
 
-mod end;
-mod pidfd;
 mod reap;
 mod run;
 mod table;
 mod users;
 
-pub use end::{Left, end, end_descendants};
-pub use pidfd::PidFd;
 pub use reap::{OwnChild, Reaper, become_subreaper};
 pub use run::{Error, Output, run};
-pub use table::{Process, all, descendants};
+pub use table::{Process, all};
 pub use users::{Use, User, users_of};

@@ -1,7 +1,5 @@
 //! The process table, from `/proc` (proc(5)).
 
-use std::collections::HashMap;
-
 /// One process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -25,14 +23,6 @@ impl Process {
     pub fn runs(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
     }
-
-    /// The command line for the log; the name if there is none (kernel threads, zombies).
-    pub fn command_line(&self) -> String {
-        let bytes = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
-        let text: String = text.trim().chars().take(200).collect();
-        if text.is_empty() { self.name.clone() } else { text }
-    }
 }
 
 impl std::fmt::Display for Process {
@@ -48,28 +38,6 @@ pub fn all() -> Vec<Process> {
         .flatten()
         .filter_map(|entry| Process::read(entry.file_name().to_str()?.parse().ok()?))
         .collect()
-}
-
-/// The processes that descend from `pid`, parents before children.
-///
-/// What lost its parent counts only if it was handed to `pid` or a descendant: as PID 1 or subreaper
-/// (see [`super::become_subreaper`]) that is everything.
-pub fn descendants(pid: i32) -> Vec<Process> {
-    below(pid, all())
-}
-
-fn below(pid: i32, processes: Vec<Process>) -> Vec<Process> {
-    let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
-    for process in processes {
-        children.entry(process.parent).or_default().push(process);
-    }
-    let mut found = children.remove(&pid).unwrap_or_default();
-    let mut next = 0;
-    while next < found.len() {
-        found.extend(children.remove(&found[next].pid).unwrap_or_default());
-        next += 1;
-    }
-    found
 }
 
 /// `pid (name) state ppid ...`, where the name may hold blanks and parentheses.
@@ -100,16 +68,6 @@ mod tests {
     fn this_process_is_in_the_table() {
         let own = Process::read(std::process::id() as i32).unwrap();
         assert!(own.runs());
-        assert!(!own.command_line().is_empty());
         assert!(all().iter().any(|process| process.start_time == own.start_time));
-    }
-
-    #[test]
-    fn descendants_are_listed_parents_first_and_others_are_not() {
-        let make =
-            |pid, parent| Process { pid, parent, name: pid.to_string(), state: 'S', start_time: 0 };
-        let table = vec![make(5, 3), make(3, 1), make(4, 2), make(2, 0), make(6, 5), make(1, 0)];
-        let found: Vec<i32> = below(1, table).into_iter().map(|process| process.pid).collect();
-        assert_eq!(found, [3, 5, 6]);
     }
 }

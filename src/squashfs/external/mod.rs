@@ -8,12 +8,12 @@ mod unpack;
 mod version;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use pack::{Pack, pack};
 pub use unpack::{Unpack, unpack};
 
-use crate::os::disk::human;
+use crate::os::disk::{self, human};
 use crate::os::process;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +24,8 @@ pub enum Error {
     TooOld { program: &'static str, found: String },
     #[error("something is mounted in {root}, which would be packed too: {}", list(.mounts))]
     MountedBelow { root: PathBuf, mounts: Vec<PathBuf> },
-    #[error(
-        "no space left for {path}: {} were written, {} are free",
-        human(*.written),
-        human(*.free)
-    )]
-    DiskFull { path: PathBuf, written: u64, free: u64, source: Box<process::Error> },
+    #[error("no space left for {path}: {} were free before", human(*.free_before))]
+    DiskFull { path: PathBuf, free_before: u64, source: Box<process::Error> },
     #[error("extended attributes of the image were not kept: {messages}")]
     XattrsLost { messages: String },
     #[error("cannot {what} {path}")]
@@ -44,9 +40,18 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// Bytes that can be written beside `path`, for the error that comes when they are used up: the
+/// tools clean up after themselves, so that later it cannot be told.
+fn free_beside(path: &Path) -> u64 {
+    disk::space(path.parent().unwrap_or(path)).map_or(0, |space| space.free)
+}
+
 /// True if the tools' stderr says that the disk or a quota is full.
 fn says_full(stderr: &str) -> bool {
     ["No space left on device", "Disk quota exceeded", "out of space on output filesystem"]
         .iter()
         .any(|sign| stderr.contains(sign))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::version::{Version, installed};
-use super::{Error, progress, says_full};
-use crate::os::{disk, mountinfo, process};
+use super::{Error, free_beside, progress, says_full};
+use crate::os::{mountinfo, process};
 use crate::telemetry::progress::Meter;
 
 /// The least that mksquashfs gets to work with; it refuses much less.
@@ -74,25 +74,21 @@ fn refuse_mounts(root: &Path) -> Result<(), Error> {
 }
 
 fn run(pack: &Pack, version: Version, partial: &Path) -> Result<(), Error> {
-    // With -noappend the tool refuses what is not its own only to a degree: start from nothing.
+    // With -noappend an old file is overwritten, but only if it looks like one of the tool's own.
     remove_if_there(partial)?;
+    let free_before = free_beside(pack.out);
     let mut command = command(pack, version, partial);
-    let result = process::run(&mut command, pack.cancel, |line| {
+    let output = process::run(&mut command, pack.cancel, |line| {
         if let Some(percent) = progress::percent(line) {
             pack.meter.set(percent);
         }
-    });
-    match result {
-        Ok(output) => {
-            if !output.stderr.is_empty() {
-                tracing::warn!(messages = %output.stderr, "mksquashfs had something to say");
-            }
-            pack.meter.set(100);
-            Ok(())
-        }
-        Err(process::Error::Cancelled { .. }) => Err(Error::Cancelled),
-        Err(source) => Err(explain(source, pack.out, partial)),
+    })
+    .map_err(|error| explain(error, pack.out, free_before))?;
+    if !output.stderr.is_empty() {
+        tracing::warn!(messages = %output.stderr, "mksquashfs had something to say");
     }
+    pack.meter.set(100);
+    Ok(())
 }
 
 fn command(pack: &Pack, version: Version, partial: &Path) -> Command {
@@ -111,14 +107,12 @@ fn command(pack: &Pack, version: Version, partial: &Path) -> Command {
     command
 }
 
-fn explain(source: process::Error, out: &Path, partial: &Path) -> Error {
+fn explain(source: process::Error, out: &Path, free_before: u64) -> Error {
     match &source {
-        process::Error::Failed { stderr, .. } if says_full(stderr) => Error::DiskFull {
-            path: out.into(),
-            written: partial.metadata().map_or(0, |metadata| metadata.len()),
-            free: disk::space(out.parent().unwrap_or(out)).map_or(0, |space| space.free),
-            source: Box::new(source),
-        },
+        process::Error::Cancelled { .. } => Error::Cancelled,
+        process::Error::Failed { stderr, .. } if says_full(stderr) => {
+            Error::DiskFull { path: out.into(), free_before, source: Box::new(source) }
+        }
         _ => Error::Failed { what: "packing the image root", source },
     }
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::version::installed;
-use super::{Error, progress, says_full};
-use crate::os::{disk, process};
+use super::{Error, free_beside, progress, says_full};
+use crate::os::process;
 use crate::telemetry::progress::Meter;
 
 /// An image to be unpacked.
@@ -26,19 +26,16 @@ pub struct Unpack<'a> {
 /// kept is an error. On an error the half-unpacked tree is the caller's to remove.
 pub fn unpack(unpack: &Unpack) -> Result<(), Error> {
     installed("unsquashfs")?;
+    let free_before = free_beside(unpack.root);
     let mut command = Command::new("unsquashfs");
     command.args(["-f", "-xattrs", "-processors"]).arg(unpack.threads.max(1).to_string());
     command.arg("-d").arg(unpack.root).arg(unpack.image);
-    let result = process::run(&mut command, unpack.cancel, |line| {
+    let output = process::run(&mut command, unpack.cancel, |line| {
         if let Some(percent) = progress::percent(line) {
             unpack.meter.set(percent);
         }
-    });
-    let output = match result {
-        Ok(output) => output,
-        Err(process::Error::Cancelled { .. }) => return Err(Error::Cancelled),
-        Err(source) => return Err(explain(source, unpack.root)),
-    };
+    })
+    .map_err(|error| explain(error, unpack.root, free_before))?;
     // Version 4.4 ends well even when it could not write an attribute.
     if output.stderr.contains("write_xattr") {
         return Err(Error::XattrsLost { messages: output.stderr });
@@ -50,16 +47,11 @@ pub fn unpack(unpack: &Unpack) -> Result<(), Error> {
     Ok(())
 }
 
-fn explain(source: process::Error, root: &Path) -> Error {
+fn explain(source: process::Error, root: &Path, free_before: u64) -> Error {
     match &source {
+        process::Error::Cancelled { .. } => Error::Cancelled,
         process::Error::Failed { stderr, .. } if says_full(stderr) => {
-            let space = disk::space(root.parent().unwrap_or(root)).ok();
-            Error::DiskFull {
-                path: root.into(),
-                written: space.map_or(0, |space| space.total - space.free),
-                free: space.map_or(0, |space| space.free),
-                source: Box::new(source),
-            }
+            Error::DiskFull { path: root.into(), free_before, source: Box::new(source) }
         }
         process::Error::Failed { stderr, .. } if stderr.contains("write_xattr") => {
             Error::XattrsLost { messages: stderr.clone() }

@@ -20,7 +20,8 @@ const LARGEST: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Resolv {
     original: Original,
-    ours: Vec<u8>,
+    /// What we have put there: more than one content if a restarted agent found a new one.
+    ours: Vec<Vec<u8>>,
     /// Modification time of `/etc` before.
     etc_before: Time,
     /// And after: if it still has this, nothing else has changed in `/etc` since.
@@ -58,7 +59,8 @@ pub(super) fn read_container(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// What to put in: `None` if the image's own is to stay. `earlier` is what an earlier run put in.
+/// What the original is and what goes in its place: `None` if the original is to stay. `earlier` is
+/// what an earlier run wrote down.
 pub(super) fn plan(
     root: &Dir,
     earlier: Option<Resolv>,
@@ -66,12 +68,15 @@ pub(super) fn plan(
 ) -> io::Result<Option<Resolv>> {
     let etc = root.make_inside(Path::new(ETC))?;
     let entry = read(&etc)?;
-    if let Some(earlier) = earlier {
-        // What differs from ours is the user's by now, and take_out will see that.
-        return Ok(Some(match entry {
-            Entry::File(present) if present == earlier.ours => Resolv { ours: content, ..earlier },
-            _ => earlier,
-        }));
+    match earlier {
+        Some(mut earlier) if earlier.is_ours(&entry) => {
+            earlier.ours.push(content);
+            return Ok(Some(earlier));
+        }
+        // The user's by now. Removing will see that.
+        Some(earlier) if earlier.etc_after.is_some() => return Ok(Some(earlier)),
+        // That run ended before it put anything in.
+        Some(_) | None => {}
     }
     let attributes = || Attributes::of(&etc, Path::new(NAME));
     let original = match entry {
@@ -86,7 +91,7 @@ pub(super) fn plan(
             Original::Link { target: target.into_vec(), attributes: attributes()? }
         }
     };
-    Ok(Some(Resolv { original, ours: content, etc_before: etc.time()?, etc_after: None }))
+    Ok(Some(Resolv { original, ours: vec![content], etc_before: etc.time()?, etc_after: None }))
 }
 
 fn read(etc: &Dir) -> io::Result<Entry> {
@@ -100,15 +105,20 @@ fn read(etc: &Dir) -> io::Result<Entry> {
 }
 
 impl Resolv {
-    /// Puts ours in, unless the user has put something there since the plan was first made.
+    fn is_ours(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::File(present) if self.ours.contains(present))
+    }
+
+    /// Puts ours in, unless the user has put something there since an earlier run did.
     pub(super) fn put_in(&mut self, root: &Dir) -> io::Result<()> {
         let etc = root.inside(Path::new(ETC))?;
-        // A first plan has no `etc_after`. A later one may only refresh what is ours.
-        let untouched = self.etc_after.is_none_or(|after| etc.time().is_ok_and(|now| now == after));
-        if self.etc_after.is_some() && !matches!(read(&etc)?, Entry::File(_)) {
+        let first = self.etc_after.is_none();
+        if !first && !self.is_ours(&read(&etc)?) {
             return Ok(());
         }
-        etc.put_file(Path::new(NAME), &self.ours, &Attributes::root_owned(0o644))?;
+        let untouched = first || self.etc_after == Some(etc.time()?);
+        let ours = self.ours.last().expect("a plan has at least one content of ours");
+        etc.put_file(Path::new(NAME), ours, &Attributes::root_owned(0o644))?;
         if untouched {
             self.etc_after = Some(etc.time()?);
         }
@@ -123,7 +133,7 @@ impl Resolv {
             Err(error) => return Err(error),
         };
         match read(&etc)? {
-            Entry::File(present) if present == self.ours => self.restore(&etc),
+            entry if self.is_ours(&entry) => self.restore(&etc),
             Entry::Absent if self.original == Original::Absent => Ok(()),
             Entry::Absent => {
                 tracing::info!("the user deleted /etc/resolv.conf: it stays deleted");
