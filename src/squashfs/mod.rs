@@ -1,4 +1,9 @@
 //! Squashfs 4.0: on-disk format, reader, writer, reuse of a base image, the external mksquashfs.
 
+pub mod codec;
 pub mod external;
 pub mod format;
+pub mod read;
+pub mod write;
+
+pub use write::{Options, Summary, pack};

@@ -1,9 +1,24 @@
 //! The superblock: the first 96 bytes of an image.
 
+use super::{u16_at, u32_at, u64_at};
+
 /// Length of the superblock in bytes.
 pub const SIZE: usize = 96;
 
 const MAGIC: u32 = 0x7371_7368;
+
+/// A table position that says that there is no such table.
+pub const ABSENT: u64 = u64::MAX;
+
+/// Bits of [`Superblock::flags`].
+pub mod flags {
+    /// Files are looked up for duplicates of their content (informative).
+    pub const DUPLICATES: u16 = 0x40;
+    /// The export table is there.
+    pub const EXPORTABLE: u16 = 0x80;
+    /// A block of compressor options follows the superblock.
+    pub const COMPRESSOR_OPTIONS: u16 = 0x400;
+}
 
 /// The compressor of an image, with its number on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,16 +123,36 @@ impl Superblock {
             export_table: u64_at(bytes, 88),
         })
     }
-}
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
+    /// The superblock as it is stored.
+    pub fn encode(&self) -> [u8; SIZE] {
+        let mut out = Vec::with_capacity(SIZE);
+        for word in
+            [MAGIC, self.inode_count, self.mkfs_time, self.block_size, self.fragment_count]
+        {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        let log = self.block_size.trailing_zeros() as u16;
+        for half in [self.compressor as u16, log, self.flags, self.id_count, 4, 0] {
+            out.extend_from_slice(&half.to_le_bytes());
+        }
+        for long in [
+            self.root_inode,
+            self.bytes_used,
+            self.id_table,
+            self.xattr_table,
+            self.inode_table,
+            self.directory_table,
+            self.fragment_table,
+            self.export_table,
+        ] {
+            out.extend_from_slice(&long.to_le_bytes());
+        }
+        out.try_into().expect("the fields above are 96 bytes")
+    }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+    /// True if a block of compressor options follows.
+    pub fn has_options(&self) -> bool {
+        self.flags & flags::COMPRESSOR_OPTIONS != 0
+    }
 }

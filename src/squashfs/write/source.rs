@@ -1,0 +1,163 @@
+//! Files of the tree while they are read: opened without following links, checked for changes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use twox_hash::XxHash3_64;
+
+use super::Error;
+use crate::os::tree::{self, Dir, Stat, Xattrs};
+
+/// A directory of the tree, and its path below the root for messages and to find it again.
+#[derive(Debug)]
+pub struct Place {
+    pub dir: Dir,
+    /// Relative to the root, no slash at either end; empty for the root.
+    pub path: Vec<u8>,
+    /// The root as the caller named it.
+    pub root: Arc<Path>,
+}
+
+impl Place {
+    /// The path of `name` as a person would write it.
+    pub fn display(&self, name: &[u8]) -> PathBuf {
+        let mut path = self.root.join(std::ffi::OsStr::from_bytes(&self.path));
+        path.push(std::ffi::OsStr::from_bytes(name));
+        path
+    }
+
+    /// The path of `name` below the root.
+    pub fn below(&self, name: &[u8]) -> Vec<u8> {
+        let mut path = self.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        path
+    }
+}
+
+/// A file to be read, as it was when the walk came by.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub place: Arc<Place>,
+    pub name: Vec<u8>,
+    pub stat: Stat,
+}
+
+/// What a file holds, or how to get at it.
+#[derive(Debug)]
+pub struct Content {
+    pub request: Request,
+    pub xattrs: Xattrs,
+    pub bytes: Bytes,
+}
+
+#[derive(Debug)]
+pub enum Bytes {
+    /// All of a file that is shorter than a block, with its hash.
+    Whole { bytes: Vec<u8>, hash: u64 },
+    /// A file of a block or more.
+    Open(Arc<SourceFile>),
+}
+
+/// An open file of the tree.
+#[derive(Debug)]
+pub struct SourceFile {
+    file: File,
+    stat: Stat,
+    path: PathBuf,
+}
+
+impl Request {
+    /// Opens the file and reads it whole if it is shorter than `block_size`.
+    pub fn fetch(self, block_size: u32) -> Result<Content, Error> {
+        let source = self.open()?;
+        let xattrs = tree::file_xattrs(&source.file)
+            .map_err(|e| Error::read("read the attributes of", &source.path, e))?;
+        let bytes = if source.size() < u64::from(block_size) {
+            let mut bytes = Vec::with_capacity(source.size() as usize + 1);
+            (&source.file)
+                .take(u64::from(block_size))
+                .read_to_end(&mut bytes)
+                .map_err(|e| Error::read("read", &source.path, e))?;
+            if bytes.len() as u64 != source.size() {
+                return Err(Error::Changed(source.path));
+            }
+            source.check()?;
+            let hash = hash(&bytes);
+            Bytes::Whole { bytes, hash }
+        } else {
+            Bytes::Open(Arc::new(source))
+        };
+        Ok(Content { request: self, xattrs, bytes })
+    }
+
+    /// Opens the file; an error if it is no longer the one that the walk saw.
+    pub fn open(&self) -> Result<SourceFile, Error> {
+        let path = self.place.display(&self.name);
+        let file = match self.place.dir.open_file(&self.name) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::Vanished(path)),
+            Err(e) => return Err(Error::Read { action: "open", path, source: e }),
+        };
+        let source = SourceFile { file, stat: self.stat, path };
+        source.check()?;
+        Ok(source)
+    }
+}
+
+impl SourceFile {
+    /// Bytes in the file when the walk came by.
+    pub fn size(&self) -> u64 {
+        self.stat.st_size as u64
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True if the file has holes: fewer blocks on disk than its size takes.
+    pub fn has_holes(&self) -> bool {
+        (self.stat.st_blocks as u64).saturating_mul(512) < self.size()
+    }
+
+    /// Where data begins at or after `offset`.
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, Error> {
+        tree::next_data(&self.file, offset).map_err(|e| Error::read("seek in", &self.path, e))
+    }
+
+    /// Reads exactly the bytes at `offset`; fewer mean that the file was cut short.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Error::Changed(self.path.clone()),
+            _ => Error::read("read", &self.path, e),
+        })
+    }
+
+    /// An error if the file is not as the walk saw it.
+    pub fn check(&self) -> Result<(), Error> {
+        let now =
+            tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
+        if same_version(&now, &self.stat) {
+            Ok(())
+        } else {
+            Err(Error::Changed(self.path.clone()))
+        }
+    }
+}
+
+/// True if both tell of the same inode with the same content, as far as stat(2) can tell.
+pub fn same_version(a: &Stat, b: &Stat) -> bool {
+    let version = |s: &Stat| (s.st_dev, s.st_ino, s.st_size, s.st_mtime, s.st_mtime_nsec);
+    version(a) == version(b)
+}
+
+/// A quick hash by which equal contents are found; equality is always checked by bytes.
+pub fn hash(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
