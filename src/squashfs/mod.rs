@@ -4,6 +4,8 @@ pub mod codec;
 pub mod external;
 pub mod format;
 pub mod read;
+pub mod unpack;
 pub mod write;
 
+pub use unpack::unpack;
 pub use write::{Options, Summary, pack};
