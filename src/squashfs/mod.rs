@@ -9,3 +9,8 @@ pub mod write;
 
 pub use unpack::unpack;
 pub use write::{Options, Summary, pack};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! What the tests of this room share: trees of all that squashfs can hold, and descriptions of trees
+//! that can be compared.
+
+pub mod describe;
+pub mod image;
+pub mod nasty;
+
+use std::path::Path;
+use std::process::Command;
+
+use tokio_util::sync::CancellationToken;
+
+use super::write::{Options, Summary};
+use crate::telemetry::progress::Meter;
+
+pub use describe::{assert_same, directory};
+pub use image::image;
+
+/// Packs with nobody watching.
+pub fn pack(root: &Path, out: &Path, options: &Options) -> Summary {
+    super::pack(root, out, options, &Meter::hidden(), &CancellationToken::new()).unwrap()
+}
+
+/// Runs a program that must succeed; the packages are those that scripts/test installs.
+pub fn tool(program: &str, arguments: &[&str]) {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// An image that the kernel has mounted, until it is dropped.
+pub struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    pub fn new(image: &Path, at: &'a Path) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        tool("mount", &["-o", "loop,ro", image.to_str().unwrap(), at.to_str().unwrap()]);
+        Self(at)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        tool("umount", &[self.0.to_str().unwrap()]);
+    }
+}
