@@ -133,8 +133,9 @@ impl Outlet {
     /// Closes the channel, and forgets it: the library does not tell when the client agrees.
     pub(super) async fn close(&self) {
         self.eof().await;
-        self.control(self.write.close()).await;
+        // Before the client can know: it may open its next session at once, and MaxSessions counts.
         self.connection.channels().remove(&self.write.id());
+        self.control(self.write.close()).await;
         self.closed.cancel();
     }
 

@@ -1,0 +1,247 @@
+//! Who gets into the ssh room, what keys and certificates allow, forwarding, and the limits.
+
+#[path = "support/ssh.rs"]
+mod support;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use ims_job_agent::ssh::{Forwarding, MaxStartups};
+use support::{DEADLINE, Lab, eventually, output, text};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_command_and_environment_replace_what_was_asked_for() {
+    let options = r#"command="echo forced $SSH_ORIGINAL_COMMAND $FROM_KEY",environment="FROM_KEY=yes",no-pty"#;
+    let lab = Lab::with(options, |_| {}).await;
+    let done = lab.exec("rm -rf x").await;
+    assert_eq!(text(&done.stdout), "forced rm -rf x yes\n", "{done:?}");
+    let done = output(lab.ssh(&["-tt"]).arg("tty")).await;
+    assert!(text(&done.stderr).contains("PTY allocation request failed"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_and_dates_keep_keys_out() {
+    for options in [r#"from="10.0.0.0/8""#, r#"expiry-time="20200101Z""#] {
+        let lab = Lab::with(options, |_| {}).await;
+        let done = lab.exec("true").await;
+        assert!(text(&done.stderr).contains("Permission denied"), "{options}: {done:?}");
+    }
+    let lab = Lab::with(r#"from="127.*",expiry-time="20990101""#, |_| {}).await;
+    assert!(lab.exec("true").await.status.success());
+}
+
+/// Signs the lab's ed25519 key and has ssh use the certificate.
+async fn certify(lab: &Lab, arguments: &[&str]) {
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-s"]).arg(lab.path("ecdsa")).args(["-I", "test"]).args(arguments);
+    let done = output(keygen.arg(lab.path("ed25519.pub"))).await;
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_an_authority_are_honoured_and_narrowed() {
+    let lab = Lab::with(r#"cert-authority,principals="admins""#, |_| {}).await;
+    assert!(!lab.exec("true").await.status.success(), "the authority's key is no login");
+    certify(&lab, &["-n", "admins"]).await;
+    assert!(lab.exec("true").await.status.success());
+    certify(&lab, &["-n", "others"]).await;
+    assert!(!lab.exec("true").await.status.success(), "wrong principal");
+    certify(&lab, &["-n", "admins", "-O", "force-command=echo certified", "-O", "no-pty"]).await;
+    assert_eq!(text(&lab.exec("true").await.stdout), "certified\n");
+    certify(&lab, &["-n", "admins", "-O", "source-address=10.0.0.0/8"]).await;
+    assert!(!lab.exec("true").await.status.success(), "wrong address");
+    certify(&lab, &["-n", "admins", "-O", "critical:unknown=1"]).await;
+    assert!(!lab.exec("true").await.status.success(), "unknown critical option");
+    certify(&lab, &["-n", "admins", "-V", "20200101:20200102"]).await;
+    assert!(!lab.exec("true").await.status.success(), "expired");
+    certify(&lab, &["-h", "-n", "admins"]).await;
+    assert!(!lab.exec("true").await.status.success(), "a host's certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sha1_signatures_and_too_many_tries_are_refused() {
+    let lab = Lab::start().await;
+    let mut command = lab.ssh(&["-oIdentityAgent=none"]);
+    for number in 0..7 {
+        let key = lab.path(&format!("wrong{number}"));
+        let mut keygen = Command::new("ssh-keygen");
+        output(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key)).await;
+    }
+    let mut options: Vec<_> = lab.options();
+    options.retain(|option| !option.starts_with("-i"));
+    let mut many = Command::new("ssh");
+    many.args(options);
+    for number in 0..7 {
+        many.arg("-i").arg(lab.path(&format!("wrong{number}")));
+    }
+    let done =
+        output(many.arg("-i").arg(lab.path("ed25519")).args(["root@127.0.0.1", "true"])).await;
+    assert!(text(&done.stderr).contains("Too many authentication"), "{done:?}");
+    let done = output(command.args(["-oHostKeyAlgorithms=ssh-rsa", "true"])).await;
+    assert!(text(&done.stderr).contains("no matching host key type"), "{done:?}");
+    let done = output(lab.ssh(&["-oHostKeyAlgorithms=rsa-sha2-256"]).arg("true")).await;
+    assert!(done.status.success(), "the RSA host key: {done:?}");
+}
+
+/// A server that answers every connection with what it gets.
+async fn echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = tcp.into_split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    port
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+/// Sends 8 MiB through `port` and expects them back, end included.
+async fn through(port: u16) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let tcp = loop {
+        match TcpStream::connect(("127.0.0.1", port)).await {
+            Ok(tcp) => break tcp,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let (mut read, mut write) = tcp.into_split();
+    let sent = vec![3; 8 << 20];
+    let writing = tokio::spawn(async move {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut got = Vec::new();
+    tokio::time::timeout(DEADLINE, read.read_to_end(&mut got)).await.unwrap().unwrap();
+    writing.await.unwrap();
+    assert_eq!(got.len(), 8 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp_is_forwarded_both_ways_and_stops_with_the_client() {
+    let lab = Lab::start().await;
+    let (target, near, far) = (echo().await, free_port().await, free_port().await);
+    let local = format!("-L{near}:127.0.0.1:{target}");
+    let remote = format!("-R{far}:127.0.0.1:{target}");
+    let mut child =
+        lab.ssh(&["-N", "-oExitOnForwardFailure=yes", &local, &remote]).spawn().unwrap();
+    through(near).await;
+    through(far).await;
+    child.kill().await.unwrap();
+    eventually("the listener's end", || std::net::TcpStream::connect(("127.0.0.1", far)).is_err())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarding_can_be_forbidden_by_the_server_and_by_the_key() {
+    let target = echo().await;
+    let through = format!("127.0.0.1:{target}");
+    let permitted = format!(r#"permitopen="127.0.0.1:{target}""#);
+    let elsewhere = r#"permitopen="127.0.0.1:1""#;
+    for (options, forwarding, local, remote) in [
+        ("", Forwarding::None, false, false),
+        ("", Forwarding::Local, true, false),
+        ("no-port-forwarding", Forwarding::All, false, false),
+        ("restrict,port-forwarding", Forwarding::All, true, true),
+        (permitted.as_str(), Forwarding::All, true, true),
+        (elsewhere, Forwarding::All, false, true),
+        (r#"permitlisten="localhost:1""#, Forwarding::All, true, false),
+    ] {
+        let lab = Lab::with(options, |config| config.forwarding = forwarding).await;
+        let done = output(&mut lab.ssh(&["-W", &through])).await;
+        assert_eq!(done.status.success(), local, "{options} {forwarding:?}: {done:?}");
+        let listen = format!("-R127.0.0.1:{}:{through}", free_port().await);
+        let done = output(lab.ssh(&["-oExitOnForwardFailure=yes", &listen]).arg("true")).await;
+        assert_eq!(done.status.success(), remote, "{options} {forwarding:?}: {done:?}");
+    }
+}
+
+/// The error of reading from a connection that sends `bytes` and then nothing.
+async fn until_cut(lab: &Lab, bytes: &[u8]) -> Duration {
+    let begun = tokio::time::Instant::now();
+    let mut tcp = TcpStream::connect(lab.server.local_addr()).await.unwrap();
+    tcp.write_all(bytes).await.unwrap();
+    let mut seen = Vec::new();
+    let reading = tcp.read_to_end(&mut seen);
+    let _ = tokio::time::timeout(DEADLINE, reading).await.expect("cut");
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_and_slow_clients_are_cut_at_login_grace_time() {
+    let lab = Lab::with("", |config| config.limits.login_grace_time = Duration::from_secs(2)).await;
+    for bytes in [&b""[..], b"SSH-2.0-slow\r\n", b"SSH-2.0-slow\r\n\0\0\x7f\xff", b"garbage"] {
+        let time = until_cut(&lab, bytes).await;
+        assert!(time < Duration::from_secs(20), "{bytes:?}: {time:?}");
+    }
+    let done = lab.exec("sleep 3; echo still here").await;
+    assert_eq!(text(&done.stdout), "still here\n", "the limit is the login's alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_does_not_log_in_is_turned_away() {
+    let crowd = MaxStartups { start: 3, rate: 100, full: 3, per_source: None };
+    let lab = Lab::with("", |config| config.limits.max_startups = crowd).await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut tcp = TcpStream::connect(lab.server.local_addr()).await.unwrap();
+        let mut byte = [0; 4];
+        tcp.read_exact(&mut byte).await.unwrap();
+        waiting.push(tcp);
+    }
+    let mut tcp = TcpStream::connect(lab.server.local_addr()).await.unwrap();
+    let mut said = String::new();
+    tcp.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "Not allowed at this time\r\n");
+    drop(waiting);
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !lab.exec("true").await.status.success() {
+        assert!(tokio::time::Instant::now() < deadline, "never let in again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_beyond_the_limit_are_refused_and_come_back() {
+    let lab = Lab::with("", |config| config.limits.max_sessions = 2).await;
+    let mux = format!("-oControlPath={}", lab.path("mux").display());
+    let mut master = lab.ssh(&["-MN", &mux]).spawn().unwrap();
+    eventually("the master's socket", || lab.path("mux").exists()).await;
+    let mut first = lab.ssh(&[&mux]).arg("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let mut second = lab.ssh(&[&mux]).arg("cat").stdin(Stdio::piped()).spawn().unwrap();
+    eventually("two sessions", || lab.server.sessions().len() == 2).await;
+    // OpenSSH's client then makes a connection of its own.
+    let refused = output(lab.ssh(&[&mux]).arg("true")).await;
+    assert!(text(&refused.stderr).contains("open refused by peer"), "{refused:?}");
+    drop(first.stdin.take());
+    assert!(first.wait().await.unwrap().success());
+    // Our own close counts, not the client's answer to it, which the library does not tell.
+    for _ in 0..20 {
+        let done = output(lab.ssh(&[&mux]).arg("true")).await;
+        assert_eq!((text(&done.stderr).as_str(), done.status.code()), ("", Some(0)));
+    }
+    drop(second.stdin.take());
+    assert!(second.wait().await.unwrap().success());
+    master.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_dies_with_its_window_full_leaves_nothing_behind() {
+    let lab = Lab::start().await;
+    let mut child = lab.ssh(&[]).arg("exec cat /dev/zero").stdout(Stdio::piped()).spawn().unwrap();
+    eventually("a full window", || {
+        lab.server.sessions().first().is_some_and(|session| session.bytes_out > 2 << 20)
+    })
+    .await;
+    child.kill().await.unwrap();
+    eventually("the session's end", || lab.server.sessions().is_empty()).await;
+}
