@@ -182,3 +182,12 @@ async fn an_interrupt_stops_a_flood_on_a_terminal() {
     let _ = child.wait().await;
     eventually("the session's end", || lab.server.sessions().is_empty()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_audit_finds_no_failure() {
+    let lab = Lab::start().await;
+    let mut audit = Command::new("ssh-audit");
+    let done = output(audit.args(["-l", "fail", "--port", &lab.port().to_string(), "127.0.0.1"])).await;
+    let report = text(&done.stdout);
+    assert!(!report.contains("[fail]"), "{report}");
+}
