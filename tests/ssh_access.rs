@@ -1,6 +1,6 @@
 //! Who gets into the ssh room, what keys and certificates allow, forwarding, and the limits.
 
-#[path = "support/ssh.rs"]
+#[path = "support/server.rs"]
 mod support;
 
 use std::process::Stdio;
