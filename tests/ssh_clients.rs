@@ -187,7 +187,8 @@ async fn an_interrupt_stops_a_flood_on_a_terminal() {
 async fn ssh_audit_finds_no_failure() {
     let lab = Lab::start().await;
     let mut audit = Command::new("ssh-audit");
-    let done = output(audit.args(["-l", "fail", "--port", &lab.port().to_string(), "127.0.0.1"])).await;
+    let done =
+        output(audit.args(["-l", "fail", "--port", &lab.port().to_string(), "127.0.0.1"])).await;
     let report = text(&done.stdout);
     assert!(!report.contains("[fail]"), "{report}");
 }

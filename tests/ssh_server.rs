@@ -146,3 +146,30 @@ async fn sftp_works_and_other_subsystems_are_refused() {
     let done = output(lab.ssh(&["-s"]).arg("netconf")).await;
     assert!(text(&done.stderr).contains("subsystem request failed"), "{done:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_ends_with_its_shell_whatever_runs_in_the_background() {
+    let lab = Lab::start().await;
+    let begun = tokio::time::Instant::now();
+    let command = "trap '' HUP; sleep 60 & for i in $(seq 20000); do echo line $i; done";
+    let done = output(lab.ssh(&["-tt"]).arg(command)).await;
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert!(text(&done.stdout).ends_with("line 20000\r\n"), "all of the output came first");
+    assert!(done.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_its_terminal_hangs_it_up() {
+    let lab = Lab::start().await;
+    let mark = lab.path("hup");
+    let command = format!(
+        "trap 'touch {}; exit' HUP; echo ready; while :; do sleep 0.1; done",
+        mark.display()
+    );
+    let mut child = lab.ssh(&["-tt"]).arg(command).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 5];
+    child.stdout.take().unwrap().read_exact(&mut ready).await.unwrap();
+    child.kill().await.unwrap();
+    eventually("SIGHUP", || mark.exists()).await;
+    eventually("the session's end", || lab.server.sessions().is_empty()).await;
+}

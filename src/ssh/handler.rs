@@ -1,7 +1,7 @@
 //! The SSH library's callbacks. They turn what the client asks for into state and messages, and never
-//! wait for a client or for a queue. The one exception is a program's start: the client must be told
-//! whether it worked in the callback (the library has one reply flag a channel, and the next request
-//! overwrites it), so that callback waits, within a bound, for the exec.
+//! wait for a client or for a queue. The one exception is the jail: whether a program was started, or a
+//! terminal opened, the client must be told in the callback (the library has one reply flag a channel,
+//! and the next request overwrites it), so these two wait for the jail, within a bound.
 
 use std::io;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Handler {
         if done { session.channel_success(id) } else { session.channel_failure(id) }
     }
 
-    /// Gives a channel its inbox; `None` when the connection has too many.
+    /// Gives a channel its inbox; `false` when the connection has too many.
     fn enter(&self, id: ChannelId, state: State) -> bool {
         let mut channels = self.connection.channels();
         let sessions = channels.values().filter(|entry| entry.is_session()).count();
@@ -85,24 +85,37 @@ impl Handler {
         true
     }
 
-    fn open_terminal(
+    /// Whether channel `id` may be given a terminal now.
+    fn may_have_terminal(&self, id: ChannelId) -> bool {
+        let allowed = self.grant().is_some_and(|grant| grant.options.pty);
+        let mut channels = self.connection.channels();
+        let setup = channels.get_mut(&id).and_then(Entry::setup);
+        allowed && setup.is_some_and(|setup| setup.terminal.is_none())
+    }
+
+    /// Gives channel `id` its terminal; `false` when it may not have one. The jail opens it, which takes
+    /// as short a time as a program's start, and is waited for alike.
+    async fn open_terminal(
         &self,
         id: ChannelId,
         term: &str,
         window: Window,
-        modes: &[(Pty, u32)],
-    ) -> std::io::Result<bool> {
-        let allowed = self.grant().is_some_and(|grant| grant.options.pty);
-        let mut channels = self.connection.channels();
-        let Some(setup) = channels.get_mut(&id).and_then(Entry::setup) else { return Ok(false) };
-        if !allowed || setup.terminal.is_some() {
+        modes: Vec<(Mode, u32)>,
+    ) -> io::Result<bool> {
+        if !self.may_have_terminal(id) {
             return Ok(false);
         }
-        let pty = self.connection.shared.config.jail.open_pty().map_err(io::Error::other)?;
-        pty::resize(&pty.master, window)?;
-        let known = |&(code, value): &(Pty, u32)| Some((Mode::from_code(code as u8)?, value));
-        pty::set_modes(&pty.slave, &modes.iter().filter_map(known).collect::<Vec<_>>())?;
-        setup.terminal = Some(Terminal { pty, term: term.to_owned() });
+        let jail = self.connection.shared.config.jail.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            let pty = jail.open_pty().map_err(io::Error::other)?;
+            pty::resize(&pty.master, window)?;
+            pty::set_modes(&pty.slave, &modes)?;
+            Ok::<_, io::Error>(pty)
+        });
+        let pty = tokio::time::timeout(session::START, opening).await???;
+        if let Some(setup) = self.connection.channels().get_mut(&id).and_then(Entry::setup) {
+            setup.terminal = Some(Terminal { pty, term: term.to_owned() });
+        }
         Ok(true)
     }
 }
@@ -263,7 +276,10 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let window = Window { columns, rows, width_pixels, height_pixels };
-        let done = self.open_terminal(id, term, window, modes).unwrap_or_else(|error| {
+        let known = |&(code, value): &(Pty, u32)| Some((Mode::from_code(code as u8)?, value));
+        let modes = modes.iter().filter_map(known).collect();
+        let opened = self.open_terminal(id, term, window, modes).await;
+        let done = opened.unwrap_or_else(|error| {
             tracing::warn!(connection = self.connection.id, %error, "cannot open a terminal");
             false
         });

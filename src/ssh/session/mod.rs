@@ -23,7 +23,7 @@ use crate::os::pty::Window;
 use stdio::Stdio;
 
 /// A program that has not been exec'd by then is not going to be: its file system hangs.
-const START: Duration = Duration::from_secs(20);
+pub(super) const START: Duration = Duration::from_secs(20);
 
 /// What a client asks a session to run.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) enum Error {
     Pipes(#[source] std::io::Error),
     #[error("cannot start the program")]
     Spawn(#[source] jail::Error),
+    #[error("the program's start has failed")]
+    Panic(#[source] tokio::task::JoinError),
     #[error("the program did not start within {} s", START.as_secs())]
     Slow,
 }
@@ -142,7 +144,7 @@ async fn spawn(
     let spawning = tokio::task::spawn_blocking(move || jail.spawn(Spawn { program, env, stdio }));
     match tokio::time::timeout(START, spawning).await {
         Ok(Ok(spawned)) => spawned.map_err(Error::Spawn),
-        Ok(Err(panicked)) => Err(Error::Pipes(std::io::Error::other(panicked))),
+        Ok(Err(panicked)) => Err(Error::Panic(panicked)),
         Err(_) => Err(Error::Slow),
     }
 }

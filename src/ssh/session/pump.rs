@@ -1,10 +1,12 @@
 //! The pumps between a program's standard streams and its channel.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
 
 use super::super::connection::Outlet;
 use super::super::flow::Inbox;
@@ -18,6 +20,10 @@ const READ: usize = 64 << 10;
 /// What a program may still write after its client has left. One that writes little (`touch`, a script
 /// with a few messages) ends well; one that writes on and on gets SIGPIPE, as under sshd.
 const LAST_WORDS: usize = 16 << 20;
+
+/// How long a terminal must be silent after its program's end: the kernel passes the last output on
+/// a moment later.
+const LAST_SHOW: Duration = Duration::from_millis(50);
 
 /// Which of a program's output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +91,25 @@ async fn last_words(mut pipe: pipe::Receiver) -> io::Result<()> {
     Ok(())
 }
 
-/// What a terminal shows, until the session on it has ended or the client has left.
-pub(super) async fn screen(outlet: &Outlet, live: &Live, master: &Master) -> io::Result<()> {
+/// What a terminal shows, until nobody has it open, the client has left, or the session's program has
+/// `exited` and all is read: others may keep the terminal open in the background, as under sshd.
+pub(super) async fn screen(
+    outlet: &Outlet,
+    live: &Live,
+    master: &Master,
+    exited: &CancellationToken,
+) -> io::Result<()> {
     let mut buffer = vec![0; READ];
     loop {
+        let silence = async {
+            exited.cancelled().await;
+            tokio::time::sleep(LAST_SHOW).await;
+        };
         let count = tokio::select! {
-            read = master.read(&mut buffer) => read?,
+            biased;
             () = outlet.closed.cancelled() => return Ok(()),
+            read = master.read(&mut buffer) => read?,
+            () = silence => return Ok(()),
         };
         let bytes = Bytes::copy_from_slice(&buffer[..count]);
         if count == 0 || !send(outlet, live, bytes, Stream::Stdout).await {

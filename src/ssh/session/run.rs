@@ -13,6 +13,7 @@ use bytes::Bytes;
 use nix::sys::signal::Signal;
 use russh::server::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::super::connection::Outlet;
 use super::super::flow::Inbox;
@@ -122,19 +123,24 @@ async fn on_terminal(
         let motd = crlf(&outlet.connection.shared.config.motd);
         outlet.send(motd).await;
     }
+    let exited = CancellationToken::new();
     let show = {
-        let master = master.clone();
+        let (master, exited) = (master.clone(), exited.clone());
         async move {
-            let result = pump::screen(outlet, live, &master).await;
+            let result = pump::screen(outlet, live, &master, &exited).await;
             if outlet.closed.is_cancelled() {
                 let _ = tokio::time::timeout(LAST_INPUT, &mut typing).await;
             }
             typing.abort();
-            // The controller's clone of the master is the last now; it goes when this is told.
             result
         }
     };
-    let (status, shown) = tokio::join!(controller.run(Some(master)), show);
+    let program = async {
+        let status = controller.run(Some(master)).await;
+        exited.cancel();
+        status
+    };
+    let (status, shown) = tokio::join!(program, show);
     complain(live, shown);
     status
 }
