@@ -26,5 +26,6 @@ pub mod proctree;
 pub mod pty;
 pub mod reap;
 pub mod seccomp;
+pub mod tree;
 #[cfg(test)]
 mod test_entry;
