@@ -1,13 +1,12 @@
 //! The end of a jail: what sessions left running is ended and named, its mounts are gone.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::link::Link;
-use super::plan::Plan;
+use super::mounts::Mounts;
 use crate::os::pidfd;
 use crate::os::proctree::{self, Process};
 
@@ -18,14 +17,16 @@ pub struct Leftovers {
     pub processes: Vec<Process>,
     /// Those of them that not even SIGKILL ended: stuck in the kernel.
     pub stuck: Vec<Process>,
-    /// Mount points that the jail made in the image and could not remove.
-    pub directories: Vec<PathBuf>,
+    /// What users mounted inside, as they see it; undone with the jail.
+    pub mounts: Vec<String>,
+    /// What the jail put into the image and could not take out.
+    pub additions: Vec<PathBuf>,
 }
 
 /// Longest wait for a killed process to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn close(link: &Arc<Link>, plan: &Plan, grace: Duration) -> Leftovers {
+pub fn close(link: &Link, grace: Duration) -> Leftovers {
     let processes = descendants(link.pid);
     if !processes.is_empty() {
         let deadline = Instant::now() + grace;
@@ -36,9 +37,9 @@ pub fn close(link: &Arc<Link>, plan: &Plan, grace: Duration) -> Leftovers {
         wait_for(&processes, deadline);
     }
     let stuck = kill_all(link.pid, Instant::now() + KILL_PATIENCE);
+    let mounts = link.take_mounts().map(Mounts::added).unwrap_or_default();
     end_init(link);
-    let directories = remove_made(link, plan);
-    Leftovers { processes, stuck, directories }
+    Leftovers { processes, stuck, mounts, additions: Vec::new() }
 }
 
 fn descendants(init: i32) -> Vec<Process> {
@@ -78,11 +79,4 @@ fn end_init(link: &Link) {
         let _ = pidfd::wait_until(&link.pidfd, Instant::now() + KILL_PATIENCE);
     }
     link.reap();
-}
-
-/// Removes the mount points that the image lacked, unless someone put something there.
-fn remove_made(link: &Link, plan: &Plan) -> Vec<PathBuf> {
-    let Some(root) = &plan.root else { return Vec::new() };
-    let made = link.made.iter().rev().map(|inside| super::outside(root, inside));
-    made.filter(|path| std::fs::remove_dir(path).is_err()).collect()
 }

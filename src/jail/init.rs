@@ -7,6 +7,7 @@
 //! the agent. It ends, and with it the jail, when the agent's end of its socket is closed.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -24,7 +25,7 @@ use super::plan::Shape;
 use super::session::{self, Session};
 use super::wire::{self, Event, Fault, Request, Setup};
 use crate::os::exec::SingleThreaded;
-use crate::os::{landlock, namespace, pty, reap, seccomp};
+use crate::os::{hardening, landlock, namespace, pty, reap, seccomp};
 
 /// Lives until the agent goes. Called by the entry with the socket that was its stdin.
 pub fn run(socket: UnixStream) -> io::Result<()> {
@@ -83,9 +84,9 @@ impl Init {
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         match prepare(&setup) {
-            Ok((root, entered)) => {
-                let ready = Event::Ready { made: entered.made, notes: entered.notes };
-                wire::send(&socket, &ready, &[])?;
+            Ok(Prepared { root, notes, mounts }) => {
+                let mounts: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
+                wire::send(&socket, &Event::Ready { notes }, &mounts)?;
                 let sessions = HashMap::new();
                 Ok(Some(Init { single, socket, signals, root, setup, sessions }))
             }
@@ -229,34 +230,48 @@ struct News {
     launches: Vec<Pid>,
 }
 
-/// Everything before the first session. In namespaces init ends up with less than it began with;
-/// in a plain chroot it must keep CAP_SYS_CHROOT for each session, and stays closed to them.
-fn prepare(setup: &Setup) -> Result<(Option<OwnedFd>, enter::Entered), Fault> {
-    let fault = |what: &'static str| move |error: io::Error| Fault::new(what, &error);
+/// What init has before its first session.
+struct Prepared {
+    /// What sessions have as `/`.
+    root: Option<OwnedFd>,
+    notes: Vec<String>,
+    /// The mounts of the namespace, readable at any time.
+    mounts: Option<File>,
+}
+
+/// In namespaces init ends up with less than it began with; in a plain chroot it must keep
+/// CAP_SYS_CHROOT for each session, and stays closed to them.
+fn prepare(setup: &Setup) -> Result<Prepared, Fault> {
     match setup.shape {
-        Shape::Plain => {
-            nix::sys::prctl::set_child_subreaper(true)
-                .map_err(|errno| Fault::new("become a subreaper", &errno.into()))?;
-            crate::os::hardening::make_undumpable().map_err(fault("become undumpable"))?;
-            let root = setup.root.as_deref().map(namespace::handle).transpose();
-            Ok((root.map_err(fault("open the image root"))?, enter::Entered::default()))
-        }
-        Shape::Namespaces => {
-            let mut entered = enter::carry_out(&setup.steps)?;
-            let root = step_aside(setup).map_err(fault("leave the image root"))?;
-            if !landlock::scope_sockets_and_signals().map_err(fault("confine by landlock"))? {
-                entered.notes.push(
-                    "this kernel (before 6.12) cannot keep sessions from abstract sockets".into(),
-                );
-            }
-            seccomp::load(setup.level).map_err(|error| {
-                let errno = libc::EINVAL;
-                Fault { what: crate::telemetry::chain(&error), errno }
-            })?;
-            setup.keep.keep_only().map_err(fault("drop capabilities"))?;
-            Ok((root, entered))
-        }
+        Shape::Plain => prepare_plain(setup),
+        Shape::Namespaces => prepare_namespaces(setup),
     }
+}
+
+fn fault(what: &'static str) -> impl Fn(io::Error) -> Fault {
+    move |error| Fault::new(what, &error)
+}
+
+fn prepare_plain(setup: &Setup) -> Result<Prepared, Fault> {
+    hardening::become_subreaper().map_err(fault("become a subreaper"))?;
+    hardening::make_undumpable().map_err(fault("become undumpable"))?;
+    let root = setup.root.as_deref().map(namespace::handle).transpose();
+    let root = root.map_err(fault("open the image root"))?;
+    Ok(Prepared { root, notes: Vec::new(), mounts: None })
+}
+
+fn prepare_namespaces(setup: &Setup) -> Result<Prepared, Fault> {
+    let mut notes = enter::carry_out(&setup.steps)?;
+    // Opened while `/` is that of the sessions: it goes on telling what they see.
+    let mounts = File::open("/proc/self/mountinfo").map_err(fault("open the list of mounts"))?;
+    let root = step_aside(setup).map_err(fault("leave the image root"))?;
+    if !landlock::scope_sockets_and_signals().map_err(fault("confine by landlock"))? {
+        notes.push("this kernel (before 6.12) cannot keep sessions from abstract sockets".into());
+    }
+    seccomp::load(setup.level)
+        .map_err(|error| Fault { what: crate::telemetry::chain(&error), errno: libc::EINVAL })?;
+    setup.keep.keep_only().map_err(fault("drop capabilities"))?;
+    Ok(Prepared { root, notes, mounts: Some(mounts) })
 }
 
 /// Takes an empty directory as init's own root, where sessions have the image's.

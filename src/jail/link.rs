@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -14,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Error;
+use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
 use super::wire::{self, Event, Fault, Request, Setup};
 use crate::os::{hardening, pidfd};
@@ -29,9 +29,9 @@ pub struct Link {
     /// As the agent counts.
     pub pid: i32,
     pub pidfd: OwnedFd,
-    /// Mount points made in the image root, as seen inside.
-    pub made: Vec<PathBuf>,
     pub notes: Vec<String>,
+    /// What was mounted when it was set up, and what tells it now; none without a namespace.
+    mounts: Mutex<Option<Mounts>>,
     socket: UnixStream,
     sending: Mutex<()>,
     waiting: Arc<Mutex<Waiting>>,
@@ -84,9 +84,10 @@ impl Link {
             .name("jail".into())
             .spawn(move || read_events(&reader, &shared))
             .map_err(start)?;
-        let Greeting { pid, made, notes } = greeting;
+        let Greeting { pid, notes, mounts } = greeting;
+        let mounts = Mutex::new(mounts.map(Mounts::new).transpose().map_err(start)?);
         let (sending, next) = (Mutex::new(()), AtomicU64::new(1));
-        Ok(Link { pid, pidfd, made, notes, socket, sending, waiting, next })
+        Ok(Link { pid, pidfd, notes, mounts, socket, sending, waiting, next })
     }
 
     pub fn has_ended(&self) -> bool {
@@ -124,6 +125,11 @@ impl Link {
         wire::send(&self.socket, request, fds).map_err(|_| Error::Gone)
     }
 
+    /// Once: as long as it is there, so is the namespace.
+    pub fn take_mounts(&self) -> Option<Mounts> {
+        lock(&self.mounts).take()
+    }
+
     /// Takes the status of an init that has ended.
     pub fn reap(&self) {
         crate::os::reap::one(self.pid);
@@ -149,8 +155,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Greeting {
     pid: i32,
-    made: Vec<PathBuf>,
     notes: Vec<String>,
+    mounts: Option<OwnedFd>,
 }
 
 fn handshake(socket: &UnixStream, plan: &Plan, started: i32) -> Result<Greeting, Error> {
@@ -167,7 +173,9 @@ fn handshake(socket: &UnixStream, plan: &Plan, started: i32) -> Result<Greeting,
     loop {
         match wire::receive::<Event>(socket).map_err(start)? {
             Some((Event::Born { pid: born }, _)) => pid = born,
-            Some((Event::Ready { made, notes }, _)) => return Ok(Greeting { pid, made, notes }),
+            Some((Event::Ready { notes }, mut fds)) => {
+                return Ok(Greeting { pid, notes, mounts: fds.pop() });
+            }
             Some((Event::Failed(fault), _)) => {
                 return Err(Error::SetUp { source: fault.source(), what: fault.what });
             }

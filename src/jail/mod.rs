@@ -9,8 +9,10 @@ mod child;
 mod close;
 mod enter;
 mod env;
+mod fixtures;
 mod init;
 mod link;
+mod mounts;
 mod plan;
 mod session;
 mod wire;
@@ -18,7 +20,7 @@ mod wire;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ pub use plan::{Impossible, Options, Plan, Shape};
 use crate::os::capability::CapSet;
 use crate::os::pty::Pty;
 use crate::os::{self, hardening};
+use fixtures::Fixtures;
 use link::Link;
 use wire::{Become, Bytes, Request};
 
@@ -67,6 +70,8 @@ pub enum Error {
     Binary(#[source] io::Error),
     #[error("cannot read the image root {}", path.display())]
     Root { path: PathBuf, source: io::Error },
+    #[error("cannot make the mount points or devices that sessions need in the image")]
+    Fixtures { source: io::Error },
     #[error("cannot start the process that starts sessions")]
     Start { source: io::Error },
     #[error("cannot set up what sessions see: {what}")]
@@ -98,6 +103,7 @@ struct Inner {
     exe: OwnedFd,
     /// `None` once closed.
     link: Mutex<Option<Arc<Link>>>,
+    fixtures: Mutex<Fixtures>,
 }
 
 impl Jail {
@@ -106,14 +112,14 @@ impl Jail {
     pub fn establish(plan: Plan) -> Result<Jail, Error> {
         let exe = hardening::sealed_self_exe().map_err(Error::Binary)?;
         let account = account(&plan)?;
-        let (plan, link) = match Link::start(&exe, &plan) {
+        let (plan, (link, fixtures)) = match start(&exe, &plan) {
             Err(error) if plan.shape == Shape::Namespaces => {
                 let reason = crate::telemetry::chain(&error);
                 tracing::warn!(reason, "sessions get no namespaces");
                 let held = CapSet::effective().map_err(|source| Error::Start { source })?;
                 let plan = plan.without_namespaces(held)?;
-                let link = Link::start(&exe, &plan)?;
-                (plan, link)
+                let started = start(&exe, &plan)?;
+                (plan, started)
             }
             other => (plan, other?),
         };
@@ -121,7 +127,8 @@ impl Jail {
             tracing::warn!(note, "jail");
         }
         let link = Mutex::new(Some(Arc::new(link)));
-        Ok(Jail(Arc::new(Inner { plan, account, exe, link })))
+        let fixtures = Mutex::new(fixtures);
+        Ok(Jail(Arc::new(Inner { plan, account, exe, link, fixtures })))
     }
 
     /// One line for the log: which separation was obtained.
@@ -198,10 +205,22 @@ impl Jail {
     /// Ends what sessions left running (SIGTERM, after `grace` SIGKILL), then the jail itself; its
     /// mounts go with it. No session can be started afterwards. Blocks; a second call does nothing.
     pub fn close(&self, grace: Duration) -> Leftovers {
-        let link = self.slot().take();
-        match link {
-            Some(link) => close::close(&link, &self.0.plan, grace),
-            None => Leftovers::default(),
+        let Some(link) = self.slot().take() else { return Leftovers::default() };
+        let mut leftovers = close::close(&link, grace);
+        let mut fixtures = self.0.fixtures.lock().unwrap_or_else(PoisonError::into_inner);
+        leftovers.additions = std::mem::take(&mut *fixtures).take_out();
+        leftovers
+    }
+}
+
+/// Puts into the image what the jail needs there and starts init; leaves nothing if that fails.
+fn start(exe: &OwnedFd, plan: &Plan) -> Result<(Link, Fixtures), Error> {
+    let fixtures = Fixtures::put_in(plan).map_err(|source| Error::Fixtures { source })?;
+    match Link::start(exe, plan) {
+        Ok(link) => Ok((link, fixtures)),
+        Err(error) => {
+            fixtures.take_out();
+            Err(error)
         }
     }
 }
@@ -236,11 +255,6 @@ pub fn entry() -> ! {
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let result = socket.and_then(|socket| init::run(socket.into()));
     crate::os::exec::exit_now(i32::from(result.is_err()))
-}
-
-/// Makes the directory that a jail's mount point inside `root` is, for its removal.
-fn outside(root: &Path, inside: &Path) -> PathBuf {
-    root.join(inside.strip_prefix("/").unwrap_or(inside))
 }
 
 #[cfg(test)]

@@ -236,10 +236,12 @@ fn proc_and_sys(steps: &mut Vec<Step>, options: &Options) {
     steps.extend(fixed.map(|path| Step::ReadOnly(path.into())));
     let hidden = ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/scsi", "/proc/timer_list"];
     steps.extend(hidden.map(|path| Step::Hide(path.into())));
-    // The container has a /sys of its own, which cannot be mounted over itself.
-    if options.root.is_some() {
-        let access = if options.dkms { Access::NoExec } else { Access::NoExecReadOnly };
-        steps.push(Step::mount("sysfs", "/sys", access, ""));
+    match (&options.root, options.dkms) {
+        (Some(_), true) => steps.push(Step::mount("sysfs", "/sys", Access::NoExec, "")),
+        (Some(_), false) => steps.push(Step::mount("sysfs", "/sys", Access::NoExecReadOnly, "")),
+        // The container has one; the kernel refuses another at its place.
+        (None, true) => {}
+        (None, false) => steps.push(Step::ReadOnly("/sys".into())),
     }
     steps.push(Step::Hide("/sys/firmware".into()));
 }

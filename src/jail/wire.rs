@@ -107,9 +107,9 @@ pub enum Event {
     Born {
         pid: i32,
     },
-    /// Set up; `made` are mount points that the image lacked, `notes` what could not be had.
+    /// Set up; `notes` tell what could not be had. With a private mount namespace comes its
+    /// mountinfo file.
     Ready {
-        made: Vec<PathBuf>,
         notes: Vec<String>,
     },
     /// Not set up.

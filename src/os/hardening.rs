@@ -14,6 +14,11 @@ pub fn make_undumpable() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
+/// Makes orphaned descendants children of this process rather than of the container's pid 1.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
 /// uapi/linux/memfd.h, Linux 6.3.
 const MFD_EXEC: libc::c_uint = 0x10;
 

@@ -19,6 +19,7 @@ pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
+pub mod nodes;
 pub mod openat;
 pub mod pidfd;
 pub mod process;

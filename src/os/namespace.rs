@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
@@ -79,24 +79,31 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes all mounts at and below `path` nodev (mount_setattr(2), Linux 5.12).
+// uapi/linux/mount.h
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NODEV: u64 = 4;
+
+/// Makes all mounts at and below `path` nodev.
 pub fn forbid_devices(path: &Path) -> io::Result<()> {
-    // uapi/linux/mount.h
-    const MOUNT_ATTR_NODEV: u64 = 4;
-    let attr = MountAttr { attr_set: MOUNT_ATTR_NODEV, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_below(path, MOUNT_ATTR_NODEV)
+}
+
+/// Makes `path`, a part of a mount, a mount of its own that is read-only with all below it.
+pub fn make_read_only(path: &Path) -> io::Result<()> {
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(path), path, None::<&str>, bind, None::<&str>)?;
+    set_below(path, MOUNT_ATTR_RDONLY)
+}
+
+/// Adds attributes to all mounts at and below `path` (mount_setattr(2), Linux 5.12).
+fn set_below(path: &Path, attributes: u64) -> io::Result<()> {
+    let attr = MountAttr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: path and attribute are live for the call, the size is told; nix has no
     // mount_setattr.
     let rc = unsafe {
-        let flags = libc::AT_RECURSIVE;
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            AT_FDCWD.as_raw_fd(),
-            path.as_ptr(),
-            flags,
-            &attr,
-            size_of::<MountAttr>(),
-        )
+        let (here, flags, size) = (libc::AT_FDCWD, libc::AT_RECURSIVE, size_of::<MountAttr>());
+        libc::syscall(libc::SYS_mount_setattr, here, path.as_ptr(), flags, &attr, size)
     };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -115,15 +122,6 @@ pub fn bind_device(source: impl AsFd, target: &Path) -> io::Result<()> {
     // A bind mount takes over the flags of where it comes from; this sets them anew.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     Ok(mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?)
-}
-
-/// Makes `path`, a mount or a part of one, a read-only mount of its own.
-pub fn make_read_only(path: &Path) -> io::Result<()> {
-    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(path), path, None::<&str>, bind, None::<&str>)?;
-    let base = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    let flags = base | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    Ok(mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?)
 }
 
 /// Whatever is at `path`, links followed, as a handle to mount or enter; not opened for reading.

@@ -51,4 +51,4 @@ pub fn entry() -> ! {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

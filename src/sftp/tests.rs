@@ -405,3 +405,37 @@ fn what_cannot_be_answered_ends_the_session_and_nothing_else() {
     assert_eq!(peer.ask(by_path(17, b"."))[0], 105);
     assert!(peer.end().success());
 }
+
+/// A client over any pair of pipes, for the tests of other rooms.
+pub(crate) struct Client {
+    input: fs::File,
+    output: fs::File,
+}
+
+impl Client {
+    pub(crate) fn new(input: fs::File, output: fs::File) -> Client {
+        let mut client = Client { input, output };
+        client.ask(Packet::new(1).u32(3));
+        client
+    }
+
+    fn ask(&mut self, packet: Packet) -> Vec<u8> {
+        self.input.write_all(&packet.finish()).unwrap();
+        let mut length = [0; 4];
+        self.output.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        self.output.read_exact(&mut answer).unwrap();
+        answer
+    }
+
+    /// The attributes, or nothing if there is no such file.
+    pub(crate) fn stat(&mut self, path: &str) -> Option<Vec<u8>> {
+        let answer = self.ask(by_path(17, path.as_bytes()));
+        (answer[0] == 105).then_some(answer)
+    }
+
+    pub(crate) fn symlink(&mut self, target: &str, link: &str) {
+        let answer = self.ask(by_path(20, target.as_bytes()).string(link.as_bytes()));
+        assert_eq!(answer[8], 0, "made");
+    }
+}

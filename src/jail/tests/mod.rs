@@ -1,5 +1,8 @@
 //! The jail for real: needs root with CAP_SYS_ADMIN and fails loudly without.
 
+mod escape;
+mod plain;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -181,5 +184,36 @@ fn a_signal_reaches_the_whole_group() {
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
+    jail.close(Duration::ZERO);
+}
+
+#[test]
+fn mount_points_that_the_image_lacks_are_not_left_in_it() {
+    let image = Image::new();
+    for name in ["proc", "sys", "run"] {
+        fs::remove_dir(image.path().join(name)).unwrap();
+    }
+    let before = fs::metadata(image.path()).unwrap().modified().unwrap();
+    let jail = image.jail();
+    let (out, err, _) = run(&jail, "cat /proc/self/comm; touch /run/x; ls /sys/class >/dev/null");
+    assert_eq!((out.as_str(), err.as_str()), ("cat\n", ""));
+    assert_eq!(jail.close(Duration::ZERO).additions, [PathBuf::new(); 0]);
+    for name in ["proc", "sys", "run"] {
+        assert!(!image.path().join(name).exists());
+    }
+    assert_eq!(fs::metadata(image.path()).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn who_kills_init_ends_the_sessions_and_the_next_one_works() {
+    let image = Image::new();
+    let jail = image.jail();
+    let (mut child, _stdin, mut stdout, _) = spawn(&jail, Program::Command(b"echo; cat".into()));
+    stdout.read_exact(&mut [0]).unwrap();
+    let init = jail.link().unwrap().pid;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), Signal::SIGKILL).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(runtime.block_on(child.wait()).is_err());
+    assert_eq!(run(&jail, "echo again").0, "again\n");
     jail.close(Duration::ZERO);
 }
