@@ -252,7 +252,9 @@ fn program(account: &Account, program: Program) -> Become {
 /// What `ENTRY` as the first argument leads to: this process is to be a jail's init. Its stdin is
 /// the socket to the agent. Called by main before anything else; does not return.
 pub fn entry() -> ! {
-    let socket = io::stdin().as_fd().try_clone_to_owned();
+    // Whatever the agent had open and did not mark: it ends here.
+    let closed = os::exec::close_from(3);
+    let socket = closed.and_then(|()| io::stdin().as_fd().try_clone_to_owned());
     let result = socket.and_then(|socket| init::run(socket.into()));
     crate::os::exec::exit_now(i32::from(result.is_err()))
 }

@@ -185,7 +185,11 @@ fn tell_leftovers(leftovers: &Leftovers) {
             "ended a process that a session left"
         );
     }
-    for directory in &leftovers.directories {
-        tracing::warn!(directory = %directory.display(), "could not remove a mount point");
+    for mount in &leftovers.mounts {
+        tracing::warn!(mount, "undid a mount that a session left");
+    }
+    for path in &leftovers.additions {
+        let path = path.display();
+        tracing::warn!(%path, "could not take out of the image what sessions needed there");
     }
 }

@@ -93,7 +93,9 @@ fn dup_to(fd: RawFd, target: RawFd, flags: i32) -> io::Result<RawFd> {
 }
 
 /// Closes every descriptor from `first` on (close_range(2), Linux 5.9).
-fn close_from(first: u32) -> io::Result<()> {
+///
+/// Nobody in this process may own one of them: for the start of a process, or its way to exec.
+pub fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: plain numbers; as for dup_to, nobody in this process uses them after this.
     check(unsafe { libc::close_range(first, u32::MAX, 0) }).map(drop)
 }

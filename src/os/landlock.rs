@@ -4,6 +4,7 @@
 //! nothing but this keeps the jail away from them. Used by the jail's init.
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `struct landlock_ruleset_attr` (uapi/linux/landlock.h), as of ABI 6.
 #[repr(C)]
@@ -43,12 +44,9 @@ pub fn scope_sockets_and_signals() -> io::Result<bool> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: `fd` is the ruleset just made; it is ours alone and closed right here.
-    let rc = unsafe {
-        let rc = libc::syscall(libc::SYS_landlock_restrict_self, fd, 0u32);
-        let error = io::Error::last_os_error();
-        libc::close(fd as i32);
-        if rc < 0 { Err(error) } else { Ok(true) }
-    };
-    rc
+    // SAFETY: just made by the kernel for us, nobody else owns it; a descriptor fits.
+    let ruleset = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    // SAFETY: plain numbers.
+    let rc = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0u32) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(true) }
 }

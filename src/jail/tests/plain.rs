@@ -107,7 +107,7 @@ fn devices_are_there_while_it_lasts_and_not_in_the_tree() {
         let command = "echo x > /dev/null; head -c 3 /dev/urandom | wc -c; ls /dev";
         let (out, err, _) = run(&jail, command);
         assert_eq!(out, "3\nfull\nnull\nrandom\ntty\nurandom\nzero\n", "{err}");
-        assert_eq!(jail.close(Duration::ZERO).additions, [PathBuf::new(); 0]);
+        assert!(jail.close(Duration::ZERO).additions.is_empty());
         let dev = image.path().join("dev");
         assert_eq!(fs::read_dir(&dev).unwrap().count(), 1);
         assert_eq!(fs::metadata(&dev).unwrap().modified().unwrap(), before);

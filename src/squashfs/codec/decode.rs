@@ -58,9 +58,8 @@ impl Decoder {
 fn xz(input: &[u8], out: &mut [u8]) -> Result<usize, Error> {
     let mut stream =
         Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(|e| Error::Setup("xz", Box::new(e)))?;
-    let status = stream
-        .process(input, out, Action::Finish)
-        .map_err(|e| Error::Decode("xz", Box::new(e)))?;
+    let status =
+        stream.process(input, out, Action::Finish).map_err(|e| Error::Decode("xz", Box::new(e)))?;
     if status == Status::StreamEnd {
         Ok(stream.total_out() as usize)
     } else {

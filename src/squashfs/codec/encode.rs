@@ -159,8 +159,7 @@ fn xz(filters: &Filters, input: &[u8], out: &mut Vec<u8>) -> Result<Option<usize
     let mut stream = Stream::new_stream_encoder(filters, Check::Crc32)
         .map_err(|e| Error::Encode("xz", Box::new(e)))?;
     out.resize(input.len(), 0);
-    let status = stream
-        .process(input, out, Action::Finish)
-        .map_err(|e| Error::Encode("xz", Box::new(e)))?;
+    let status =
+        stream.process(input, out, Action::Finish).map_err(|e| Error::Encode("xz", Box::new(e)))?;
     Ok((status == Status::StreamEnd).then(|| stream.total_out() as usize))
 }

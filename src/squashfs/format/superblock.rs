@@ -127,8 +127,7 @@ impl Superblock {
     /// The superblock as it is stored.
     pub fn encode(&self) -> [u8; SIZE] {
         let mut out = Vec::with_capacity(SIZE);
-        for word in
-            [MAGIC, self.inode_count, self.mkfs_time, self.block_size, self.fragment_count]
+        for word in [MAGIC, self.inode_count, self.mkfs_time, self.block_size, self.fragment_count]
         {
             out.extend_from_slice(&word.to_le_bytes());
         }

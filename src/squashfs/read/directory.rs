@@ -3,9 +3,9 @@
 use super::Error;
 use super::image::Image;
 use super::metadata::Cursor;
-use crate::squashfs::format::directory::{ENTRY, Entry, HEADER, Header, MAX_NAME, MAX_RUN};
-use crate::squashfs::format::directory::SIZE_EXTRA;
 use crate::squashfs::format::Fill;
+use crate::squashfs::format::directory::SIZE_EXTRA;
+use crate::squashfs::format::directory::{ENTRY, Entry, HEADER, Header, MAX_NAME, MAX_RUN};
 use crate::squashfs::format::inode::Directory;
 use crate::squashfs::format::metadata::Reference;
 

@@ -44,8 +44,7 @@ impl Image {
         }
         check_order(&superblock)?;
         let options = read_options(&file, &superblock)?;
-        let metadata =
-            Metadata::new(file.try_clone().map_err(|e| io(0, 0, e))?, &superblock)?;
+        let metadata = Metadata::new(file.try_clone().map_err(|e| io(0, 0, e))?, &superblock)?;
         let fragments = block_list(
             &file,
             &superblock,
@@ -149,9 +148,11 @@ impl Image {
             let left = usize::from(self.superblock.id_count) - ids.len();
             let block = self.metadata.block(block)?;
             ids.extend(
-                block.data.chunks_exact(4).take(left).map(|id| {
-                    u32::from_le_bytes(id.try_into().expect("chunks of four bytes"))
-                }),
+                block
+                    .data
+                    .chunks_exact(4)
+                    .take(left)
+                    .map(|id| u32::from_le_bytes(id.try_into().expect("chunks of four bytes"))),
             );
         }
         Ok(ids)
@@ -174,7 +175,8 @@ fn check_order(superblock: &Superblock) -> Result<(), Error> {
         superblock.export_table,
         superblock.xattr_table,
     ];
-    if superblock.inode_table < SIZE as u64 || superblock.inode_table >= superblock.directory_table {
+    if superblock.inode_table < SIZE as u64 || superblock.inode_table >= superblock.directory_table
+    {
         return Err(Error::damaged("the tables overlap", superblock.inode_table));
     }
     for (index, table) in tables.into_iter().enumerate() {

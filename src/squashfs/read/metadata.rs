@@ -114,8 +114,7 @@ impl<'a> Cursor<'a> {
     /// Starts at `at` in the table at byte `table`, which ends at byte `end`.
     pub fn new(metadata: &'a Metadata, table: u64, at: Reference, end: u64) -> Result<Self, Error> {
         let outside = || Error::damaged("a reference outside of its table", table);
-        let position =
-            table.checked_add(at.block()).filter(|it| *it < end).ok_or_else(outside)?;
+        let position = table.checked_add(at.block()).filter(|it| *it < end).ok_or_else(outside)?;
         let block = metadata.block(position)?;
         let offset = at.offset();
         // The end of a full block is where an empty listing at its end is said to be.

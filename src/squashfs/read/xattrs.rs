@@ -86,11 +86,7 @@ fn find(image: &Image, table: &Table, number: u32) -> Result<Set, Error> {
     Ok(Set::parse(&bytes))
 }
 
-fn entry(
-    image: &Image,
-    table: &Table,
-    from: &mut Cursor,
-) -> Result<(Vec<u8>, Vec<u8>), Error> {
+fn entry(image: &Image, table: &Table, from: &mut Cursor) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let kind = u16::from_le_bytes(from.take()?);
     let length = u16::from_le_bytes(from.take()?);
     let prefix =

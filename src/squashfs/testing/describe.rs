@@ -20,19 +20,13 @@ pub fn directory(root: &Path) -> Tree {
     tree
 }
 
-fn visit(
-    root: &Path,
-    path: &Path,
-    tree: &mut Tree,
-    links: &mut HashMap<(u64, u64), PathBuf>,
-) {
+fn visit(root: &Path, path: &Path, tree: &mut Tree, links: &mut HashMap<(u64, u64), PathBuf>) {
     let full = root.join(path);
     let data = fs::symlink_metadata(&full).unwrap();
     let kind = data.file_type();
     let mut first = PathBuf::new();
     if data.nlink() > 1 && !kind.is_dir() {
-        first =
-            links.entry((data.dev(), data.ino())).or_insert_with(|| path.to_owned()).clone();
+        first = links.entry((data.dev(), data.ino())).or_insert_with(|| path.to_owned()).clone();
     }
     let what = if kind.is_dir() {
         "dir".to_owned()

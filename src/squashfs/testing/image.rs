@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::describe::{ENDS, Tree, WHOLE, attribute, describe};
+use crate::squashfs::format::Kind;
 use crate::squashfs::format::inode::{File, decode_device};
 use crate::squashfs::format::metadata::Reference;
-use crate::squashfs::format::Kind;
 use crate::squashfs::read::{BlockReader, Error, Image, Node, Step, Walker};
 use crate::squashfs::write::source::hash;
 
@@ -58,11 +58,8 @@ fn node_text(
         first = links.entry(node.at).or_insert_with(|| path_of(node)).clone();
     }
     let (uid, gid) = image.owner(inode)?;
-    let mut xattrs: Vec<_> = image
-        .xattrs(inode)?
-        .into_iter()
-        .map(|(name, value)| attribute(&name, &value))
-        .collect();
+    let mut xattrs: Vec<_> =
+        image.xattrs(inode)?.into_iter().map(|(name, value)| attribute(&name, &value)).collect();
     xattrs.sort();
     Ok(describe(&what, inode.mode.into(), uid, gid, inode.mtime.into(), &first, &xattrs))
 }

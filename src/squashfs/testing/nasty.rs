@@ -23,7 +23,10 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Bytes that compress well.
 pub fn text(seed: u64, length: usize) -> Vec<u8> {
-    (0..).flat_map(|i: u64| format!("line {} of {seed}\n", i / 3).into_bytes()).take(length).collect()
+    (0..)
+        .flat_map(|i: u64| format!("line {} of {seed}\n", i / 3).into_bytes())
+        .take(length)
+        .collect()
 }
 
 /// Makes the tree in the empty directory `root`. Needs root, for devices and attributes.
@@ -101,8 +104,7 @@ fn names(root: &Path) {
 }
 
 fn attributes(root: &Path) {
-    let capability =
-        [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     xattr::set(root.join("blocks"), "security.capability", &capability).unwrap();
     for path in ["blocks", "sub", "fifo", "null"] {
         xattr::set(root.join(path), "trusted.mark", b"one value for all").unwrap();

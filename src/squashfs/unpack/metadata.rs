@@ -60,7 +60,8 @@ impl Metadata {
         }
         for (attribute, value) in &self.xattrs {
             if let Err(error) = dir.set_xattr(name, attribute, value) {
-                skip(attribute, name, &error, skipped).map_err(|()| ("set attributes of", error))?;
+                skip(attribute, name, &error, skipped)
+                    .map_err(|()| ("set attributes of", error))?;
             }
         }
         if let Some(mode) = self.mode {

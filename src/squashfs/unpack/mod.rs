@@ -76,9 +76,9 @@ pub fn unpack(
         };
         let result = walk.run(&root).map(|()| (walk.links, walk.directories, walk.names));
         drop(walk.files);
-        let joined = workers.into_iter().map(|worker| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let joined = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let mut errors: Vec<Error> = joined.filter_map(Result::err).collect();
         match result {
             Ok(walked) if errors.is_empty() => Ok(walked),
@@ -182,9 +182,9 @@ impl Walk<'_> {
             return self.files.add(target, file);
         }
         make_special(dir, &name, &node.inode).map_err(|e| Error::write("make", &shown(), e))?;
-        metadata.apply(dir, &name, self.skipped).map_err(|(action, e)| {
-            Error::write(action, &shown(), e)
-        })
+        metadata
+            .apply(dir, &name, self.skipped)
+            .map_err(|(action, e)| Error::write(action, &shown(), e))
     }
 
     fn error(&self, action: &'static str, path: &[u8], source: io::Error) -> Error {

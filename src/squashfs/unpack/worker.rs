@@ -38,7 +38,11 @@ pub struct Large {
 pub enum Job {
     Small(Vec<(Target, Tail, u32)>),
     /// Blocks of a file; the first lies at byte `start` of the image.
-    Piece { large: Arc<Large>, blocks: Range<usize>, start: u64 },
+    Piece {
+        large: Arc<Large>,
+        blocks: Range<usize>,
+        start: u64,
+    },
 }
 
 impl Large {
@@ -89,12 +93,7 @@ pub fn run(
     Ok(())
 }
 
-fn small(
-    target: &Target,
-    tail: Tail,
-    length: u32,
-    reader: &mut BlockReader,
-) -> Result<(), Error> {
+fn small(target: &Target, tail: Tail, length: u32, reader: &mut BlockReader) -> Result<(), Error> {
     let bytes = reader.tail(tail, length)?;
     create(target)?.write_all(&bytes).map_err(|e| Error::write("write", &target.shown, e))
 }

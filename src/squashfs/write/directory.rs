@@ -3,8 +3,8 @@
 use super::Error;
 use super::metadata::Table;
 use crate::squashfs::codec::Encoder;
-use crate::squashfs::format::directory::{ENTRY, Entry, HEADER, Header, IndexEntry, MAX_RUN};
 use crate::squashfs::format::directory::SIZE_EXTRA;
+use crate::squashfs::format::directory::{ENTRY, Entry, HEADER, Header, IndexEntry, MAX_RUN};
 use crate::squashfs::format::inode::Directory;
 use crate::squashfs::format::metadata::{BLOCK, Reference};
 
@@ -92,7 +92,8 @@ impl Listing {
                 break;
             }
             let inode_offset = child.inode.offset() as u16;
-            let entry = Entry { inode_offset, number_delta, kind: child.kind, name_len: name.len() };
+            let entry =
+                Entry { inode_offset, number_delta, kind: child.kind, name_len: name.len() };
             run.extend_from_slice(&entry.encode());
             run.extend_from_slice(name);
             at += 1;

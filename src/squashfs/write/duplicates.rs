@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::source::{Place, SourceFile, hash};
 use super::Error;
+use super::source::{Place, SourceFile, hash};
 use crate::os::tree::Dir;
 use crate::squashfs::format::inode::Tail;
 
@@ -156,8 +156,7 @@ impl<'a> Duplicates<'a> {
 
     fn open(&self, id: PathId) -> Result<(File, std::path::PathBuf), Error> {
         let (dir, name) = self.paths.get(id);
-        let path =
-            self.root_path.join(std::ffi::OsStr::from_bytes(dir)).join(bytes_path(name));
+        let path = self.root_path.join(std::ffi::OsStr::from_bytes(dir)).join(bytes_path(name));
         let file = self
             .root
             .descend(dir)
@@ -178,10 +177,7 @@ fn read(file: &File, buffer: &mut [u8], offset: u64, path: &Path) -> Result<(), 
     })
 }
 
-fn hash_all(
-    size: u64,
-    read: impl Fn(&mut [u8], u64) -> Result<(), Error>,
-) -> Result<u64, Error> {
+fn hash_all(size: u64, read: impl Fn(&mut [u8], u64) -> Result<(), Error>) -> Result<u64, Error> {
     let mut hasher = twox_hash::XxHash3_64::new();
     let mut buffer = vec![0; STEP];
     for (at, length) in steps(size) {

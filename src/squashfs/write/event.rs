@@ -94,11 +94,17 @@ pub enum Item {
     Enter(Named),
     Leave,
     Special(Named, Special),
-    Link { name: Vec<u8>, number: u32 },
+    Link {
+        name: Vec<u8>,
+        number: u32,
+    },
     /// A data block of the file whose `File` item follows.
     Block(Slot<Packed>),
     /// So many blocks of zeros in that file, and their bytes.
-    Hole { blocks: u64, bytes: u64 },
+    Hole {
+        blocks: u64,
+        bytes: u64,
+    },
     /// The next fragment block.
     Fragment(Slot<Packed>),
     File(Named, Data),

@@ -4,11 +4,11 @@
 use crossbeam_channel::Sender;
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::event::{Attributes, Batch, Event, Kept, Named, OldTail, Special};
 use super::scan::attributes;
 use super::source::Request;
 use super::worker::Work;
-use super::Error;
 
 /// Most events in a batch: bounds the files that are open at a time.
 const BATCH_EVENTS: usize = 64;

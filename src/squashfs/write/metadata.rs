@@ -61,8 +61,7 @@ mod tests {
 
     #[test]
     fn references_never_point_past_a_block() {
-        let settings =
-            Settings { compressor: Compressor::Gzip, level: None, block_size: 131_072 };
+        let settings = Settings { compressor: Compressor::Gzip, level: None, block_size: 131_072 };
         let mut encoder = Encoder::new(&settings).unwrap();
         let mut table = Table::default();
         table.write(&[7; BLOCK], &mut encoder).unwrap();

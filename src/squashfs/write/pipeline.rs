@@ -78,8 +78,8 @@ where
             feed(&mut feeder)?;
             feeder.finish()
         });
-        let written = Writer::new(sink, job, start.fragments)
-            .and_then(|writer| writer.run(item_queue));
+        let written =
+            Writer::new(sink, job, start.fragments).and_then(|writer| writer.run(item_queue));
         finish(written, join(planner), join(feeder), workers.into_iter().map(join).collect())
     })
 }

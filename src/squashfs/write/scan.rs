@@ -7,11 +7,11 @@ use std::sync::Arc;
 use libc::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::event::{Attributes, Kept, Special};
 use super::exclude::Exclude;
 use super::feed::Feeder;
 use super::source::{Place, Request, same_version};
-use super::Error;
 use crate::os::tree::{Dir, Names, Stat, Xattrs};
 use crate::squashfs::format::inode::encode_device;
 
@@ -63,10 +63,8 @@ pub fn walk(
         if !exclude.is_empty() && exclude.iter().any(|it| it.matches(&place.below(name))) {
             continue;
         }
-        let stat = place
-            .dir
-            .stat(name)
-            .map_err(|e| Error::read("stat", &place.display(name), e))?;
+        let stat =
+            place.dir.stat(name).map_err(|e| Error::read("stat", &place.display(name), e))?;
         if identity(&stat) == skip {
             continue;
         }
@@ -85,19 +83,13 @@ pub fn walk(
 }
 
 fn level(place: Arc<Place>) -> Result<Level, Error> {
-    let names = place
-        .dir
-        .names()
-        .map_err(|e| Error::read("list", &place.display(b""), e))?;
+    let names = place.dir.names().map_err(|e| Error::read("list", &place.display(b""), e))?;
     Ok(Level { place, names, next: 0 })
 }
 
 /// Opens a directory below a place.
 pub fn child(place: &Arc<Place>, name: &[u8]) -> Result<Arc<Place>, Error> {
-    let dir = place
-        .dir
-        .child(name)
-        .map_err(|e| Error::read("enter", &place.display(name), e))?;
+    let dir = place.dir.child(name).map_err(|e| Error::read("enter", &place.display(name), e))?;
     Ok(Arc::new(Place { dir, path: place.below(name), root: place.root.clone() }))
 }
 

@@ -141,13 +141,8 @@ impl SourceFile {
 
     /// An error if the file is not as the walk saw it.
     pub fn check(&self) -> Result<(), Error> {
-        let now =
-            tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
-        if same_version(&now, &self.stat) {
-            Ok(())
-        } else {
-            Err(Error::Changed(self.path.clone()))
-        }
+        let now = tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
+        if same_version(&now, &self.stat) { Ok(()) } else { Err(Error::Changed(self.path.clone())) }
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::source::{Content, Request, SourceFile};
 use super::Error;
+use super::source::{Content, Request, SourceFile};
 use crate::squashfs::codec::{Encoder, Settings};
 use crate::squashfs::format::block::BlockWord;
 
@@ -15,12 +15,7 @@ pub enum Work {
     /// Open files, and read the small ones.
     Read { requests: Vec<Request>, done: Sender<Result<Vec<Content>, Error>> },
     /// Read and compress one block of a file.
-    Block {
-        source: Arc<SourceFile>,
-        offset: u64,
-        length: u32,
-        done: Sender<Result<Packed, Error>>,
-    },
+    Block { source: Arc<SourceFile>, offset: u64, length: u32, done: Sender<Result<Packed, Error>> },
     /// Compress a fragment block.
     Fragment { bytes: Vec<u8>, done: Sender<Result<Packed, Error>> },
 }
