@@ -48,9 +48,18 @@ impl Attributes {
         dir.set_owner_mode(name, self.uid, self.gid, self.mode)?;
         let path = dir.path_of(name);
         for (key, value) in &self.xattrs {
-            xattr::set(&path, OsStr::from_bytes(key), value)?;
+            set_xattr(&path, OsStr::from_bytes(key), value)?;
         }
         self.time.map_or(Ok(()), |time| dir.set_time(name, time))
+    }
+}
+
+/// Security modules label a new file themselves and may refuse to have it labelled, with what it
+/// has already all the same; then there is nothing to do.
+fn set_xattr(path: &Path, key: &OsStr, value: &[u8]) -> io::Result<()> {
+    match xattr::set(path, key, value) {
+        Err(_) if xattr::get(path, key).ok().flatten().as_deref() == Some(value) => Ok(()),
+        result => result,
     }
 }
 

@@ -16,8 +16,6 @@ pub enum Error {
     Mount { fs_type: String, point: PathBuf, source: Errno },
     #[error("cannot unmount {point}")]
     Unmount { point: PathBuf, source: Errno },
-    #[error("cannot make mounts private in this mount namespace")]
-    Private(#[source] Errno),
     #[error("cannot list the mounts below {path}")]
     List { path: PathBuf, source: std::io::Error },
 }
@@ -141,14 +139,6 @@ fn undo(mounts: Vec<Mount>) -> Result<Undone, Error> {
         }
     }
     Ok(undone)
-}
-
-/// Stops mounts of this mount namespace from showing up in others, and the reverse.
-///
-/// Only for a namespace of one's own: in the container's it would cut off volumes mounted later.
-pub fn make_private() -> Result<(), Error> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(Error::Private)
 }
 
 #[cfg(test)]

@@ -81,6 +81,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// True if an overlay cannot be had here but an unpacked image may.
+    pub(super) fn is_cured_by_unpacking(&self) -> bool {
+        matches!(
+            self,
+            Self::Loop(_)
+                | Self::MountImage { .. }
+                | Self::MountOverlay { .. }
+                | Self::BreaksLinks { .. }
+        )
+    }
+
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::Io { what, path: path.into(), source }
     }

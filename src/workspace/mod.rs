@@ -225,17 +225,15 @@ impl Opener<'_> {
             Mode::Unpack => self.unpack("it was asked for"),
             Mode::Overlay => match self.overlay() {
                 Ok(overlay) => self.ready(Kind::Overlay, Some(overlay)),
-                Err(error) => {
-                    self.remove_half_made()?;
-                    Err(error)
-                }
+                Err(error) => Err(self.undone(error)),
             },
             Mode::Auto => match self.overlay() {
                 Ok(overlay) => self.ready(Kind::Overlay, Some(overlay)),
-                Err(error) => {
+                Err(error) if error.is_cured_by_unpacking() => {
                     self.remove_half_made()?;
                     self.unpack(&crate::telemetry::chain(&error))
                 }
+                Err(error) => Err(self.undone(error)),
             },
         }
     }
@@ -264,8 +262,7 @@ impl Opener<'_> {
             cancel: self.options.cancel,
         });
         if let Err(error) = unpacked {
-            self.remove_half_made()?;
-            return Err(error);
+            return Err(self.undone(error));
         }
         self.ready(Kind::Unpacked, None)
     }
@@ -290,6 +287,14 @@ impl Opener<'_> {
         let image = self.options.image.into();
         let Self { layout, superblock, lock, .. } = self;
         Workspace { layout, state, superblock, image, overlay, resumed, _lock: lock }
+    }
+
+    /// `error`, after what was made so far is removed.
+    fn undone(&self, error: Error) -> Error {
+        if let Err(second) = self.remove_half_made() {
+            tracing::warn!(error = %crate::telemetry::chain(&second), "a half-made image root is left");
+        }
+        error
     }
 
     /// Only for what no user has seen.

@@ -9,6 +9,6 @@ mod table;
 mod users;
 
 pub use reap::{OwnChild, Reaper, become_subreaper};
-pub use run::{Error, Output, run};
+pub use run::{Error, Output, run, run_on_terminal};
 pub use table::{Process, all};
 pub use users::{Use, User, users_of};

@@ -1,9 +1,11 @@
 //! The one way this program runs an external command and waits for it.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::errno::Errno;
@@ -13,6 +15,7 @@ use nix::unistd::{Pid, getpid, getppid};
 use tokio_util::sync::CancellationToken;
 
 use super::OwnChild;
+use crate::os::pty::{self, Pty, Window};
 
 /// How long a cancellation may go unseen.
 const POLL_MS: u16 = 100;
@@ -57,12 +60,52 @@ pub fn run(
     cancel: &CancellationToken,
     mut on_line: impl FnMut(&str),
 ) -> Result<Output, Error> {
+    command.stdout(Stdio::piped());
+    run_to_end(command, None, cancel, &mut on_line)
+}
+
+/// Like [`run`], with a terminal of 80 columns as stdout: some programs hardly tell their progress
+/// without one. Where there are no terminals they get a pipe.
+pub fn run_on_terminal(
+    command: &mut Command,
+    cancel: &CancellationToken,
+    mut on_line: impl FnMut(&str),
+) -> Result<Output, Error> {
+    let master = match terminal() {
+        Ok(Pty { master, slave, .. }) => {
+            command.stdout(slave);
+            Some(File::from(master))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no terminal for the output of a program");
+            command.stdout(Stdio::piped());
+            None
+        }
+    };
+    run_to_end(command, master, cancel, &mut on_line)
+}
+
+fn terminal() -> io::Result<Pty> {
+    let pty = pty::open(Path::new("/dev/ptmx"))?;
+    pty::resize(&pty.master, Window { columns: 80, rows: 24, ..Window::default() })?;
+    Ok(pty)
+}
+
+fn run_to_end(
+    command: &mut Command,
+    master: Option<File>,
+    cancel: &CancellationToken,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Output, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     tracing::debug!(argv = ?argv(command), "running");
     let mut child =
         start(command).map_err(|source| Error::Start { program: program.clone(), source })?;
     let _own = OwnChild::register(child.id());
-    match follow(&mut child, cancel, &mut on_line) {
+    let stdout = master.unwrap_or_else(|| {
+        File::from(OwnedFd::from(child.stdout.take().expect("stdout was asked for")))
+    });
+    match follow(&mut child, stdout, cancel, on_line) {
         Ok(Ending::Exited(status, stderr)) if status.success() => Ok(Output { stderr }),
         Ok(Ending::Exited(status, stderr)) => Err(Error::Failed { program, status, stderr }),
         Ok(Ending::Cancelled) => {
@@ -85,7 +128,7 @@ fn argv(command: &Command) -> Vec<String> {
 
 fn start(command: &mut Command) -> io::Result<Child> {
     let parent = getpid();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are
     // allowed: it makes two plain system calls and allocates nothing. `CommandExt` has no safe way
     // to have the child die with us.
@@ -116,10 +159,10 @@ enum Ending {
 
 fn follow(
     child: &mut Child,
+    mut stdout: File,
     cancel: &CancellationToken,
     on_line: &mut dyn FnMut(&str),
 ) -> io::Result<Ending> {
-    let mut stdout = child.stdout.take().expect("stdout was asked for");
     let mut stderr = child.stderr.take().expect("stderr was asked for");
     let (mut out_lines, mut err_lines) = (Lines::default(), Lines::default());
     let mut tail = VecDeque::new();
@@ -198,6 +241,8 @@ impl Lines {
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            // A terminal that nobody has open any more.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => 0,
             Err(error) => return Err(error),
         };
         for byte in &buffer[..count] {
@@ -239,6 +284,17 @@ mod tests {
                 .unwrap();
         assert_eq!(lines, ["a", "b", "last"]);
         assert_eq!(output.stderr, "careful");
+    }
+
+    #[test]
+    fn a_program_that_asks_for_a_terminal_gets_one() {
+        let mut lines = Vec::new();
+        let script = "test -t 1 && stty size <&1; printf 'a\\rb\\n'; exit 0";
+        run_on_terminal(&mut sh(script), &CancellationToken::new(), |line| {
+            lines.push(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!(lines, ["24 80", "a", "b"]);
     }
 
     #[test]

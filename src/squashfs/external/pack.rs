@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tokio_util::sync::CancellationToken;
 
-use super::version::{Version, installed};
+use super::version::installed;
 use super::{Error, free_beside, progress, says_full};
 use crate::os::{mountinfo, process};
 use crate::telemetry::progress::Meter;
@@ -35,10 +35,10 @@ pub struct Pack<'a> {
 /// the result. `SOURCE_DATE_EPOCH` works, since the environment is passed on. On an error nothing
 /// is left at `out`.
 pub fn pack(pack: &Pack) -> Result<u64, Error> {
-    let version = installed("mksquashfs")?;
+    installed("mksquashfs")?;
     refuse_mounts(pack.root)?;
     let partial = partial(pack.out);
-    let result = run(pack, version, &partial).and_then(|()| {
+    let result = run(pack, &partial).and_then(|()| {
         let io = |source| Error::Io { what: "finish", path: pack.out.into(), source };
         let size = partial.metadata().map_err(io)?.len();
         std::fs::rename(&partial, pack.out).map_err(io)?;
@@ -73,12 +73,12 @@ fn refuse_mounts(root: &Path) -> Result<(), Error> {
     if mounts.is_empty() { Ok(()) } else { Err(Error::MountedBelow { root: root.into(), mounts }) }
 }
 
-fn run(pack: &Pack, version: Version, partial: &Path) -> Result<(), Error> {
+fn run(pack: &Pack, partial: &Path) -> Result<(), Error> {
     // With -noappend an old file is overwritten, but only if it looks like one of the tool's own.
     remove_if_there(partial)?;
     let free_before = free_beside(pack.out);
-    let mut command = command(pack, version, partial);
-    let output = process::run(&mut command, pack.cancel, |line| {
+    let mut command = command(pack, partial);
+    let output = process::run_on_terminal(&mut command, pack.cancel, |line| {
         if let Some(percent) = progress::percent(line) {
             pack.meter.set(percent);
         }
@@ -91,7 +91,7 @@ fn run(pack: &Pack, version: Version, partial: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn command(pack: &Pack, version: Version, partial: &Path) -> Command {
+fn command(pack: &Pack, partial: &Path) -> Command {
     let mut command = Command::new("mksquashfs");
     command.arg(pack.root).arg(partial);
     command.args(["-noappend", "-comp", "gzip", "-b", "131072", "-xattrs", "-exit-on-error"]);
@@ -99,10 +99,6 @@ fn command(pack: &Pack, version: Version, partial: &Path) -> Command {
     if let Some(memory) = pack.memory {
         let mib = (memory / 4).max(LEAST_MEMORY) >> 20;
         command.arg("-mem").arg(format!("{mib}M"));
-    }
-    if version >= Version(4, 6) {
-        // Newer versions draw no bar when they do not write to a terminal.
-        command.arg("-percentage");
     }
     command
 }

@@ -30,7 +30,7 @@ pub fn unpack(unpack: &Unpack) -> Result<(), Error> {
     let mut command = Command::new("unsquashfs");
     command.args(["-f", "-xattrs", "-processors"]).arg(unpack.threads.max(1).to_string());
     command.arg("-d").arg(unpack.root).arg(unpack.image);
-    let output = process::run(&mut command, unpack.cancel, |line| {
+    let output = process::run_on_terminal(&mut command, unpack.cancel, |line| {
         if let Some(percent) = progress::percent(line) {
             unpack.meter.set(percent);
         }

@@ -9,13 +9,13 @@ use crate::os::process;
 
 /// Major and minor version of squashfs-tools, as `mksquashfs version 4.5.1 (2022/03/17)` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub u32, pub u32);
+struct Version(u32, u32);
 
 /// Reproducible images by default, `SOURCE_DATE_EPOCH`, `-quiet`.
 const OLDEST: Version = Version(4, 4);
 
-/// The installed version of `program`; an error if it is missing or too old.
-pub(super) fn installed(program: &'static str) -> Result<Version, Error> {
+/// An error if `program` is missing or too old.
+pub(super) fn installed(program: &'static str) -> Result<(), Error> {
     let mut first = String::new();
     let mut keep_first = |line: &str| {
         if first.is_empty() {
@@ -33,7 +33,7 @@ pub(super) fn installed(program: &'static str) -> Result<Version, Error> {
         Err(source) => return Err(Error::Missing { program, source }),
     }
     match parse(&first) {
-        Some(version) if version >= OLDEST => Ok(version),
+        Some(version) if version >= OLDEST => Ok(()),
         _ => Err(Error::TooOld { program, found: first }),
     }
 }
