@@ -6,6 +6,7 @@ mod error;
 mod insert;
 mod kiwi;
 mod layout;
+mod open;
 mod overlay;
 mod preflight;
 mod remove;
@@ -15,19 +16,18 @@ mod unpack;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
 pub use insert::{Inserted, remove_stale_signals};
 pub use kiwi::close_kiwi_directory;
 pub use layout::Layout;
+pub use open::{Options, open, reopen};
 pub use preflight::{BootFiles, check_boot_files, check_space};
 pub use state::{ImageId, Stage, State};
 
 use crate::squashfs::format::Superblock;
-use crate::telemetry::progress::Meter;
 use overlay::Overlay;
 
 /// How the image root may be made, `--workspace`.
@@ -50,23 +50,6 @@ pub enum Kind {
     Unpacked,
 }
 
-/// What [`open`] needs to know.
-#[derive(Debug)]
-pub struct Options<'a> {
-    /// `IMAGE_ROOT_PARENT`.
-    pub parent: &'a Path,
-    /// The downloaded squashfs, usually [`Layout::image`]. It must stay until the workspace is
-    /// closed.
-    pub image: &'a Path,
-    /// Hex md5 of the image; empty if it is not known.
-    pub image_md5: &'a str,
-    pub job_id: &'a str,
-    pub mode: Mode,
-    /// Counts percent while the image is unpacked.
-    pub meter: &'a Meter,
-    pub cancel: &'a CancellationToken,
-}
-
 /// What becomes of the files when a workspace is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
@@ -86,50 +69,6 @@ pub struct Workspace {
     overlay: Option<Overlay>,
     resumed: bool,
     _lock: Flock<File>,
-}
-
-/// Makes the image root of a job, or finds the one again that an earlier run of the job left.
-///
-/// What another job left is never touched: that is an error.
-pub fn open(options: &Options) -> Result<Workspace, Error> {
-    let layout = Layout::new(options.parent);
-    layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
-    let lock = lock(&layout)?;
-    let superblock = read_superblock(options.image)?;
-    let id = image_id(options.image, options.image_md5)?;
-    unmount_leftovers(&layout)?;
-    let state = State::load(&layout)?;
-    if let Some(state) = &state {
-        ensure_same_job(state, options, &id, &layout)?;
-    }
-    let opener = Opener { options, layout, superblock, id, lock };
-    match state {
-        Some(state) if state.stage == Stage::Ready => opener.resume(state),
-        Some(_) => {
-            tracing::info!("an earlier run did not finish making the image root, starting over");
-            opener.remove_half_made()?;
-            opener.create()
-        }
-        None => opener.create(),
-    }
-}
-
-/// Opens what an earlier run left in `parent`, whichever job it was: for packaging it once more.
-pub fn reopen(parent: &Path) -> Result<Workspace, Error> {
-    let layout = Layout::new(parent);
-    let state = match State::load(&layout)? {
-        Some(state) if state.stage == Stage::Ready => state,
-        _ => return Err(Error::NothingToReopen { parent: parent.into() }),
-    };
-    let lock = lock(&layout)?;
-    let image = layout.image();
-    let superblock = read_superblock(&image)?;
-    unmount_leftovers(&layout)?;
-    let overlay = match state.kind {
-        Kind::Overlay => Some(Overlay::mount(&layout, &image)?),
-        Kind::Unpacked => None,
-    };
-    Ok(Workspace { layout, state, superblock, image, overlay, resumed: true, _lock: lock })
 }
 
 impl Workspace {
@@ -196,204 +135,11 @@ impl Workspace {
     }
 }
 
-/// One [`open`] on its way.
-struct Opener<'a> {
-    options: &'a Options<'a>,
-    layout: Layout,
-    superblock: Superblock,
-    id: ImageId,
-    lock: Flock<File>,
-}
-
-impl Opener<'_> {
-    fn resume(self, state: State) -> Result<Workspace, Error> {
-        let overlay = match state.kind {
-            Kind::Overlay => Some(Overlay::mount(&self.layout, self.options.image)?),
-            Kind::Unpacked => None,
-        };
-        tracing::info!(
-            root = %self.layout.root().display(),
-            kind = ?state.kind,
-            "found the image root of an earlier run of this job again"
-        );
-        Ok(self.workspace(state, overlay, true))
-    }
-
-    fn create(self) -> Result<Workspace, Error> {
-        ensure_empty(&self.layout.root())?;
-        match self.options.mode {
-            Mode::Unpack => self.unpack("it was asked for"),
-            Mode::Overlay => match self.overlay() {
-                Ok(overlay) => self.ready(Kind::Overlay, Some(overlay)),
-                Err(error) => Err(self.undone(error)),
-            },
-            Mode::Auto => match self.overlay() {
-                Ok(overlay) => self.ready(Kind::Overlay, Some(overlay)),
-                Err(error) if error.is_cured_by_unpacking() => {
-                    self.remove_half_made()?;
-                    self.unpack(&crate::telemetry::chain(&error))
-                }
-                Err(error) => Err(self.undone(error)),
-            },
-        }
-    }
-
-    fn overlay(&self) -> Result<Overlay, Error> {
-        let space = self.check_space(Kind::Overlay)?;
-        self.preparing(Kind::Overlay)?;
-        let overlay = Overlay::create(&self.layout, self.options.image)?;
-        if self.options.mode == Mode::Auto {
-            overlay.ensure_links_are_kept()?;
-        }
-        space.warn_if_tight();
-        Ok(overlay)
-    }
-
-    fn unpack(self, why: &str) -> Result<Workspace, Error> {
-        tracing::info!(reason = %why, "the image is unpacked instead of mounted");
-        self.check_space(Kind::Unpacked)?.warn_if_tight();
-        self.preparing(Kind::Unpacked)?;
-        let unpacked = unpack::unpack(&unpack::Unpack {
-            image: self.options.image,
-            superblock: &self.superblock,
-            root: &self.layout.root(),
-            scratch: &self.layout.agent(),
-            meter: self.options.meter,
-            cancel: self.options.cancel,
-        });
-        if let Err(error) = unpacked {
-            return Err(self.undone(error));
-        }
-        self.ready(Kind::Unpacked, None)
-    }
-
-    fn check_space(&self, kind: Kind) -> Result<preflight::Room, Error> {
-        check_space(self.options.parent, &self.superblock, kind)
-    }
-
-    fn preparing(&self, kind: Kind) -> Result<(), Error> {
-        State::new(self.options.job_id, self.id.clone(), kind).save(&self.layout)
-    }
-
-    fn ready(self, kind: Kind, overlay: Option<Overlay>) -> Result<Workspace, Error> {
-        let mut state = State::new(self.options.job_id, self.id.clone(), kind);
-        state.stage = Stage::Ready;
-        state.save(&self.layout)?;
-        tracing::info!(root = %self.layout.root().display(), ?kind, "image root is ready");
-        Ok(self.workspace(state, overlay, false))
-    }
-
-    fn workspace(self, state: State, overlay: Option<Overlay>, resumed: bool) -> Workspace {
-        let image = self.options.image.into();
-        let Self { layout, superblock, lock, .. } = self;
-        Workspace { layout, state, superblock, image, overlay, resumed, _lock: lock }
-    }
-
-    /// `error`, after what was made so far is removed.
-    fn undone(&self, error: Error) -> Error {
-        if let Err(second) = self.remove_half_made() {
-            tracing::warn!(error = %crate::telemetry::chain(&second), "a half-made image root is left");
-        }
-        error
-    }
-
-    /// Only for what no user has seen.
-    fn remove_half_made(&self) -> Result<(), Error> {
-        for path in [self.layout.root(), self.layout.upper(), self.layout.work()] {
-            remove::tree(&path)?;
-        }
-        remove::file(&self.layout.state())
-    }
-}
-
-fn ensure_same_job(
-    state: &State,
-    options: &Options,
-    id: &ImageId,
-    layout: &Layout,
-) -> Result<(), Error> {
-    if state.job_id != options.job_id {
-        return Err(Error::OtherJob {
-            agent: layout.agent(),
-            theirs: state.job_id.clone(),
-            ours: options.job_id.into(),
-        });
-    }
-    if state.image != *id {
-        return Err(Error::OtherImage { agent: layout.agent(), job_id: state.job_id.clone() });
-    }
-    let wanted = match options.mode {
-        Mode::Auto => state.kind,
-        Mode::Overlay => Kind::Overlay,
-        Mode::Unpack => Kind::Unpacked,
-    };
-    if state.stage == Stage::Ready && wanted != state.kind {
-        return Err(Error::OtherKind { root: layout.root(), kind: state.kind });
-    }
-    Ok(())
-}
-
-/// Two agents in one directory would each take the other's files for its own.
-fn lock(layout: &Layout) -> Result<Flock<File>, Error> {
-    let path = layout.lock();
-    let file = File::create(&path).map_err(|source| Error::io("make", path, source))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, source)| Error::InUse { parent: layout.parent().into(), source })
-}
-
-fn read_superblock(image: &Path) -> Result<Superblock, Error> {
-    use std::io::Read;
-    let mut bytes = Vec::with_capacity(crate::squashfs::format::superblock::SIZE);
-    File::open(image)
-        .and_then(|file| file.take(bytes.capacity() as u64).read_to_end(&mut bytes))
-        .map_err(|source| Error::io("read", image, source))?;
-    let superblock = Superblock::parse(&bytes)
-        .map_err(|source| Error::NotSquashfs { image: image.into(), source })?;
-    let size = image.metadata().map_err(|source| Error::io("read", image, source))?.len();
-    if size < superblock.bytes_used {
-        let expected = superblock.bytes_used;
-        return Err(Error::Truncated { image: image.into(), size, expected });
-    }
-    Ok(superblock)
-}
-
-fn image_id(image: &Path, md5: &str) -> Result<ImageId, Error> {
-    let size = image.metadata().map_err(|source| Error::io("read", image, source))?.len();
-    Ok(ImageId { size, md5: md5.to_ascii_lowercase() })
-}
-
-/// A killed agent whose mount namespace lives on leaves its mounts; they are made anew.
-fn unmount_leftovers(layout: &Layout) -> Result<(), Error> {
-    for path in [layout.root(), layout.lower()] {
-        if !path.exists() {
-            continue;
-        }
-        let undone = crate::os::mount::unmount_at_or_below(&path)?;
-        if !undone.unmounted.is_empty() {
-            tracing::info!(path = %path.display(), "undid the mounts of an earlier run");
-        }
-        if let Some(mount) = undone.detached.first() {
-            return Err(Error::StillInUse { path: mount.point.clone(), users: users(&path) });
-        }
-    }
-    Ok(())
-}
-
 /// Who keeps `path` busy, for an error message.
 fn users(path: &Path) -> String {
     let users = crate::os::process::users_of(path);
     let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
     if names.is_empty() { "nobody that can be seen".into() } else { names.join(", ") }
-}
-
-/// A directory that nobody wrote down as ours is not ours to overlay or overwrite.
-fn ensure_empty(root: &Path) -> Result<(), Error> {
-    match std::fs::read_dir(root).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::RootNotEmpty { root: root.into() }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(Error::io("list", root, source)),
-    }
 }
 
 #[cfg(test)]

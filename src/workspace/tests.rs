@@ -3,10 +3,14 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
+use super::open::image_id;
+use tokio_util::sync::CancellationToken;
+
 use super::test_tree::{self, Listing, sh};
 use super::*;
 use crate::os::capability::CapSet;
 use crate::squashfs::external;
+use crate::telemetry::progress::Meter;
 
 /// A job's directory with a packed image in it, and the tree that the image was made of.
 struct Job {
