@@ -3,9 +3,9 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use super::open::image_id;
 use tokio_util::sync::CancellationToken;
 
+use super::open::image_id;
 use super::test_tree::{self, Listing, sh};
 use super::*;
 use crate::os::capability::CapSet;
