@@ -52,7 +52,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] s3::Error),
     #[error("cannot use the object store {endpoint}")]
-    Client { endpoint: Url, source: client::Error },
+    Client { endpoint: Url, source: Box<client::Error> },
     #[error(transparent)]
     Launcher(#[from] launcher::Error),
     #[error("a task of standalone was lost")]
@@ -202,7 +202,8 @@ async fn store(config: &Config, stop: CancellationToken) -> Result<Store, Error>
 
 /// A client of the store, which has the buckets then.
 async fn connect(store: &Store, stop: CancellationToken) -> Result<Objects, Error> {
-    let failed = |source| Error::Client { endpoint: store.endpoint.clone(), source };
+    let failed =
+        |error| Error::Client { endpoint: store.endpoint.clone(), source: Box::new(error) };
     let client = client::Store::new(client::Config {
         endpoint: store.endpoint.clone(),
         access_key: store.keys.access.clone(),

@@ -8,7 +8,7 @@ use super::model::Object;
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
-    Object(String, Object),
+    Object(String, Box<Object>),
     /// Keys that go on after the delimiter, rolled up.
     Prefix(String),
 }
@@ -64,7 +64,7 @@ impl Index {
                     }
                     page.entries.push(match rolled {
                         Some(rolled) => Entry::Prefix(rolled.to_owned()),
-                        None => Entry::Object(key.to_owned(), decode(value.value())?),
+                        None => Entry::Object(key.to_owned(), Box::new(decode(value.value())?)),
                     });
                 }
                 if let Some(rolled) = rolled {
