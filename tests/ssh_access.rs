@@ -101,8 +101,14 @@ async fn echo() -> u16 {
     port
 }
 
+/// A port below those that the kernel gives out, so that no other test gets it meanwhile.
 async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::random_range(20_000..30_000);
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Sends 8 MiB through `port` and expects them back, end included.
@@ -135,11 +141,39 @@ async fn tcp_is_forwarded_both_ways_and_stops_with_the_client() {
     let remote = format!("-R{far}:127.0.0.1:{target}");
     let mut child =
         lab.ssh(&["-N", "-oExitOnForwardFailure=yes", &local, &remote]).spawn().unwrap();
-    through(near).await;
-    through(far).await;
+    for _ in 0..10 {
+        through(near).await;
+        through(far).await;
+    }
     child.kill().await.unwrap();
     eventually("the listener's end", || std::net::TcpStream::connect(("127.0.0.1", far)).is_err())
         .await;
+}
+
+/// The client closes as soon as it has sent everything: what is on its way must still arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_greeting_arrives_whole_when_its_sender_closes_at_once() {
+    let lab = Lab::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tcp.write_all(&vec![1; 1 << 20]).await.unwrap();
+        }
+    });
+    let far = free_port().await;
+    let remote = format!("-R{far}:127.0.0.1:{target}");
+    let mut child = lab.ssh(&["-N", "-oExitOnForwardFailure=yes", &remote]).spawn().unwrap();
+    eventually("the listener", || std::net::TcpStream::connect(("127.0.0.1", far)).is_ok()).await;
+    for _ in 0..20 {
+        let mut tcp = TcpStream::connect(("127.0.0.1", far)).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut got = Vec::new();
+        tokio::time::timeout(DEADLINE, tcp.read_to_end(&mut got)).await.unwrap().unwrap();
+        assert_eq!(got.len(), 1 << 20);
+    }
+    child.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,9 @@ pub(super) enum State {
     Waiting(Setup),
     /// A session whose program runs.
     Running(Control),
+    /// A channel that we opened, before the task of its connection has taken it over. It stays known
+    /// even when the client closes it at once: there may be data in it.
+    Opening,
     /// A forwarded connection.
     Forward,
 }
@@ -75,7 +78,7 @@ impl Setup {
 
 impl Entry {
     pub(super) fn is_session(&self) -> bool {
-        !matches!(self.state, State::Forward)
+        !matches!(self.state, State::Opening | State::Forward)
     }
 
     pub(super) fn setup(&mut self) -> Option<&mut Setup> {

@@ -16,12 +16,15 @@ use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio_util::sync::CancellationToken;
 
 use super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
+use super::channel::State;
 use super::config::Forwarding;
 use super::connection::{Connection, Outlet};
 use super::flow::Inbox;
 
 const CONNECT: Duration = Duration::from_secs(30);
 const READ: usize = 64 << 10;
+/// How long a connection may take to accept the rest of what a client sent before it left.
+const LAST_UPLOAD: Duration = Duration::from_secs(60);
 /// Listening sockets of one connection.
 const MAX_LISTENERS: usize = 64;
 
@@ -86,14 +89,20 @@ pub(super) fn direct(
     });
 }
 
-/// The inbox that the handler has made for a channel.
+/// Takes over the inbox that the handler has made for a channel.
 fn registered(
     connection: &Connection,
     write: &ChannelWriteHalf<Msg>,
 ) -> Option<(Inbox, CancellationToken)> {
-    let channels = connection.channels();
-    let entry = channels.get(&write.id())?;
-    Some((entry.inbox.clone(), entry.closed.clone()))
+    let mut channels = connection.channels();
+    let entry = channels.get_mut(&write.id())?;
+    entry.state = State::Forward;
+    let (inbox, closed) = (entry.inbox.clone(), entry.closed.clone());
+    // A client may have closed the channel already, with data in it that is still to be delivered.
+    if closed.is_cancelled() {
+        channels.remove(&write.id());
+    }
+    Some((inbox, closed))
 }
 
 /// Both directions, each with its own end.
@@ -101,18 +110,25 @@ async fn join(tcp: TcpStream, inbox: Inbox, outlet: Outlet) {
     let _ = tcp.set_nodelay(true);
     let (read, write) = tcp.into_split();
     let up = async {
-        let _ = upload(&inbox, write).await;
+        // What came before the client's close is delivered, unless nobody takes it.
+        let late = async {
+            outlet.closed.cancelled().await;
+            tokio::time::sleep(LAST_UPLOAD).await;
+        };
+        tokio::select! {
+            _ = upload(&inbox, write) => {}
+            () = late => {}
+        }
         inbox.discard();
     };
     let down = async {
-        let _ = download(&outlet, read).await;
+        tokio::select! {
+            _ = download(&outlet, read) => {}
+            () = outlet.closed.cancelled() => {}
+        }
         outlet.eof().await;
     };
-    tokio::select! {
-        _ = async { tokio::join!(up, down) } => {}
-        () = outlet.closed.cancelled() => {}
-    }
-    inbox.discard();
+    tokio::join!(up, down);
     outlet.close().await;
 }
 
@@ -226,10 +242,14 @@ async fn accept(
                     if let Ok(channel) = opening.await {
                         // The reading half is dropped at once: input comes through the handler.
                         let (_, write) = channel.split();
-                        let registered = registered(&connection, &write);
-                        let (inbox, closed) = registered
-                            .unwrap_or_else(|| (connection.inbox(), CancellationToken::new()));
-                        join(tcp, inbox, Outlet::new(write, connection, closed)).await;
+                        match registered(&connection, &write) {
+                            Some((inbox, closed)) => {
+                                join(tcp, inbox, Outlet::new(write, connection, closed)).await;
+                            }
+                            None => {
+                                let _ = write.close().await;
+                            }
+                        }
                     }
                 });
             }

@@ -76,7 +76,7 @@ impl Handler {
         let mut channels = self.connection.channels();
         let sessions = channels.values().filter(|entry| entry.is_session()).count();
         let most = self.connection.shared.config.limits.max_sessions;
-        let is_session = !matches!(state, State::Forward);
+        let is_session = matches!(state, State::Waiting(_));
         if channels.len() >= MAX_CHANNELS || (is_session && sessions >= most) {
             return false;
         }
@@ -209,7 +209,7 @@ impl russh::server::Handler for Handler {
         _window_size: u32,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.enter(id, State::Forward);
+        self.enter(id, State::Opening);
         Ok(())
     }
 
@@ -245,9 +245,13 @@ impl russh::server::Handler for Handler {
         id: ChannelId,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if let Some(entry) = self.connection.channels().remove(&id) {
+        let mut channels = self.connection.channels();
+        if let Some(entry) = channels.get(&id) {
             entry.inbox.end();
             entry.closed.cancel();
+            if !matches!(entry.state, State::Opening) {
+                channels.remove(&id);
+            }
         }
         Ok(())
     }
