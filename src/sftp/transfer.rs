@@ -3,8 +3,10 @@
 //! A sequential server answers as if each request were done before the next is read. Reads do not
 //! disturb each other; a write waits for what touches the same bytes of the same file, and a read
 //! for all writes to its file (they may move its end). Everything else waits for all of them
-//! (`drain`).
+//! (`drain`). Answers leave in the order of the requests: OpenSSH's scp truncates a file at the last
+//! answer that came in order, whatever came after it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -117,11 +119,27 @@ struct Flight {
 struct Air {
     flights: Vec<Flight>,
     next: u64,
+    /// Done before an earlier one was: at most as many as may be in flight.
+    early: BTreeMap<u64, Packet>,
+    /// The number whose answer is to leave next.
+    turn: u64,
+}
+
+impl Air {
+    /// The next answer, when it is there.
+    fn take_turn(&mut self) -> Option<(u64, Packet)> {
+        let number = self.turn;
+        let packet = self.early.remove(&number)?;
+        self.turn += 1;
+        Some((number, packet))
+    }
 }
 
 struct Shared {
     air: Mutex<Air>,
     landed: Condvar,
+    /// Held from the choice of an answer until it is written.
+    answering: Mutex<()>,
     output: Arc<Output>,
 }
 
@@ -136,7 +154,8 @@ impl Transfers {
     pub fn start(output: Arc<Output>) -> io::Result<Transfers> {
         let (queue, jobs) = crossbeam_channel::bounded(IN_FLIGHT);
         let air = Mutex::default();
-        let shared = Arc::new(Shared { air, landed: Condvar::new(), output });
+        let shared =
+            Arc::new(Shared { air, landed: Condvar::new(), answering: Mutex::new(()), output });
         let thread = |number: usize| {
             let (jobs, shared) = (jobs.clone(), shared.clone());
             std::thread::Builder::new()
@@ -193,8 +212,19 @@ impl Drop for Transfers {
 
 fn work(jobs: &crossbeam_channel::Receiver<(u64, Transfer)>, shared: &Shared) {
     for (number, transfer) in jobs {
+        let packet = transfer.run();
+        lock(&shared.air).early.insert(number, packet);
+        answer(shared);
+    }
+}
+
+/// Sends the answers whose turn it is, one thread at a time.
+fn answer(shared: &Shared) {
+    let _in_order = lock(&shared.answering);
+    loop {
+        let Some((number, packet)) = lock(&shared.air).take_turn() else { return };
         // Answered before it counts as done: what waits for it is answered after it.
-        shared.output.send(transfer.run());
+        shared.output.send(packet);
         lock(&shared.air).flights.retain(|flight| flight.number != number);
         shared.landed.notify_one();
     }
