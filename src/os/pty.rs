@@ -176,7 +176,11 @@ mod tests {
         assert!(!got.input_flags.contains(InputFlags::ICRNL));
         assert!(!got.local_flags.contains(LocalFlags::ECHO));
         assert!(got.local_flags.contains(LocalFlags::ICANON), "what was not named is kept");
-        assert_eq!(got.control_flags & ControlFlags::CSIZE, ControlFlags::CS7);
+        assert_eq!(
+            got.control_flags & ControlFlags::CSIZE,
+            ControlFlags::CS8,
+            "a pty has no other"
+        );
         assert_eq!(termios::cfgetospeed(&got), BaudRate::B9600);
     }
 }
