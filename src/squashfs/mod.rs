@@ -3,7 +3,9 @@
 pub mod codec;
 pub mod external;
 pub mod format;
+mod marks;
 pub mod read;
+pub mod reuse;
 pub mod unpack;
 pub mod write;
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::format::Compressor;
 use super::testing::image::try_image;
-use super::testing::nasty::{make, noise, text};
+use super::testing::nasty::{make, make_large, noise, text};
 use super::testing::{Mounted, assert_same, directory, image, pack, tool};
 use super::write::{Exclude, Options};
 use crate::telemetry::progress::Meter;
@@ -48,6 +48,7 @@ fn every_reader_sees_the_tree_that_was_packed() {
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();
     make(&root);
+    make_large(&root);
     let expected = directory(&root);
     for compressor in
         [Compressor::Gzip, Compressor::Zstd, Compressor::Xz, Compressor::Lz4, Compressor::Lzo]

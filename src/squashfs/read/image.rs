@@ -43,8 +43,10 @@ impl Image {
             return Err(Error::damaged("it is cut short, or was not downloaded whole", length));
         }
         check_order(&superblock)?;
-        let options = read_options(&file, &superblock)?;
-        let metadata = Metadata::new(file.try_clone().map_err(|e| io(0, 0, e))?, &superblock)?;
+        let options = read_options(&file, &superblock)?
+            .and_then(|bytes| Options::parse(superblock.compressor, &bytes));
+        let metadata =
+            Metadata::new(file.try_clone().map_err(|e| io(0, 0, e))?, &superblock)?;
         let fragments = block_list(
             &file,
             &superblock,
@@ -72,14 +74,9 @@ impl Image {
         &self.file
     }
 
-    /// Where the first data block may lie: behind superblock and options.
-    pub fn data_start(&self) -> Result<u64, Error> {
-        if !self.superblock.has_options() {
-            return Ok(SIZE as u64);
-        }
-        let mut header = [0; 2];
-        read_at(&self.file, &mut header, SIZE as u64)?;
-        Ok(SIZE as u64 + 2 + u64::from(Header::parse(header).stored))
+    /// The option block as it is stored, for an image that keeps this one's blocks.
+    pub fn option_block(&self) -> Result<Option<Vec<u8>>, Error> {
+        read_options(&self.file, &self.superblock)
     }
 
     /// Reads the inode at a place of the inode table.
@@ -192,7 +189,7 @@ fn check_order(superblock: &Superblock) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_options(file: &File, superblock: &Superblock) -> Result<Option<Options>, Error> {
+fn read_options(file: &File, superblock: &Superblock) -> Result<Option<Vec<u8>>, Error> {
     if !superblock.has_options() {
         return Ok(None);
     }
@@ -200,7 +197,7 @@ fn read_options(file: &File, superblock: &Superblock) -> Result<Option<Options>,
     read_at(file, &mut header, SIZE as u64)?;
     let mut bytes = vec![0; usize::from(Header::parse(header).stored).min(BLOCK)];
     read_at(file, &mut bytes, SIZE as u64 + 2)?;
-    Ok(Options::parse(superblock.compressor, &bytes))
+    Ok(Some(bytes))
 }
 
 /// Reads the list of a table's metadata blocks: positions that rise and lie in the image.

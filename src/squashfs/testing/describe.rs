@@ -17,10 +17,35 @@ pub fn directory(root: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut links = HashMap::new();
     visit(root, Path::new(""), &mut tree, &mut links);
+    forget_single_names(&mut tree);
     tree
 }
 
-fn visit(root: &Path, path: &Path, tree: &mut Tree, links: &mut HashMap<(u64, u64), PathBuf>) {
+/// A link count may tell of names that are not in the tree: those do not count.
+pub fn forget_single_names(tree: &mut Tree) {
+    let mut names: HashMap<String, usize> = HashMap::new();
+    let first = |text: &str| {
+        let start = text.find("first=").unwrap();
+        let end = start + text[start..].find(" [").unwrap();
+        text[start..end].to_owned()
+    };
+    for text in tree.values() {
+        *names.entry(first(text)).or_default() += 1;
+    }
+    for text in tree.values_mut() {
+        let first = first(text);
+        if names[&first] == 1 {
+            *text = text.replace(&first, "first=\"\"");
+        }
+    }
+}
+
+fn visit(
+    root: &Path,
+    path: &Path,
+    tree: &mut Tree,
+    links: &mut HashMap<(u64, u64), PathBuf>,
+) {
     let full = root.join(path);
     let data = fs::symlink_metadata(&full).unwrap();
     let kind = data.file_type();

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::describe::{ENDS, Tree, WHOLE, attribute, describe};
-use crate::squashfs::format::Kind;
+use super::describe::{ENDS, Tree, WHOLE, attribute, describe, forget_single_names};
 use crate::squashfs::format::inode::{File, decode_device};
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::read::{BlockReader, Error, Image, Node, Step, Walker};
@@ -23,6 +22,7 @@ pub fn try_image(path: &Path) -> Result<Tree, Error> {
             tree.insert(path_of(&node), text);
         }
     }
+    forget_single_names(&mut tree);
     Ok(tree)
 }
 

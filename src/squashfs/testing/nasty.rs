@@ -68,10 +68,14 @@ fn contents(root: &Path) {
     File::create(root.join("all-hole")).unwrap().set_len(1 << 20).unwrap();
     fs::write(root.join("written-zeros"), vec![0; 2 * block + 5]).unwrap();
     fs::write(root.join("small-zeros"), vec![0; 50]).unwrap();
-    File::create(root.join("large")).unwrap().write_all_at(b"end of it", 5 << 30).unwrap();
     fs::hard_link(root.join("plain"), root.join("sub/plain-link")).unwrap();
     fs::hard_link(root.join("plain"), root.join("plain-link")).unwrap();
     fs::hard_link(root.join("blocks"), root.join("blocks-link")).unwrap();
+}
+
+/// Adds a file of more than 4 GiB, nearly all of it a hole.
+pub fn make_large(root: &Path) {
+    File::create(root.join("large")).unwrap().write_all_at(b"end of it", 5 << 30).unwrap();
 }
 
 fn specials(root: &Path) {

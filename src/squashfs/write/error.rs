@@ -26,6 +26,12 @@ pub enum Error {
     TooLarge { what: &'static str },
     #[error("the base image cannot be read")]
     Base(#[from] crate::squashfs::read::Error),
+    #[error(
+        "{} has only metadata in the upper layer, and its content is not in the base: the overlay \
+         was not made on this base",
+        .0.display()
+    )]
+    OverlayOrigin(PathBuf),
     #[error("cancelled")]
     Cancelled,
     /// Another thread of the pipeline has failed and tells why; never seen outside.

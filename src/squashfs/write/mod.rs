@@ -33,6 +33,7 @@ pub(crate) use feed::Feeder;
 
 use super::codec::Settings;
 use super::format::Compressor;
+use super::format::metadata::Reference;
 use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
 
@@ -89,12 +90,21 @@ pub fn pack(
     cancel: &CancellationToken,
 ) -> Result<Summary, Error> {
     let dir = Dir::open(root).map_err(|e| Error::read("open", root, e))?;
-    let sink = sink::Sink::create(out)?;
+    let mut sink = sink::Sink::create(out)?;
     let skip = sink.identity()?;
+    let option_block = options.settings.options()?.map(|it| it.encode());
+    sink.begin(option_block.as_deref())?;
+    let start = pipeline::Start { has_options: option_block.is_some(), ..Default::default() };
     let survey = scan::survey(&dir, root, &options.exclude, skip, cancel)?;
     meter.set_total(survey.content);
     let job = pipeline::Job { root: &dir, root_path: root, options, meter, cancel };
-    pipeline::run(&job, sink, pipeline::Start::default(), |feeder| {
-        scan::feed(&dir, root, &options.exclude, skip, &survey, &scan::Unchanged::default(), feeder)
+    pipeline::run(&job, sink, start, |feeder| {
+        let none = (&scan::Unchanged::default(), &nothing_kept as scan::Resolve);
+        scan::feed(&dir, root, &options.exclude, skip, &survey, none, feeder)
     })
+}
+
+/// Without a base nothing is asked for.
+fn nothing_kept(_: Reference) -> Result<event::Kept, Error> {
+    Err(Error::Interrupted)
 }

@@ -39,15 +39,16 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Start {
     /// Fragments of a base image that stay, in the order of their new numbers.
     pub fragments: Vec<Fragment>,
+    /// An option block follows the superblock.
+    pub has_options: bool,
 }
 
 /// Packs what `feed` feeds behind what `sink` holds, and finishes the image.
-pub(crate) fn run<F>(job: &Job, mut sink: Sink, start: Start, feed: F) -> Result<Summary, Error>
+pub(crate) fn run<F>(job: &Job, sink: Sink, start: Start, feed: F) -> Result<Summary, Error>
 where
     F: FnOnce(&mut Feeder) -> Result<(), Error> + Send,
 {
     let settings = job.options.settings;
-    sink.begin(&settings)?;
     let threads = threads(job.options);
     let items_cap = (QUEUED_BYTES / settings.block_size as usize).clamp(2 * threads, 1024);
     thread::scope(|scope| {
@@ -78,8 +79,8 @@ where
             feed(&mut feeder)?;
             feeder.finish()
         });
-        let written =
-            Writer::new(sink, job, start.fragments).and_then(|writer| writer.run(item_queue));
+        let written = Writer::new(sink, job, start)
+            .and_then(|writer| writer.run(item_queue));
         finish(written, join(planner), join(feeder), workers.into_iter().map(join).collect())
     })
 }

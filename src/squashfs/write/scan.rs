@@ -11,9 +11,11 @@ use super::Error;
 use super::event::{Attributes, Kept, Special};
 use super::exclude::Exclude;
 use super::feed::Feeder;
-use super::source::{Place, Request, same_version};
+use super::source::{Place, Request, Version, version};
+use super::Error;
 use crate::os::tree::{Dir, Names, Stat, Xattrs};
 use crate::squashfs::format::inode::encode_device;
+use crate::squashfs::format::metadata::Reference;
 
 /// Deepest directory that is entered: more levels than a path of PATH_MAX bytes can name.
 pub const MAX_DEPTH: usize = 2048;
@@ -49,7 +51,8 @@ pub fn walk(
 ) -> Result<(), Error> {
     let dir = root.descend(b"").map_err(|e| Error::read("open", root_path, e))?;
     let stat = dir.stat_self().map_err(|e| Error::read("stat", root_path, e))?;
-    let top = Arc::new(Place { dir, path: Vec::new(), root: root_path.into() });
+    let (path, root) = (Vec::new(), root_path.into());
+    let top = Arc::new(Place { dir, path, root, is_upper_layer: false });
     visit(Step::Enter { place: &top, name: b"", stat: &stat })?;
     let mut levels = vec![level(top)?];
     while let Some(current) = levels.last_mut() {
@@ -89,8 +92,12 @@ fn level(place: Arc<Place>) -> Result<Level, Error> {
 
 /// Opens a directory below a place.
 pub fn child(place: &Arc<Place>, name: &[u8]) -> Result<Arc<Place>, Error> {
-    let dir = place.dir.child(name).map_err(|e| Error::read("enter", &place.display(name), e))?;
-    Ok(Arc::new(Place { dir, path: place.below(name), root: place.root.clone() }))
+    let dir = place
+        .dir
+        .child(name)
+        .map_err(|e| Error::read("enter", &place.display(name), e))?;
+    let (path, root) = (place.below(name), place.root.clone());
+    Ok(Arc::new(Place { dir, path, root, is_upper_layer: place.is_upper_layer }))
 }
 
 /// What a first walk finds out.
@@ -144,18 +151,27 @@ pub fn survey(
     Ok(survey)
 }
 
-/// Files whose content a base image holds, by identity, with what stat(2) told when that was seen.
+/// Files whose content a base image holds: by identity, what stat(2) told when that was seen, and the
+/// place of the inode in the base.
 #[derive(Debug, Default)]
 pub struct Unchanged {
-    pub files: HashMap<Identity, (Box<Stat>, Box<Kept>)>,
+    pub files: HashMap<Identity, (Version, Reference)>,
 }
 
 impl Unchanged {
-    fn get(&self, stat: &Stat) -> Option<&Kept> {
-        let (seen, kept) = self.files.get(&identity(stat))?;
-        same_version(seen, stat).then_some(kept)
+    /// The base's inode for a file; an error if the file has changed since it was compared: its old
+    /// content would stay in the image.
+    pub fn get(&self, stat: &Stat, place: &Place, name: &[u8]) -> Result<Option<Reference>, Error> {
+        match self.files.get(&identity(stat)) {
+            None => Ok(None),
+            Some((seen, at)) if *seen == version(stat) => Ok(Some(*at)),
+            Some(_) => Err(Error::Changed(place.display(name))),
+        }
     }
 }
+
+/// Where the content of a base's inode is in the new image.
+pub type Resolve<'a> = &'a dyn Fn(Reference) -> Result<Kept, Error>;
 
 /// Feeds the tree to the pipeline.
 pub fn feed(
@@ -164,7 +180,7 @@ pub fn feed(
     exclude: &[Exclude],
     skip: Identity,
     survey: &Survey,
-    unchanged: &Unchanged,
+    unchanged: (&Unchanged, Resolve),
     feeder: &mut Feeder,
 ) -> Result<(), Error> {
     let mut seen: HashMap<Identity, u32> = HashMap::new();
@@ -185,7 +201,8 @@ pub fn feed(
                 }
                 seen.insert(identity(stat), feeder.next_number());
             }
-            node(place, name, stat, nlink, unchanged.get(stat), feeder)
+            let kept = unchanged.0.get(stat, place, name)?.map(unchanged.1).transpose()?;
+            node(place, name, stat, nlink, kept, feeder)
         }
     })
 }
@@ -196,7 +213,7 @@ pub fn node(
     name: &[u8],
     stat: &Stat,
     nlink: u32,
-    kept: Option<&Kept>,
+    kept: Option<Kept>,
     feeder: &mut Feeder,
 ) -> Result<(), Error> {
     if stat.st_mode & S_IFMT == S_IFREG && kept.is_none() {
@@ -207,9 +224,9 @@ pub fn node(
         .dir
         .xattrs(name)
         .map_err(|e| Error::read("read the attributes of", &place.display(name), e))?;
-    let attributes = attributes(stat, xattrs);
+    let attributes = attributes(stat, place.clean(xattrs));
     if let Some(kept) = kept {
-        return feeder.kept(name, attributes, nlink, kept.clone());
+        return feeder.kept(name, attributes, nlink, kept);
     }
     feeder.special(name, attributes, nlink, special(place, name, stat)?)
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::scan::Identity;
 use crate::os::tree::copy_range;
-use crate::squashfs::codec::Settings;
 use crate::squashfs::format::metadata::Header;
 use crate::squashfs::format::superblock::{self, Superblock};
 
@@ -57,17 +56,13 @@ impl Sink {
         Ok((data.dev(), data.ino()))
     }
 
-    /// Leaves room for the superblock and writes the compressor's options, unless that was done.
-    pub fn begin(&mut self, settings: &Settings) -> Result<(), Error> {
-        if self.position > 0 {
-            return Ok(());
-        }
+    /// Leaves room for the superblock and writes the compressor's option block, if there is one.
+    pub fn begin(&mut self, options: Option<&[u8]>) -> Result<(), Error> {
         self.write(&[0; superblock::SIZE])?;
-        if let Some(options) = settings.options()? {
-            let bytes = options.encode();
+        if let Some(bytes) = options {
             let header = Header { stored: bytes.len() as u16, raw: true };
             self.write(&header.encode())?;
-            self.write(&bytes)?;
+            self.write(bytes)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
 use super::Error;
+use crate::squashfs::marks::without_marks;
 use crate::os::tree::{self, Dir, Stat, Xattrs};
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
@@ -20,6 +21,8 @@ pub struct Place {
     pub path: Vec<u8>,
     /// The root as the caller named it.
     pub root: Arc<Path>,
+    /// It is in an overlay's upper layer: overlayfs's marks are not the user's.
+    pub is_upper_layer: bool,
 }
 
 impl Place {
@@ -28,6 +31,11 @@ impl Place {
         let mut path = self.root.join(std::ffi::OsStr::from_bytes(&self.path));
         path.push(std::ffi::OsStr::from_bytes(name));
         path
+    }
+
+    /// Attributes as a user sees them.
+    pub fn clean(&self, xattrs: Xattrs) -> Xattrs {
+        if self.is_upper_layer { without_marks(xattrs) } else { xattrs }
     }
 
     /// The path of `name` below the root.
@@ -94,6 +102,7 @@ impl Request {
         } else {
             Bytes::Open(Arc::new(source))
         };
+        let xattrs = self.place.clean(xattrs);
         Ok(Content { request: self, xattrs, bytes })
     }
 
@@ -117,10 +126,6 @@ impl SourceFile {
         self.stat.st_size as u64
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// True if the file has holes: fewer blocks on disk than its size takes.
     pub fn has_holes(&self) -> bool {
         (self.stat.st_blocks as u64).saturating_mul(512) < self.size()
@@ -141,15 +146,30 @@ impl SourceFile {
 
     /// An error if the file is not as the walk saw it.
     pub fn check(&self) -> Result<(), Error> {
-        let now = tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
-        if same_version(&now, &self.stat) { Ok(()) } else { Err(Error::Changed(self.path.clone())) }
+        let now =
+            tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
+        if version(&now) == version(&self.stat) {
+            Ok(())
+        } else {
+            Err(Error::Changed(self.path.clone()))
+        }
     }
 }
 
-/// True if both tell of the same inode with the same content, as far as stat(2) can tell.
-pub fn same_version(a: &Stat, b: &Stat) -> bool {
-    let version = |s: &Stat| (s.st_dev, s.st_ino, s.st_size, s.st_mtime, s.st_mtime_nsec);
-    version(a) == version(b)
+/// Inode, size and time of last change of the content: what stat(2) can tell of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    inode: u64,
+    size: i64,
+    mtime: (i64, i64),
+}
+
+pub fn version(stat: &Stat) -> Version {
+    Version {
+        inode: stat.st_ino,
+        size: stat.st_size,
+        mtime: (stat.st_mtime, stat.st_mtime_nsec),
+    }
 }
 
 /// A quick hash by which equal contents are found; equality is always checked by bytes.

@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use super::directory::Listing;
 use super::event::{Data, Item, Named, Slot, Special};
 use super::metadata::Table;
-use super::pipeline::Job;
+use super::pipeline::{Job, Start};
 use super::sink::Sink;
 use super::tables::{Ids, lookup_table};
 use super::worker::Packed;
@@ -40,6 +40,7 @@ pub struct Writer<'a> {
     inodes: Table,
     directories: Table,
     fragments: Vec<Fragment>,
+    has_options: bool,
     ids: Ids,
     xattrs: xattrs::Attributes,
     /// Place of each inode by its number less one, with its type for further links.
@@ -55,7 +56,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(sink: Sink, job: &Job<'a>, fragments: Vec<Fragment>) -> Result<Self, Error> {
+    pub fn new(sink: Sink, job: &Job<'a>, start: Start) -> Result<Self, Error> {
         Ok(Self {
             sink,
             encoder: Encoder::new(&job.options.settings)?,
@@ -64,7 +65,8 @@ impl<'a> Writer<'a> {
             cancel: job.cancel,
             inodes: Table::default(),
             directories: Table::default(),
-            fragments,
+            fragments: start.fragments,
+            has_options: start.has_options,
             ids: Ids::default(),
             xattrs: xattrs::Attributes::default(),
             places: Vec::new(),
@@ -246,7 +248,7 @@ impl<'a> Writer<'a> {
         let xattrs_skipped = self.xattrs.skipped;
         let xattr_table = self.xattrs.finish(sink, encoder)?;
         let settings = &self.options.settings;
-        let options = settings.options()?.map_or(0, |_| flags::COMPRESSOR_OPTIONS);
+        let options = if self.has_options { flags::COMPRESSOR_OPTIONS } else { 0 };
         let superblock = Superblock {
             inode_count: self.places.len() as u32,
             mkfs_time: self.options.epoch.unwrap_or_else(now),

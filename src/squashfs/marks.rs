@@ -1,0 +1,46 @@
+//! The extended attributes by which overlayfs marks what is in an upper layer.
+
+use crate::os::tree::Xattrs;
+
+/// The namespaces in which overlayfs keeps its marks; the second with `userxattr`.
+const MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+/// The mark's name if the attribute is one.
+pub fn mark(name: &[u8]) -> Option<&[u8]> {
+    MARKS.iter().find_map(|prefix| name.strip_prefix(*prefix))
+}
+
+/// Attributes as a user of the overlay saw them: marks are left out, and those of an overlay inside
+/// the overlay, which are stored with a prefix more, get their names back.
+pub fn without_marks(xattrs: Xattrs) -> Xattrs {
+    let escaped = |name: &[u8]| {
+        let rest = mark(name)?.strip_prefix(b"overlay.")?;
+        let prefix = MARKS.iter().find(|prefix| name.starts_with(prefix))?;
+        Some([prefix, rest].concat())
+    };
+    xattrs
+        .into_iter()
+        .filter_map(|(name, value)| match (mark(&name), escaped(&name)) {
+            (None, _) => Some((name, value)),
+            (Some(_), Some(original)) => Some((original, value)),
+            (Some(_), None) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_go_and_those_of_an_inner_overlay_get_their_names_back() {
+        let named = |name: &str| (name.as_bytes().to_vec(), b"v".to_vec());
+        let found = without_marks(vec![
+            named("trusted.overlay.origin"),
+            named("trusted.overlay.overlay.opaque"),
+            named("user.overlay.opaque"),
+            named("user.mine"),
+        ]);
+        assert_eq!(found, [named("trusted.overlay.opaque"), named("user.mine")]);
+    }
+}
