@@ -1,6 +1,7 @@
 //! Squashfs 4.0: on-disk format, reader, writer, reuse of a base image, the external mksquashfs.
 
 pub mod codec;
+pub mod diff;
 pub mod external;
 pub mod format;
 mod marks;
