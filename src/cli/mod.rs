@@ -3,11 +3,15 @@
 //! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
 
 mod completions;
+mod diff;
 mod docs;
 mod exit;
+mod ls;
 mod package;
 mod run;
+mod squash;
 mod standalone;
+mod unsquash;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,10 @@ enum Command {
     Run(run::Args),
     Package(package::Args),
     Standalone(standalone::Args),
+    Squash(squash::Args),
+    Unsquash(unsquash::Args),
+    Ls(ls::Args),
+    Diff(diff::Args),
     Docs(docs::Args),
     Completions(completions::Args),
 }
@@ -51,6 +59,10 @@ pub fn main() -> ExitCode {
         Command::Run(args) => block_on(run::run(args)),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
+        Command::Squash(args) => block_on(cancellable(move |it| squash::run(&args, it))),
+        Command::Unsquash(args) => block_on(cancellable(move |it| unsquash::run(&args, it))),
+        Command::Ls(args) => ls::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Docs(args) => docs::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
@@ -71,6 +83,21 @@ fn block_on(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
         .build()
         .context("cannot start the async runtime")?
         .block_on(work)
+}
+
+/// Runs blocking work that a signal cancels.
+async fn cancellable(
+    work: impl FnOnce(&CancellationToken) -> anyhow::Result<Exit> + Send + 'static,
+) -> anyhow::Result<Exit> {
+    let cancel = shutdown_token()?;
+    let result = tokio::task::spawn_blocking({
+        let cancel = cancel.clone();
+        move || work(&cancel)
+    });
+    match result.await? {
+        Err(_) if cancel.is_cancelled() => Ok(exit::TERMINATED),
+        other => other,
+    }
 }
 
 /// A variable of the environment; one that is not UTF-8 is shown as such, so that it is a fault of

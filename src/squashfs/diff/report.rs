@@ -120,9 +120,7 @@ fn path(node: &Node) -> (String, Option<String>) {
     }
     match std::str::from_utf8(&node.path) {
         Ok(path) => (path.to_owned(), None),
-        Err(_) => {
-            (String::from_utf8_lossy(&node.path).into_owned(), Some(hex::encode(&node.path)))
-        }
+        Err(_) => (String::from_utf8_lossy(&node.path).into_owned(), Some(hex::encode(&node.path))),
     }
 }
 

@@ -45,8 +45,7 @@ impl Image {
         check_order(&superblock)?;
         let options = read_options(&file, &superblock)?
             .and_then(|bytes| Options::parse(superblock.compressor, &bytes));
-        let metadata =
-            Metadata::new(file.try_clone().map_err(|e| io(0, 0, e))?, &superblock)?;
+        let metadata = Metadata::new(file.try_clone().map_err(|e| io(0, 0, e))?, &superblock)?;
         let fragments = block_list(
             &file,
             &superblock,

@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use super::super::read::{BlockReader, Error as ReadError, Image};
 use super::super::write::event::{Kept, OldTail};
 use super::super::write::{Error, Feeder};
+use crate::squashfs::format::Kind;
 use crate::squashfs::format::fragment::{self, Fragment};
 use crate::squashfs::format::inode::{File, Tail};
 use crate::squashfs::format::metadata::Reference;
-use crate::squashfs::format::Kind;
 
 /// Bytes of the base that are in the new image as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -121,8 +121,7 @@ fn reuse(
     }
     let fragments = carry.fragments(image)?;
     let start = write::pipeline::Start { fragments, has_options: option_block.is_some() };
-    let job =
-        write::pipeline::Job { root: &top, root_path: top_path, options, meter, cancel };
+    let job = write::pipeline::Job { root: &top, root_path: top_path, options, meter, cancel };
     let ranges = carry.ranges.clone();
     let summary = write::pipeline::run(&job, sink, start, |feeder| {
         carry.rescue(image, feeder)?;

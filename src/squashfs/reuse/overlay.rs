@@ -24,7 +24,11 @@ use crate::squashfs::marks::mark;
 /// One step of the merged walk.
 enum Step<'a> {
     /// A directory; its own metadata is the upper layer's where it is there.
-    Enter { name: &'a [u8], upper: Option<(&'a Arc<Place>, &'a Stat)>, base: Option<&'a Inode> },
+    Enter {
+        name: &'a [u8],
+        upper: Option<(&'a Arc<Place>, &'a Stat)>,
+        base: Option<&'a Inode>,
+    },
     Leave,
     /// From the upper layer; `base` has the same name, or is where a moved file came from.
     Upper {
@@ -35,7 +39,11 @@ enum Step<'a> {
         /// The upper layer has only the metadata; the content is the base's.
         metadata_only: bool,
     },
-    Base { name: &'a [u8], at: Reference, inode: Inode },
+    Base {
+        name: &'a [u8],
+        at: Reference,
+        inode: Inode,
+    },
 }
 
 /// Notes which of the base's files stay; upper files that may be copies of the base's are compared:
@@ -59,8 +67,9 @@ pub fn survey(
                     found.unchanged.files.insert(identity(stat), (version(stat), at));
                     Ok(())
                 }
-                Some((at, inode)) => candidate(place, name, stat, at, inode)
-                    .map_or(Ok(()), |it| comparer.add(it)),
+                Some((at, inode)) => {
+                    candidate(place, name, stat, at, inode).map_or(Ok(()), |it| comparer.add(it))
+                }
                 None => Ok(()),
             }
         }
@@ -190,10 +199,9 @@ impl Merge<'_> {
             return Err(Error::TooLarge { what: "directories in each other" });
         }
         let names = match &place {
-            Some(place) => place
-                .dir
-                .names()
-                .map_err(|e| Error::read("list", &place.display(b""), e))?,
+            Some(place) => {
+                place.dir.names().map_err(|e| Error::read("list", &place.display(b""), e))?
+            }
             None => Names::default(),
         };
         let mut entries = Vec::new();
@@ -219,8 +227,7 @@ impl Merge<'_> {
             (Some(upper), Some(base)) => upper.min(base).to_vec(),
             (Some(name), None) | (None, Some(name)) => name.to_vec(),
         };
-        let (in_upper, in_base) =
-            (upper == Some(name.as_slice()), base == Some(name.as_slice()));
+        let (in_upper, in_base) = (upper == Some(name.as_slice()), base == Some(name.as_slice()));
         let at = in_base.then(|| level.base[level.next_base].inode);
         level.next_name += usize::from(in_upper);
         level.next_base += usize::from(in_base);

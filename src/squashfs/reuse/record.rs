@@ -45,9 +45,7 @@ impl Record {
                 }
                 Step::Node(node) if matches!(node.inode.kind, Kind::File(_)) => {
                     let dir = dirs.last().expect("a walk enters the root first");
-                    let stat = dir
-                        .stat(node.name())
-                        .map_err(|e| Error::read("stat", root, e))?;
+                    let stat = dir.stat(node.name()).map_err(|e| Error::read("stat", root, e))?;
                     files.insert(identity(&stat), seen(&stat, node.at));
                 }
                 Step::Node(_) => {}

@@ -40,12 +40,7 @@ pub fn forget_single_names(tree: &mut Tree) {
     }
 }
 
-fn visit(
-    root: &Path,
-    path: &Path,
-    tree: &mut Tree,
-    links: &mut HashMap<(u64, u64), PathBuf>,
-) {
+fn visit(root: &Path, path: &Path, tree: &mut Tree, links: &mut HashMap<(u64, u64), PathBuf>) {
     let full = root.join(path);
     let data = fs::symlink_metadata(&full).unwrap();
     let kind = data.file_type();

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::describe::{ENDS, Tree, WHOLE, attribute, describe, forget_single_names};
+use crate::squashfs::format::Kind;
 use crate::squashfs::format::inode::{File, decode_device};
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::read::{BlockReader, Error, Image, Node, Step, Walker};

@@ -24,6 +24,7 @@ use super::format::inode::decode_device;
 use super::format::metadata::Reference;
 use super::format::{Inode, Kind};
 use super::read::{Image, Node, Step, Walker};
+use crate::os::cgroup;
 use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
 use files::Files;
@@ -51,8 +52,7 @@ pub fn unpack(
 ) -> Result<Summary, Error> {
     let image = Image::open(image)?;
     let root = Arc::new(open_target(dir)?);
-    let available = || thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.unwrap_or_else(available).clamp(1, 64);
+    let threads = threads.unwrap_or_else(cgroup::cpus).clamp(1, 64);
     let skipped = Skipped::new();
     let mut walked = thread::scope(|scope| {
         let (jobs, queue) = bounded(4 * threads);

@@ -14,6 +14,7 @@ use super::plan::Planner;
 use super::sink::Sink;
 use super::tree::Writer;
 use super::{Error, Options, Summary, worker};
+use crate::os::cgroup;
 use crate::os::tree::Dir;
 use crate::squashfs::format::fragment::Fragment;
 use crate::telemetry::progress::Meter;
@@ -79,8 +80,7 @@ where
             feed(&mut feeder)?;
             feeder.finish()
         });
-        let written = Writer::new(sink, job, start)
-            .and_then(|writer| writer.run(item_queue));
+        let written = Writer::new(sink, job, start).and_then(|writer| writer.run(item_queue));
         finish(written, join(planner), join(feeder), workers.into_iter().map(join).collect())
     })
 }
@@ -111,9 +111,9 @@ fn join<T>(handle: ScopedJoinHandle<T>) -> T {
 }
 
 /// Compressing threads: as many as told or as the cgroup's cpu.max gives, fewer if their encoders
-/// would take too much memory.
+/// would take too much of its memory.max.
 pub(crate) fn threads(options: &Options) -> usize {
-    let available = || thread::available_parallelism().map_or(1, usize::from);
-    let by_memory = (ENCODER_BYTES / options.settings.encoder_memory()).max(1) as usize;
-    options.threads.unwrap_or_else(available).clamp(1, 512).min(by_memory)
+    let budget = cgroup::memory().map_or(ENCODER_BYTES, |limit| ENCODER_BYTES.min(limit / 4));
+    let by_memory = (budget / options.settings.encoder_memory()).max(1) as usize;
+    options.threads.unwrap_or_else(cgroup::cpus).clamp(1, 512).min(by_memory)
 }

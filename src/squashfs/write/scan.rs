@@ -12,7 +12,6 @@ use super::event::{Attributes, Kept, Special};
 use super::exclude::Exclude;
 use super::feed::Feeder;
 use super::source::{Place, Request, Version, version};
-use super::Error;
 use crate::os::tree::{Dir, Names, Stat, Xattrs};
 use crate::squashfs::format::inode::encode_device;
 use crate::squashfs::format::metadata::Reference;
@@ -92,10 +91,7 @@ fn level(place: Arc<Place>) -> Result<Level, Error> {
 
 /// Opens a directory below a place.
 pub fn child(place: &Arc<Place>, name: &[u8]) -> Result<Arc<Place>, Error> {
-    let dir = place
-        .dir
-        .child(name)
-        .map_err(|e| Error::read("enter", &place.display(name), e))?;
+    let dir = place.dir.child(name).map_err(|e| Error::read("enter", &place.display(name), e))?;
     let (path, root) = (place.below(name), place.root.clone());
     Ok(Arc::new(Place { dir, path, root, is_upper_layer: place.is_upper_layer }))
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
 use super::Error;
-use crate::squashfs::marks::without_marks;
 use crate::os::tree::{self, Dir, Stat, Xattrs};
+use crate::squashfs::marks::without_marks;
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
 #[derive(Debug)]
@@ -146,8 +146,7 @@ impl SourceFile {
 
     /// An error if the file is not as the walk saw it.
     pub fn check(&self) -> Result<(), Error> {
-        let now =
-            tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
+        let now = tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
         if version(&now) == version(&self.stat) {
             Ok(())
         } else {
@@ -165,11 +164,7 @@ pub struct Version {
 }
 
 pub fn version(stat: &Stat) -> Version {
-    Version {
-        inode: stat.st_ino,
-        size: stat.st_size,
-        mtime: (stat.st_mtime, stat.st_mtime_nsec),
-    }
+    Version { inode: stat.st_ino, size: stat.st_size, mtime: (stat.st_mtime, stat.st_mtime_nsec) }
 }
 
 /// A quick hash by which equal contents are found; equality is always checked by bytes.

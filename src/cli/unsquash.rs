@@ -1,0 +1,40 @@
+//! `unsquash`: unpacks an image into a directory.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{self, Exit};
+use crate::squashfs;
+use crate::telemetry::progress::{Meter, Unit};
+
+/// Unpack a squashfs image into a new or empty directory
+///
+/// Owners, modes, times, extended attributes, devices and hard links are restored as far as this
+/// process's privileges allow. Nothing is written outside of the directory, whatever the image says.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Image to unpack
+    image: PathBuf,
+
+    /// Directory to unpack to; made if it does not exist
+    dir: PathBuf,
+
+    /// Unpacking threads [default: what the cgroup allows]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+pub fn run(args: &Args, cancel: &CancellationToken) -> anyhow::Result<Exit> {
+    let meter = Meter::start("unsquash", Unit::Bytes, 0);
+    let summary = squashfs::unpack(&args.image, &args.dir, args.threads, &meter, cancel)?;
+    meter.finish();
+    if summary.owners_skipped {
+        tracing::warn!("not running as root: everything belongs to this user");
+    }
+    if summary.xattrs_skipped > 0 {
+        tracing::warn!(count = summary.xattrs_skipped, "extended attributes were not set");
+    }
+    tracing::info!(names = summary.names, "unpacked");
+    Ok(exit::SUCCESS)
+}
