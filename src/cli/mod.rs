@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::exit::Exit;
 use crate::contract::{log_level as log_level_of, vars};
-use crate::os::cgroup;
+use crate::os::{cgroup, hardening};
 use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
 
@@ -98,6 +98,11 @@ async fn cancellable(
         Err(_) if cancel.is_cancelled() => Ok(exit::TERMINATED),
         other => other,
     }
+}
+
+/// For commands that hold secrets: nobody may read this process's memory or environment.
+fn keep_secrets() -> anyhow::Result<()> {
+    hardening::make_undumpable().context("cannot protect this process's memory")
 }
 
 /// A variable of the environment; one that is not UTF-8 is shown as such, so that it is a fault of

@@ -45,6 +45,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    super::keep_secrets()?;
     let (ims, s3) =
         match (ImsAccess::from_vars(super::env_var), S3Access::from_vars(super::env_var)) {
             (Ok(ims), Ok(s3)) => (ims, s3),

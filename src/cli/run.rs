@@ -44,6 +44,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    super::keep_secrets()?;
     let contract = match JobContract::from_vars(super::env_var) {
         Ok(contract) => contract,
         Err(faults) => {

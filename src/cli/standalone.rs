@@ -45,6 +45,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    super::keep_secrets()?;
     let keys = keys_from_environment();
     let s3 = match args.s3_endpoint {
         None => S3Choice::Embedded { listen: args.s3_listen, keys },

@@ -9,6 +9,7 @@ use super::package::{Package, blocking, package};
 use super::report::GaveUp;
 use super::{Job, connect, fetch, session};
 use crate::contract::Status;
+use crate::os::mount;
 use crate::publish::Published;
 use crate::s3::Store;
 use crate::telemetry::chain;
@@ -46,12 +47,18 @@ async fn customize(
 ) -> anyhow::Result<Published> {
     let mut inserted = prepare(job, workspace).await?;
     let signal = session::serve(job, workspace, bound, door).await;
-    let restored = blocking(move || Ok(inserted.take_out()?)).await;
+    let root = workspace.root();
+    let cleaned = blocking(move || {
+        // What an unjailed user mounted is seen by nobody any more, and must not be packed.
+        mount::unmount_below(&root)?;
+        Ok(inserted.take_out()?)
+    })
+    .await;
     let signal = signal?;
     if signal.kind != Kind::Complete {
         return Err(GaveUp { file: signal.path }.into());
     }
-    restored.context("cannot put the image's own files back")?;
+    cleaned.context("cannot take out of the image what the session needed")?;
     package_and_publish(job, store, workspace).await
 }
 
@@ -60,9 +67,13 @@ async fn prepare(job: &Job, workspace: &Workspace) -> anyhow::Result<Inserted> {
     let (root, layout) = (workspace.root(), workspace.layout().clone());
     let ca_cert = job.contract.ims.ca_cert.clone();
     let image = job.contract.image.clone();
+    // After a restart a signal is not stale: the user may have given it while no agent ran.
+    let fresh = !workspace.resumed();
     blocking(move || {
         workspace::check_boot_files(&root, &image.kernel, &image.initrd)?;
-        workspace::remove_stale_signals(layout.parent(), &root)?;
+        if fresh {
+            workspace::remove_stale_signals(layout.parent(), &root)?;
+        }
         let resolv_conf = Path::new("/etc/resolv.conf");
         Inserted::put_in(&root, &layout.agent(), &ca_cert, resolv_conf)
             .context("cannot prepare the image root for the session")

@@ -13,10 +13,12 @@ mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Action, JobContract};
+use crate::os::process::Reaper;
 use crate::telemetry::status::Board;
 use crate::workspace;
 
@@ -55,6 +57,9 @@ pub async fn run(
         board,
         stop,
     });
+    if std::process::id() == 1 {
+        tokio::spawn(reap_orphans());
+    }
     let job = Job { contract, options, reporter: reporter.clone() };
     let work = async move {
         match job.contract.action {
@@ -63,4 +68,16 @@ pub async fn run(
         }
     };
     Ok(reporter.conclude(work).await)
+}
+
+/// As PID 1 of a pod the agent inherits every orphan, and must wait for it.
+async fn reap_orphans() {
+    let mut reaper = Reaper::default();
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        interval.tick().await;
+        for orphan in reaper.reap() {
+            tracing::debug!(pid = orphan.pid, name = orphan.name, "reaped an orphan");
+        }
+    }
 }

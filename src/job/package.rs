@@ -16,6 +16,7 @@ use crate::publish::{self, Published, boot};
 use crate::s3::Store;
 use crate::squashfs::external;
 use crate::telemetry::progress::{Meter, Unit};
+use crate::workspace;
 
 /// What is packaged, and under which names.
 #[derive(Debug, Clone)]
@@ -29,8 +30,8 @@ pub(super) struct Package {
     pub job_id: Option<String>,
 }
 
-/// Packs the root and publishes it. Nothing is left in the store or in IMS when this fails; the
-/// root is never changed.
+/// Packs the root and publishes it. Nothing is left in the store or in IMS when this fails. The root
+/// is not changed, but for the permissions of kiwi's `/image` (contract section 4.2).
 pub(super) async fn package(
     package: &Package,
     reporter: &Reporter,
@@ -38,7 +39,10 @@ pub(super) async fn package(
 ) -> anyhow::Result<Published> {
     let boot = blocking({
         let package = package.clone();
-        move || boot_files(&package)
+        move || {
+            workspace::close_kiwi_directory(&package.root)?;
+            boot_files(&package)
+        }
     })
     .await?;
     squash(package, reporter).await?;

@@ -12,7 +12,7 @@ use super::report::{Outcome, Reporter};
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
 use crate::publish::Published;
 use crate::telemetry::status::Board;
-use crate::workspace::{self, Layout, Leave, State, Workspace};
+use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
 
 /// A root to be packaged, and where its image goes.
 #[derive(Debug)]
@@ -68,6 +68,10 @@ fn open(root: &Path) -> anyhow::Result<(Layout, Option<Workspace>)> {
     let layout = Layout::new(parent);
     let left = layout.root() == root && State::load(&layout)?.is_some();
     let workspace = left.then(|| workspace::reopen(parent)).transpose()?;
+    if let Some(mut inserted) = Inserted::load(&root, &layout.agent())? {
+        // The agent that put it in did not live to take it out.
+        inserted.take_out()?;
+    }
     layout.make_agent_dir().with_context(|| format!("cannot write to {}", parent.display()))?;
     Ok((layout, workspace))
 }

@@ -67,6 +67,11 @@ pub(super) async fn serve(
         "processes of sessions cannot be ended, so the image may still change: {:?}",
         leftovers.stuck
     );
+    anyhow::ensure!(
+        leftovers.additions.is_empty(),
+        "what the sessions needed cannot be taken out of the image: {:?}",
+        leftovers.additions
+    );
     result
 }
 
@@ -187,9 +192,5 @@ fn tell_leftovers(leftovers: &Leftovers) {
     }
     for mount in &leftovers.mounts {
         tracing::warn!(mount, "undid a mount that a session left");
-    }
-    for path in &leftovers.additions {
-        let path = path.display();
-        tracing::warn!(%path, "could not take out of the image what sessions needed there");
     }
 }

@@ -27,6 +27,6 @@ pub mod proctree;
 pub mod pty;
 pub mod reap;
 pub mod seccomp;
-pub mod tree;
 #[cfg(test)]
 mod test_entry;
+pub mod tree;
