@@ -27,7 +27,7 @@ pub struct Leftovers {
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn close(link: &Link, grace: Duration) -> Leftovers {
-    let processes = descendants(link.pid);
+    let processes = proctree::descendants(link.pid);
     if !processes.is_empty() {
         let deadline = Instant::now() + grace;
         // Interactive shells ignore SIGTERM but heed SIGHUP; the stopped must be woken to obey.
@@ -42,13 +42,6 @@ pub fn close(link: &Link, grace: Duration) -> Leftovers {
     Leftovers { processes, stuck, mounts, additions: Vec::new() }
 }
 
-fn descendants(init: i32) -> Vec<Process> {
-    proctree::descendants(init).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot look for processes that sessions left running");
-        Vec::new()
-    })
-}
-
 fn wait_for(processes: &[Process], deadline: Instant) {
     for process in processes {
         // One that cannot be opened has ended.
@@ -61,7 +54,7 @@ fn wait_for(processes: &[Process], deadline: Instant) {
 /// Kills until nothing is left: a process may fork while the list of them is read.
 fn kill_all(init: i32, deadline: Instant) -> Vec<Process> {
     loop {
-        let left = descendants(init);
+        let left = proctree::descendants(init);
         if left.is_empty() || Instant::now() >= deadline {
             return left;
         }

@@ -23,7 +23,7 @@ use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
     let bound = job.options.ssh_listen.bind()?;
-    let door = session::Door::prepare(job)?;
+    let door = tokio::task::block_in_place(|| session::Door::prepare(job))?;
 
     job.reporter.enter(Status::FetchingImage).await?;
     let mut workspace = open(job, &store).await?;

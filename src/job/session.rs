@@ -1,5 +1,6 @@
 //! The time in which the user has the image: sessions open, a signal comes, sessions close.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,9 @@ const SESSION_GRACE: Duration = Duration::from_secs(2);
 
 /// Time that processes which sessions left running have between SIGTERM and SIGKILL.
 const PROCESS_GRACE: Duration = Duration::from_secs(3);
+
+/// How old the number of sessions in the metrics may be.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who may come in, and how the server proves itself.
 pub(super) struct Door {
@@ -101,7 +105,10 @@ async fn serve_in(
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
     tracing::info!(%address, jailed = job.contract.session.jail, "ssh server accepts connections");
-    let signal = wait(job, &mut signals).await;
+    let signal = tokio::select! {
+        signal = wait(job, &mut signals) => signal,
+        never = count_sessions(job, &server) => match never {},
+    };
     server.close(farewell(&signal), SESSION_GRACE).await;
     // Who touched `complete` may have touched `failed` right after: that one wins.
     let last_word = signals.next().now_or_never().filter(|signal| signal.kind == Kind::Failed);
@@ -113,6 +120,15 @@ async fn wait(job: &Job, signals: &mut Signals) -> anyhow::Result<Signal> {
     job.reporter.enter(Status::WaitingOnUser).await?;
     let stop = &job.reporter.stop;
     stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
+}
+
+/// Keeps the metrics' number of sessions up to date.
+async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
+    let mut interval = tokio::time::interval(COUNT_INTERVAL);
+    loop {
+        interval.tick().await;
+        job.reporter.board.set_sessions(server.sessions().len());
+    }
 }
 
 async fn establish(job: &Job, workspace: &Workspace) -> anyhow::Result<Jail> {

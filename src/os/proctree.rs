@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::process;
 
 /// A process as the log names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,19 +17,10 @@ pub struct Process {
 }
 
 /// All live processes below `ancestor`, in no particular order; zombies are not live.
-pub fn descendants(ancestor: i32) -> io::Result<Vec<Process>> {
+pub fn descendants(ancestor: i32) -> Vec<Process> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // One that ended meanwhile is no descendant any more.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        if let Some((parent, state)) = parent_and_state(&stat)
-            && state != 'Z'
-        {
-            children.entry(parent).or_default().push(pid);
-        }
+    for process in process::all().iter().filter(|process| process.runs()) {
+        children.entry(process.parent).or_default().push(process.pid);
     }
     let mut found = Vec::new();
     let mut next = vec![ancestor];
@@ -38,15 +30,7 @@ pub fn descendants(ancestor: i32) -> io::Result<Vec<Process>> {
             next.push(child);
         }
     }
-    Ok(found)
-}
-
-/// Fields 4 and 3 of proc_pid_stat(5); the name before them may hold blanks and parentheses.
-fn parent_and_state(stat: &str) -> Option<(i32, char)> {
-    let (_, after) = stat.rsplit_once(')')?;
-    let mut fields = after.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((fields.next()?.parse().ok()?, state))
+    found
 }
 
 fn name(pid: i32) -> String {
@@ -70,12 +54,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_parentheses_do_not_confuse() {
-        assert_eq!(parent_and_state("7 (a) R 9 (b)) S 42 7 7 0"), Some((42, 'S')));
-        assert_eq!(parent_and_state("junk"), None);
-    }
-
-    #[test]
     fn grandchildren_are_found_and_named() {
         let mut shell = std::process::Command::new("sh")
             .args(["-c", "sleep 987 & echo; wait"])
@@ -83,7 +61,7 @@ mod tests {
             .spawn()
             .unwrap();
         std::io::Read::read(shell.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        let found = descendants(std::process::id() as i32).unwrap();
+        let found = descendants(std::process::id() as i32);
         let sleeper = found.iter().find(|process| process.name == "sleep 987").unwrap();
         signal(sleeper, Signal::SIGKILL);
         // The shell waits for it, so this ends.
