@@ -14,6 +14,8 @@ pub use unpack::unpack;
 pub use write::{Options, Summary, pack};
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

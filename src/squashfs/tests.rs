@@ -198,34 +198,78 @@ fn a_failed_pack_leaves_what_was_there() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
-/// Flips bits all over real images: errors or other content, but no panic and no hang.
+/// A tree that has some of everything and gives a small image.
+fn small_tree(root: &Path) {
+    fs::create_dir_all(root.join("sub/below")).unwrap();
+    for i in 0..40 {
+        let path = root.join(format!("sub/{i}"));
+        fs::write(&path, text(i, 500 * i as usize)).unwrap();
+        xattr::set(&path, "user.n", i.to_string().as_bytes()).unwrap();
+    }
+    fs::write(root.join("blocks"), text(5, 300_000)).unwrap();
+    fs::hard_link(root.join("blocks"), root.join("sub/below/link")).unwrap();
+    std::os::unix::fs::symlink("sub", root.join("symlink")).unwrap();
+}
+
+/// Damages an image in one to three places and reads it: errors or other content, but no panic, no
+/// hang, and nothing outside of the directory that it is unpacked to.
+fn damage(good: &[u8], round: u64, at: &Path) {
+    let mut random = noise(round + 1, 64).into_iter();
+    let mut number = || (0..4).fold(0usize, |n, _| n << 8 | usize::from(random.next().unwrap()));
+    let mut bad = good.to_vec();
+    let tables = super::read::Image::open(at).map_or(96, |it| it.superblock().inode_table as usize);
+    for _ in 0..1 + number() % 3 {
+        let place = match number() % 3 {
+            0 => number() % 96,
+            1 => tables + number() % (good.len() - tables),
+            _ => number() % good.len(),
+        };
+        bad[place] = match number() % 4 {
+            0 => 0,
+            1 => 0xff,
+            2 => bad[place] ^ 1 << (number() % 8),
+            _ => number() as u8,
+        };
+    }
+    let path = at.with_extension("bad");
+    fs::write(&path, &bad).unwrap();
+    let _ = try_image(&path);
+    let dir = at.with_extension("dir").join("inner");
+    fs::create_dir_all(dir.parent().unwrap()).unwrap();
+    let _ = super::unpack(&path, &dir, Some(2), &Meter::hidden(), &CancellationToken::new());
+    let parent = dir.parent().unwrap();
+    assert!(fs::read_dir(parent).unwrap().all(|it| it.unwrap().file_name() == "inner"));
+    fs::remove_dir_all(parent).unwrap();
+}
+
+/// Rounds of damage; more by hand: `SQUASHFS_DAMAGE_ROUNDS=100000`.
+fn rounds() -> u64 {
+    std::env::var("SQUASHFS_DAMAGE_ROUNDS").map_or(150, |text| text.parse().unwrap())
+}
+
 #[test]
 fn damaged_images_give_errors() {
     let dir = TempDir::new().unwrap();
     let root = dir.path().join("root");
-    fs::create_dir_all(root.join("sub")).unwrap();
-    for i in 0..40 {
-        fs::write(root.join(format!("sub/{i}")), text(i, 5000 * i as usize)).unwrap();
-        xattr::set(root.join(format!("sub/{i}")), "user.n", i.to_string().as_bytes()).unwrap();
-    }
+    small_tree(&root);
     for compressor in [Compressor::Gzip, Compressor::Xz, Compressor::Lz4, Compressor::Zstd] {
         let out = dir.path().join("out.sqsh");
         pack(&root, &out, &options(compressor));
         let good = fs::read(&out).unwrap();
-        let inodes = super::read::Image::open(&out).unwrap().superblock().inode_table as usize;
-        for round in 0..400u64 {
-            let mut bad = good.clone();
-            let pick = u64::from_le_bytes(noise(round + 1, 8).try_into().unwrap());
-            let at = match round % 3 {
-                0 => pick as usize % 96,
-                1 => inodes + pick as usize % (good.len() - inodes),
-                _ => pick as usize % good.len(),
-            };
-            bad[at] ^= 1 << (pick >> 60 & 7);
-            fs::write(&out, &bad).unwrap();
-            let _ = try_image(&out);
-        }
+        (0..rounds()).for_each(|round| damage(&good, round, &out));
         fs::write(&out, &good[..good.len() / 2]).unwrap();
         assert!(try_image(&out).is_err());
     }
+}
+
+/// With tables that are not compressed the damage reaches inodes, listings and references.
+#[test]
+fn damaged_tables_give_errors() {
+    let dir = TempDir::new().unwrap();
+    let (root, out) = (dir.path().join("root"), dir.path().join("out.sqsh"));
+    small_tree(&root);
+    let raw = ["-noI", "-noId", "-noX", "-noF", "-no-progress"];
+    tool("mksquashfs", &[&[path(&root), path(&out)], &raw[..]].concat());
+    let good = fs::read(&out).unwrap();
+    (0..4 * rounds()).for_each(|round| damage(&good, round, &out));
 }
