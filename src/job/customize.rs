@@ -114,15 +114,32 @@ async fn open(job: &Job, store: &Store) -> anyhow::Result<Workspace> {
     .await
 }
 
-/// The state of an earlier run of this job that got as far as letting the user in.
+/// The state of an earlier run of this job that got as far as letting the user in. Nothing may be
+/// fetched over what another job has left, nor over the base of changes that a user has made.
 fn left_image(job: &Job, layout: &Layout) -> anyhow::Result<Option<State>> {
-    let state = State::load(layout)?;
-    Ok(state.filter(|state| {
-        let size = std::fs::metadata(layout.image()).map(|meta| meta.len());
-        state.stage == Stage::Ready
-            && state.job_id == job.contract.job_id.to_string()
-            && size.is_ok_and(|size| size == state.image.size)
-    }))
+    let Some(state) = State::load(layout)? else { return Ok(None) };
+    let agent = layout.agent();
+    anyhow::ensure!(
+        state.job_id == job.contract.job_id.to_string(),
+        "{} holds the work of job {}: give this job a directory of its own, or remove that one",
+        agent.display(),
+        state.job_id
+    );
+    if state.stage != Stage::Ready {
+        return Ok(None);
+    }
+    let image = layout.image();
+    let size = std::fs::metadata(&image)
+        .with_context(|| format!("the image of an earlier run is gone: {}", image.display()))?
+        .len();
+    anyhow::ensure!(
+        size == state.image.size,
+        "{} is {size} bytes long and was {} when it was fetched: the work in {} needs that image",
+        image.display(),
+        state.image.size,
+        agent.display()
+    );
+    Ok(Some(state))
 }
 
 async fn package_and_publish(
