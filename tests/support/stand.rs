@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use ims_job_agent::net::Trust;
 use ims_job_agent::s3::{self, Object, Store};
@@ -14,6 +15,9 @@ use super::ims::{self, Ims};
 use super::process::Process;
 use super::ssh::Key;
 use super::{SOON, agent, eventually, free_port, lab};
+
+/// Longest wait for a job's next status: packing a real root takes minutes on two busy cores.
+const PACKED: Duration = Duration::from_secs(900);
 
 /// Where objects are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +197,7 @@ impl Job<'_> {
 
     /// Waits for a status; a terminal status instead is a failure that shows the job's log.
     pub async fn reaches(&self, status: &str) -> Value {
-        eventually(&format!("job status {status}"), 3 * SOON, async || {
+        eventually(&format!("job status {status}"), PACKED, async || {
             let record = self.record().await;
             let found = record["status"].as_str().unwrap().to_owned();
             let ended = found != status && matches!(found.as_str(), "success" | "error");
