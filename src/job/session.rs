@@ -22,7 +22,7 @@ use crate::watch::{Kind, Places, Signal, Signals};
 use crate::workspace::{Layout, Workspace};
 
 /// Time that sessions have to end by themselves after the notice.
-const SESSION_GRACE: Duration = Duration::from_secs(2);
+const SESSION_GRACE: Duration = Duration::from_secs(5);
 
 /// Time that processes which sessions left running have between SIGTERM and SIGKILL.
 const PROCESS_GRACE: Duration = Duration::from_secs(3);

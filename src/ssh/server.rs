@@ -21,8 +21,10 @@ use super::flow::{Budget, SessionStream, Wire};
 use super::handler::Handler;
 use super::registry::{Activity, Registry, SessionInfo};
 
-/// Time that clients without sessions have to disconnect by themselves.
-const LINGER: Duration = Duration::from_millis(500);
+/// Time that clients without sessions have to begin another or to leave.
+const LINGER: Duration = Duration::from_secs(1);
+/// The same where no client is connected.
+const GONE: Duration = Duration::from_millis(250);
 
 /// A session without a byte for this long is not in the middle of something.
 const QUIET: Duration = Duration::from_secs(2);
@@ -109,32 +111,44 @@ impl Handle {
         }
     }
 
-    /// Ends the server: no new connections; `notice` to the people; shells are hung up; commands and
-    /// file transfers may finish while they are busy, for `grace` at most (Ansible wants the answer of
-    /// its last task); then everything is hung up, disconnected and cut. Returns within `grace` and
-    /// about three seconds. Programs that do not go are left to the jail.
+    /// Ends the server: `notice` to the people; shells are hung up; commands and file transfers may
+    /// finish while they are busy, for `grace` at most, and clients may come back with another (Ansible
+    /// cleans up after its last task); then no new connections, and everything is hung up,
+    /// disconnected and cut. Returns within `grace` and about three seconds. Programs that do not go
+    /// are left to the jail.
     pub async fn close(&self, notice: &str, grace: Duration) {
         let registry = &self.inner.shared.registry;
-        self.inner.stop.cancel();
         self.notice(notice);
         for live in registry.connected() {
             if live.identity.activity == Activity::Shell {
                 live.hangup.cancel();
             }
         }
-        let quiet = registry.until(|live| live.iter().all(|live| live.idle() > QUIET));
-        let _ = tokio::time::timeout(grace, quiet).await;
+        let _ = tokio::time::timeout(grace, self.settled()).await;
+        self.inner.stop.cancel();
         registry.connected().iter().for_each(|live| live.hangup.cancel());
         let ended = registry.until(<[_]>::is_empty);
         let _ = tokio::time::timeout(HANGUP, ended).await;
-        self.inner.connections.close();
-        // A client that has the answer of its last command leaves by itself; a disconnect that
-        // overtakes it would turn its success into an error.
-        let _ = tokio::time::timeout(LINGER, self.inner.connections.wait()).await;
         self.inner.goodbye.cancel();
+        self.inner.connections.close();
         if tokio::time::timeout(GOODBYE, self.inner.connections.wait()).await.is_err() {
             self.inner.cut.cancel();
             let _ = tokio::time::timeout(GOODBYE, self.inner.connections.wait()).await;
+        }
+    }
+
+    /// Until no session is in the middle of something, and none has begun for a while.
+    async fn settled(&self) {
+        let registry = &self.inner.shared.registry;
+        loop {
+            registry.until(|live| live.iter().all(|live| live.idle() > QUIET)).await;
+            // A client that stays connected may have more to do; the answer of its last command
+            // must not be overtaken by a disconnect either, which would turn success into an error.
+            let pause = if self.inner.connections.is_empty() { GONE } else { LINGER };
+            let busy_again = registry.until(|live| live.iter().any(|live| live.idle() <= QUIET));
+            if tokio::time::timeout(pause, busy_again).await.is_err() {
+                return;
+            }
         }
     }
 }
