@@ -51,12 +51,12 @@ pub async fn run(
     board: Board,
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
-    let reporter = Arc::new(Reporter {
-        ims: connect::ims(&contract.ims)?,
-        job_id: Some(contract.job_id.to_string()),
-        board,
-        stop,
-    });
+    let ims = match connect::ims(&contract.ims) {
+        Ok(ims) => ims,
+        Err(error) => return Ok(Outcome::without_ims(&error)),
+    };
+    let reporter =
+        Arc::new(Reporter { ims, job_id: Some(contract.job_id.to_string()), board, stop });
     if std::process::id() == 1 {
         tokio::spawn(reap_orphans());
     }

@@ -30,8 +30,12 @@ pub async fn repackage(
     repackaging: Repackaging,
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
+    let ims = match connect::ims(&repackaging.ims) {
+        Ok(ims) => ims,
+        Err(error) => return Ok(Outcome::without_ims(&error)),
+    };
     let reporter = Arc::new(Reporter {
-        ims: connect::ims(&repackaging.ims)?,
+        ims,
         job_id: repackaging.job_id.clone(),
         board: Board::new(repackaging.job_id.clone().unwrap_or_default()),
         stop,

@@ -21,6 +21,15 @@ pub struct Outcome {
     pub result: String,
 }
 
+impl Outcome {
+    /// The outcome where there is no way to tell IMS anything. Logs the error.
+    pub(super) fn without_ims(error: &anyhow::Error) -> Self {
+        let error = chain(error.as_ref());
+        tracing::error!("the job failed, and IMS cannot be told: {error}");
+        Self { end: End::Failed, told: false, result: failure_json(&error) }
+    }
+}
+
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
