@@ -5,6 +5,7 @@
 
 pub mod ims;
 pub mod process;
+pub mod proxy;
 pub mod ssh;
 pub mod stand;
 pub mod tree;

@@ -1,0 +1,58 @@
+//! An environment that cannot be meant: named fault by fault, before anything is touched.
+
+use std::fs;
+
+use crate::pod::Pod;
+use crate::support::SOON;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_of_the_environment_is_named_and_nothing_is_started() {
+    let mut pod = Pod::start().await;
+    let wrong = [
+        ("IMS_ACTION", "paint"),
+        ("IMS_JOB_ID", "42"),
+        ("IMS_URL", "ftp://ims"),
+        ("IMS_PYTHON_HELPER_TIMEOUT", "soon"),
+        ("DOWNLOAD_URL", "not a url"),
+        ("DOWNLOAD_MD5SUM", "abc"),
+        ("IMAGE_ROOT_PARENT", "mnt/image"),
+        ("IMAGE_ROOT_ARCHIVE_NAME", ""),
+        ("KERNEL_FILENAME", "../../etc/shadow"),
+        ("BUILD_ARCH", "pdp11"),
+        ("SSH_JAIL", "maybe"),
+        ("JOB_ENABLE_DKMS", "perhaps"),
+        ("ENABLE_DEBUG", "2"),
+        ("S3_ENDPOINT", "s3.example"),
+        ("S3_SECRET_KEY", ""),
+        ("S3_SSL_VALIDATE", "ca.crt"),
+        ("LOG_LEVEL", "LOUD"),
+    ];
+    for (name, value) in wrong {
+        pod.vars.insert(name, value.into());
+    }
+    let mut agent = pod.run();
+    let status = agent.process.wait(SOON).await;
+    let log = agent.process.log();
+    assert_eq!(status.code(), Some(2), "{log}");
+    for (name, value) in wrong {
+        let fault = if value.is_empty() {
+            format!("{name} is not set")
+        } else {
+            format!("{name}={value:?}")
+        };
+        assert!(log.contains(&fault), "{fault} is not in:\n{log}");
+    }
+    assert_eq!(agent.process.output(), "");
+    assert_eq!(pod.ims.count("") + pod.s3.count(""), 0, "nobody was asked anything");
+    assert_eq!(fs::read_dir(&pod.parent).unwrap().count(), 0, "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_faulty_url_is_not_logged() {
+    let mut pod = Pod::start().await;
+    pod.vars.insert("DOWNLOAD_URL", "s3://bucket/key?X-Amz-Signature=5ec4e7".into());
+    let mut agent = pod.run();
+    assert_eq!(agent.process.wait(SOON).await.code(), Some(2));
+    let log = agent.process.log();
+    assert!(log.contains("DOWNLOAD_URL") && !log.contains("5ec4e7"), "{log}");
+}
