@@ -109,16 +109,6 @@ async fn jailed(objects: Objects) {
     assert_nothing_left(&stand, &job.id);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn jailed_on_the_embedded_store() {
-    jailed(Objects::Embedded).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn jailed_on_ceph() {
-    jailed(Objects::Ceph).await;
-}
-
 /// No mount of the job's is visible to this process, and no process of it runs.
 fn assert_nothing_left(stand: &Stand, job: &str) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -128,9 +118,8 @@ fn assert_nothing_left(stand: &Stand, job: &str) {
     assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn not_jailed_with_scp_and_sftp() {
-    let stand = Stand::start(Objects::Embedded).await;
+async fn not_jailed_with_scp_and_sftp(objects: Objects) {
+    let stand = Stand::start(objects).await;
     let (image, root) = small_image(&stand).await;
     let job = stand.customize(&image, false).await;
     job.reaches("waiting_on_user").await;
@@ -165,9 +154,8 @@ async fn not_jailed_with_scp_and_sftp() {
     assert_result(found, expected, &["etc"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn failed_wins_over_complete_and_leaves_no_image() {
-    let stand = Stand::start(Objects::Embedded).await;
+async fn failed_wins_over_complete_and_leaves_no_image(objects: Objects) {
+    let stand = Stand::start(objects).await;
     let (image, _) = small_image(&stand).await;
     let job = stand.customize(&image, true).await;
     job.reaches("waiting_on_user").await;
@@ -177,3 +165,30 @@ async fn failed_wins_over_complete_and_leaves_no_image() {
     assert_eq!(stand.ims.get("v3/images").await.as_array().unwrap().len(), 1, "only the base");
     assert!(job.log().contains("the user gave up"), "{}", job.log());
 }
+
+/// The same suite on every kind of store.
+macro_rules! on {
+    ($store:ident: $objects:expr) => {
+        mod $store {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn jailed() {
+                super::jailed($objects).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn not_jailed_with_scp_and_sftp() {
+                super::not_jailed_with_scp_and_sftp($objects).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn failed_wins_over_complete_and_leaves_no_image() {
+                super::failed_wins_over_complete_and_leaves_no_image($objects).await;
+            }
+        }
+    };
+}
+
+on!(embedded: Objects::Embedded);
+on!(ceph: Objects::Ceph);
