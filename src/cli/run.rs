@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{self, Exit};
 use crate::contract::{JobContract, files};
 use crate::job::{self, Listen, Options};
+use crate::telemetry::chain;
 use crate::telemetry::status::{self, Board};
 use crate::workspace;
 
@@ -55,7 +56,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let stop = super::shutdown_token()?;
     let board = Board::new(contract.job_id.to_string());
     if let Some(address) = args.status_listen {
-        serve_status(address, board.clone(), stop.clone()).await?;
+        // The job does not depend on it, and IMS is to be told of the job's end whatever happens.
+        if let Err(error) = serve_status(address, board.clone(), stop.clone()).await {
+            tracing::error!("no status listener: {}", chain(error.as_ref()));
+        }
     }
     let options = Options {
         ssh_listen: args.ssh_listen,
