@@ -53,7 +53,7 @@ vars! {
     S3_SSL_VERIFY: "`True`", "the older name of S3_SSL_VALIDATE";
     IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds without an answer after which a request to IMS or the store has failed";
     LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING` or `ERROR`";
-    CUSTOMIZATION_SCRIPT: "none", "script that is run once the shell is up; it may create the complete file itself";
+    CUSTOMIZATION_SCRIPT: "none", "script to be run once the shell is up; this version checks the path and does not run it";
     REMOTE_BUILD_NODE: "none", "host of a remote build; passed on to the sessions";
 }
 
