@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{self, Exit};
 use crate::os::cgroup;
 use crate::squashfs::codec::Settings;
-use crate::squashfs::external;
 use crate::squashfs::format::Compressor;
 use crate::squashfs::reuse::{self, Changes};
 use crate::squashfs::write::{self, Exclude, Options, Summary};
+use crate::squashfs::{Engine, external};
 use crate::telemetry::progress::{Meter, Unit};
 
 /// Pack a directory tree into a squashfs image
@@ -34,6 +34,11 @@ pub struct Args {
     /// ROOT was an overlay on the base, and this is its upper layer: only it is read
     #[arg(long, value_name = "DIR", requires = "base", conflicts_with = "quick_check")]
     upper: Option<PathBuf>,
+
+    /// The work directory of that overlay, if it was mounted with index=on: it knows which other
+    /// names a changed hard link has
+    #[arg(long, value_name = "DIR", requires = "upper")]
+    work: Option<PathBuf>,
 
     /// Take files of the base's size and modification time for unchanged, as rsync does
     #[arg(long, requires = "base")]
@@ -68,12 +73,6 @@ pub struct Args {
     engine: Engine,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Engine {
-    Own,
-    Mksquashfs,
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Comp {
     Gzip,
@@ -96,7 +95,7 @@ pub fn run(args: &Args, cancel: &CancellationToken) -> anyhow::Result<Exit> {
         None => write::pack(&args.root, &args.out, &options, &meter, cancel)?,
         Some(base) => {
             let changes = match &args.upper {
-                Some(upper) => Changes::Overlay { upper },
+                Some(upper) => Changes::Overlay { upper, work: args.work.as_deref() },
                 None if args.quick_check => Changes::Quick,
                 None => Changes::Content,
             };

@@ -13,6 +13,16 @@ pub mod write;
 pub use unpack::unpack;
 pub use write::{Options, Summary, pack};
 
+/// Who packs, `--engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Engine {
+    /// This program: blocks of the base image are used again, the rest is compressed.
+    #[default]
+    Own,
+    /// mksquashfs with its defaults: everything is compressed anew.
+    Mksquashfs,
+}
+
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -114,9 +114,15 @@ impl Workspace {
     /// `trusted.overlay.redirect`.
     ///
     /// A changed file that has several names in the image is here under the names it was changed
-    /// by, and its other names in the image root show the change as well (`index=on`).
+    /// by, and its other names in the image root show the change as well (`index=on`); the index in
+    /// [`Self::work_dir`] tells which.
     pub fn changes_dir(&self) -> Option<PathBuf> {
         self.overlay.as_ref().map(|_| self.layout.upper())
+    }
+
+    /// The overlay's work directory.
+    pub fn work_dir(&self) -> Option<PathBuf> {
+        self.overlay.as_ref().map(|_| self.layout.work())
     }
 
     /// Undoes the mounts, then removes what is to go. End sessions and their processes first.

@@ -7,6 +7,7 @@
 
 mod carry;
 mod compare;
+mod index;
 mod overlay;
 mod record;
 mod survey;
@@ -30,9 +31,10 @@ use carry::Carry;
 /// How the changes since the base are known.
 #[derive(Debug, Clone, Copy)]
 pub enum Changes<'a> {
-    /// The base was mounted under an overlay; this is its upper layer, not mounted any more or left
-    /// alone. Only the base's metadata and the upper layer are read.
-    Overlay { upper: &'a Path },
+    /// The base was mounted under an overlay; these are its upper layer and, if it was mounted with
+    /// `index=on`, its work directory, not mounted any more or left alone. Only the base's metadata
+    /// and what is in them are read.
+    Overlay { upper: &'a Path, work: Option<&'a Path> },
     /// The base was unpacked to the root, and recorded then.
     Recorded(&'a Record),
     /// Nothing is known: files of the same path and size are compared with the base.
@@ -48,6 +50,13 @@ pub struct Outcome {
     /// Byte ranges of the base in the new image, in order, for copies inside an object store. Empty if
     /// the base was not used.
     pub ranges: Vec<Range>,
+}
+
+impl From<Summary> for Outcome {
+    /// Of a pack without a base.
+    fn from(summary: Summary) -> Self {
+        Self { summary, ranges: Vec::new() }
+    }
 }
 
 /// Packs the tree at `root` to `out` with the blocks of `base`. With [`Changes::Overlay`] the tree is
@@ -72,8 +81,7 @@ pub fn pack(
     };
     tracing::warn!(base = %base.display(), %reason, "the base cannot be reused; packing in full");
     meter.set(0);
-    let summary = write::pack(root, out, options, meter, cancel)?;
-    Ok(Outcome { summary, ranges: Vec::new() })
+    Ok(write::pack(root, out, options, meter, cancel)?.into())
 }
 
 /// Opens the base if its blocks fit the image that is asked for; otherwise the reason.
@@ -102,7 +110,7 @@ fn reuse(
     let mut sink = Sink::create(out)?;
     let skip = sink.identity()?;
     let (top, top_path) = match changes {
-        Changes::Overlay { upper } => (open_dir(upper)?, upper),
+        Changes::Overlay { upper, .. } => (open_dir(upper)?, upper),
         _ => (open_dir(root)?, root),
     };
     let threads = write::pipeline::threads(options);

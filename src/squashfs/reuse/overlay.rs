@@ -15,6 +15,7 @@ use super::super::write::scan::{self, Identity, Resolve, identity};
 use super::super::write::source::{Place, version};
 use super::super::write::{Error, Feeder};
 use super::compare::Comparer;
+use super::index::Index;
 use super::survey::{Found, Tree, candidate, find};
 use crate::os::tree::{Names, Stat, Xattrs};
 use crate::squashfs::format::metadata::Reference;
@@ -32,8 +33,10 @@ enum Step<'a> {
     Leave,
     /// From the upper layer; `base` has the same name, or is where a moved file came from.
     Upper {
-        place: &'a Arc<Place>,
         name: &'a [u8],
+        /// Where it lies: under the same name, or in the overlay's index.
+        place: &'a Arc<Place>,
+        file: &'a [u8],
         stat: &'a Stat,
         base: Option<(Reference, Inode)>,
         /// The upper layer has only the metadata; the content is the base's.
@@ -55,11 +58,14 @@ pub fn survey(
     comparer: &mut Comparer,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
-    walk(image, tree, &mut |step| match step {
+    let index = std::mem::take(&mut found.index);
+    let walked = walk(image, tree, &index, &mut |step| match step {
         Step::Enter { .. } if cancel.is_cancelled() => Err(Error::Cancelled),
         Step::Enter { .. } | Step::Leave => Ok(()),
-        Step::Upper { place, name, stat, base, metadata_only } => {
-            if !found.survey.count(stat) || stat.st_mode & S_IFMT != S_IFREG {
+        Step::Upper { place, file, stat, base, metadata_only, .. } => {
+            let indexed = base.as_ref().is_some_and(|(_, inode)| inode.nlink > 1);
+            let first = found.survey.count_link(stat, indexed || stat.st_nlink > 1);
+            if !first || stat.st_mode & S_IFMT != S_IFREG {
                 return Ok(());
             }
             match base {
@@ -68,7 +74,7 @@ pub fn survey(
                     Ok(())
                 }
                 Some((at, inode)) => {
-                    candidate(place, name, stat, at, inode).map_or(Ok(()), |it| comparer.add(it))
+                    candidate(place, file, stat, at, inode).map_or(Ok(()), |it| comparer.add(it))
                 }
                 None => Ok(()),
             }
@@ -84,7 +90,9 @@ pub fn survey(
             }
             Ok(())
         }
-    })
+    });
+    found.index = index;
+    walked
 }
 
 /// Feeds the merged tree to the pipeline.
@@ -97,7 +105,7 @@ pub fn feed(
 ) -> Result<(), Error> {
     let mut seen_upper: HashMap<Identity, u32> = HashMap::new();
     let mut seen_base: HashMap<Reference, u32> = HashMap::new();
-    walk(image, tree, &mut |step| match step {
+    walk(image, tree, &found.index, &mut |step| match step {
         Step::Enter { name, upper: Some((place, stat)), .. } => {
             let xattrs = place
                 .dir
@@ -110,7 +118,7 @@ pub fn feed(
             feeder.enter(name, attributes(image, inode)?)
         }
         Step::Leave => feeder.leave(),
-        Step::Upper { place, name, stat, .. } => {
+        Step::Upper { name, place, file, stat, .. } => {
             let nlink = found.survey.names(stat);
             if nlink > 1 {
                 if let Some(number) = seen_upper.get(&identity(stat)) {
@@ -118,8 +126,8 @@ pub fn feed(
                 }
                 seen_upper.insert(identity(stat), feeder.next_number());
             }
-            let kept = found.unchanged.get(stat, place, name)?.map(resolve).transpose()?;
-            scan::node(place, name, stat, nlink, kept, feeder)
+            let kept = found.unchanged.get(stat, place, file)?.map(resolve).transpose()?;
+            scan::node(name, (place, file), stat, nlink, kept, feeder)
         }
         Step::Base { name, at, inode } => {
             let nlink = found.base_links.get(&at).copied().unwrap_or(1);
@@ -163,9 +171,10 @@ struct Level {
 fn walk(
     image: &Image,
     tree: &Tree,
+    index: &Index,
     visit: &mut dyn FnMut(Step) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut walk = Merge { image, tree, guard: Guard::new(image), levels: Vec::new() };
+    let mut walk = Merge { image, tree, index, guard: Guard::new(image), levels: Vec::new() };
     let error = |e| Error::read("open", tree.path, e);
     let dir = tree.dir.descend(b"").map_err(error)?;
     let stat = dir.stat_self().map_err(error)?;
@@ -184,6 +193,7 @@ fn walk(
 struct Merge<'a> {
     image: &'a Image,
     tree: &'a Tree<'a>,
+    index: &'a Index,
     guard: Guard,
     levels: Vec<Level>,
 }
@@ -251,6 +261,12 @@ impl Merge<'_> {
     ) -> Result<(), Error> {
         let inode = self.image.inode(at)?;
         if !matches!(inode.kind, Kind::Directory(_)) {
+            if let Some((place, file, stat)) = self.index.get(inode.number) {
+                let marks = marks(place.dir.xattrs(file), &|| place.display(file))?;
+                let metadata_only = marks.contains_key(&b"metacopy"[..]);
+                let base = Some((at, inode));
+                return visit(Step::Upper { name, place, file, stat, base, metadata_only });
+            }
             return visit(Step::Base { name, at, inode });
         }
         visit(Step::Enter { name, upper: None, base: Some(&inode) })?;
@@ -294,7 +310,7 @@ impl Merge<'_> {
                 return Err(Error::OverlayOrigin(shown()));
             }
         }
-        visit(Step::Upper { place, name, stat: &stat, base, metadata_only })
+        visit(Step::Upper { name, place, file: name, stat: &stat, base, metadata_only })
     }
 
     /// What the upper layer's `name` lies on in the base: the same name, or where it was moved from.

@@ -13,6 +13,7 @@ use super::super::write::scan::{self, Identity, Step, Survey, Unchanged, identit
 use super::super::write::source::{Place, version};
 use super::super::write::{Error, Exclude};
 use super::compare::{Candidate, Comparer};
+use super::index::Index;
 use super::{Changes, overlay};
 use crate::os::tree::{Dir, Stat};
 use crate::squashfs::format::metadata::Reference;
@@ -37,6 +38,8 @@ pub struct Found {
     pub base_links: HashMap<Reference, u32>,
     /// All of the base's files that stay.
     pub live: HashSet<Reference>,
+    /// Of an overlay.
+    pub index: Index,
 }
 
 /// Walks the tree, and the base beside it.
@@ -48,6 +51,9 @@ pub fn run(
     cancel: &CancellationToken,
 ) -> Result<Found, Error> {
     let mut found = Found::default();
+    if let Changes::Overlay { work, .. } = changes {
+        found.index = Index::read(work)?;
+    }
     let matches = thread::scope(|scope| {
         let mut comparer = Comparer::start(scope, image, threads, cancel);
         let walked = match changes {

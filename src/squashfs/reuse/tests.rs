@@ -55,7 +55,8 @@ impl Lab {
         tool("umount", &[merged.to_str().unwrap()]);
         drop(mounted);
         let out = self.path("new.sqsh");
-        let outcome = self.reuse(Changes::Overlay { upper: &upper }, &merged, &out);
+        let changes = Changes::Overlay { upper: &upper, work: Some(&work) };
+        let outcome = self.reuse(changes, &merged, &out);
         assert!(!outcome.ranges.is_empty(), "the base was not used");
         self.check_ranges(&outcome, &out);
         assert_same(&image(&out), &expected, "our reader");
@@ -193,6 +194,39 @@ fn redirected_directories_and_metadata_copies_are_followed() {
         remove_canaries(root);
     });
     assert!(!holds(&out, CANARY));
+}
+
+/// With an index a changed hard link shows under all of its names, those that nobody touched included.
+#[test]
+fn changed_hard_links_are_followed_through_the_index() {
+    let lab = Lab::new(|root| {
+        with_canaries(root);
+        for name in ["appended", "gone", "mode", "moved", "unlinked", "kept"] {
+            let file = root.join(name);
+            fs::write(&file, text(name.len() as u64, 200_000)).unwrap();
+            for other in ["sub/a", "z"] {
+                fs::hard_link(&file, root.join(format!("{other}-{name}"))).unwrap();
+            }
+        }
+        symlink("target", root.join("link")).unwrap();
+        fs::hard_link(root.join("link"), root.join("z-link")).unwrap();
+    });
+    lab.overlay(",index=on,redirect_dir=on,metacopy=on,xino=auto", |root| {
+        let append = |name: &str| {
+            use std::io::Write;
+            let mut file = fs::File::options().append(true).open(root.join(name)).unwrap();
+            file.write_all(b"more").unwrap();
+        };
+        append("appended");
+        append("gone");
+        fs::remove_file(root.join("gone")).unwrap();
+        fs::set_permissions(root.join("mode"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(root.join("sub/a-moved"), root.join("elsewhere")).unwrap();
+        append("elsewhere");
+        fs::hard_link(root.join("elsewhere"), root.join("one-more")).unwrap();
+        fs::remove_file(root.join("unlinked")).unwrap();
+        std::os::unix::fs::lchown(root.join("link"), Some(7), Some(8)).unwrap();
+    });
 }
 
 #[test]

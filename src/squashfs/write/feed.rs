@@ -74,10 +74,10 @@ impl<'a> Feeder<'a> {
         self.push(Event::Special(named, special), 0)
     }
 
-    /// A file that is to be read and packed.
-    pub fn file(&mut self, request: Request, nlink: u32) -> Result<(), Error> {
+    /// A file that is to be read and packed as `name`.
+    pub fn file(&mut self, name: &[u8], request: Request, nlink: u32) -> Result<(), Error> {
         let attributes = attributes(&request.stat, Vec::new());
-        let named = self.named(&request.name, attributes, nlink)?;
+        let named = self.named(name, attributes, nlink)?;
         let size = request.stat.st_size as u64;
         self.requests.push(request);
         self.push(Event::File(named), if size < u64::from(self.block_size) { size } else { 0 })

@@ -108,7 +108,12 @@ pub struct Survey {
 impl Survey {
     /// Counts one name; true if it is the inode's first.
     pub fn count(&mut self, stat: &Stat) -> bool {
-        let first = if stat.st_nlink > 1 {
+        self.count_link(stat, stat.st_nlink > 1)
+    }
+
+    /// The same for an inode of which the caller knows whether it can have other names in the tree.
+    pub fn count_link(&mut self, stat: &Stat, linked: bool) -> bool {
+        let first = if linked {
             let names = self.links.entry(identity(stat)).or_default();
             *names += 1;
             *names == 1
@@ -198,33 +203,34 @@ pub fn feed(
                 seen.insert(identity(stat), feeder.next_number());
             }
             let kept = unchanged.0.get(stat, place, name)?.map(unchanged.1).transpose()?;
-            node(place, name, stat, nlink, kept, feeder)
+            node(name, (place, name), stat, nlink, kept, feeder)
         }
     })
 }
 
-/// Feeds one thing that is no directory.
+/// Feeds one thing that is no directory as `name`; `source` tells where it lies.
 pub fn node(
-    place: &Arc<Place>,
     name: &[u8],
+    source: (&Arc<Place>, &[u8]),
     stat: &Stat,
     nlink: u32,
     kept: Option<Kept>,
     feeder: &mut Feeder,
 ) -> Result<(), Error> {
+    let (place, file) = source;
     if stat.st_mode & S_IFMT == S_IFREG && kept.is_none() {
-        let request = Request { place: place.clone(), name: name.to_vec(), stat: *stat };
-        return feeder.file(request, nlink);
+        let request = Request { place: place.clone(), name: file.to_vec(), stat: *stat };
+        return feeder.file(name, request, nlink);
     }
     let xattrs = place
         .dir
-        .xattrs(name)
-        .map_err(|e| Error::read("read the attributes of", &place.display(name), e))?;
+        .xattrs(file)
+        .map_err(|e| Error::read("read the attributes of", &place.display(file), e))?;
     let attributes = attributes(stat, place.clean(xattrs));
     if let Some(kept) = kept {
         return feeder.kept(name, attributes, nlink, kept);
     }
-    feeder.special(name, attributes, nlink, special(place, name, stat)?)
+    feeder.special(name, attributes, nlink, special(place, file, stat)?)
 }
 
 fn special(place: &Place, name: &[u8], stat: &Stat) -> Result<Special, Error> {

@@ -53,6 +53,7 @@ impl Place {
 #[derive(Debug, Clone)]
 pub struct Request {
     pub place: Arc<Place>,
+    /// In `place`; the image may have another one for it.
     pub name: Vec<u8>,
     pub stat: Stat,
 }
