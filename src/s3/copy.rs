@@ -4,6 +4,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
+use super::etag;
 use super::object::Object;
 use super::store::{Head, Store};
 
@@ -12,7 +13,45 @@ const MAX_SINGLE: u64 = 5 * 1024 * 1024 * 1024;
 /// Bytes of a part of a longer copy; also for an object of 5 TiB within 10,000 parts.
 const PART: u64 = 1024 * 1024 * 1024;
 
+/// A range of an object that becomes a part of another one.
+pub(super) struct PartCopy<'a> {
+    pub from: &'a Object,
+    /// Without quotes; the copy is refused when the object has another one.
+    pub etag: &'a str,
+    /// Byte offset in `from`.
+    pub start: u64,
+    /// Bytes.
+    pub length: u64,
+    pub to: &'a Object,
+    pub upload_id: &'a str,
+    pub number: i32,
+}
+
 impl Store {
+    /// Makes one part of an upload that was begun, and gives its etag, without quotes.
+    pub(super) async fn copy_part(
+        &self,
+        copy: &PartCopy<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<String, Error> {
+        let target = format!("{} part {}", copy.to, copy.number);
+        let send = || {
+            let request = self.client.upload_part_copy();
+            request
+                .copy_source(source(copy.from))
+                .copy_source_if_match(format!("\"{}\"", copy.etag))
+                .copy_source_range(format!("bytes={}-{}", copy.start, copy.start + copy.length - 1))
+                .bucket(&copy.to.bucket)
+                .key(&copy.to.key)
+                .upload_id(copy.upload_id)
+                .part_number(copy.number)
+                .send()
+        };
+        let answer = self.call("copy", &target, cancel, send).await?;
+        let found = answer.copy_part_result.and_then(|result| result.e_tag).unwrap_or_default();
+        Ok(etag::unquoted(&found).to_owned())
+    }
+
     /// Copies an object with its metadata. The etag of the copy may be another: ask for it.
     pub async fn copy(
         &self,
@@ -88,22 +127,17 @@ impl Store {
         let mut parts = Vec::new();
         for (number, start) in (1..).zip((0..head.size).step_by(PART as usize)) {
             let end = (start + PART).min(head.size);
-            let part = self
-                .call("copy a part to", &target, cancel, || {
-                    self.client
-                        .upload_part_copy()
-                        .copy_source(source(from))
-                        .copy_source_if_match(format!("\"{}\"", head.etag))
-                        .copy_source_range(format!("bytes={start}-{}", end - 1))
-                        .bucket(&to.bucket)
-                        .key(&to.key)
-                        .upload_id(upload)
-                        .part_number(number)
-                        .send()
-                })
-                .await?;
-            let etag = part.copy_part_result.and_then(|result| result.e_tag);
-            parts.push(CompletedPart::builder().part_number(number).set_e_tag(etag).build());
+            let part = PartCopy {
+                from,
+                etag: &head.etag,
+                start,
+                length: end - start,
+                to,
+                upload_id: upload,
+                number,
+            };
+            let etag = self.copy_part(&part, cancel).await?;
+            parts.push(CompletedPart::builder().part_number(number).e_tag(etag).build());
         }
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         self.call("complete the copy to", &target, cancel, || {

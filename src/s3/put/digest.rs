@@ -8,8 +8,9 @@ use std::sync::Arc;
 use md5::{Digest, Md5};
 use tokio_util::sync::CancellationToken;
 
+use super::plan::Span;
 use crate::s3::error::Error;
-use crate::s3::etag::{self, Md5Sum};
+use crate::s3::etag::Md5Sum;
 use crate::s3::object::Object;
 
 /// Bytes read at a time.
@@ -21,20 +22,19 @@ pub(super) struct Digests {
     /// Bytes.
     pub size: u64,
     pub md5: Md5Sum,
-    /// Bytes of every part but the last.
-    pub part_size: u64,
+    /// Of each span, in their order.
     pub parts: Vec<Md5Sum>,
 }
 
-/// Hashes `file`, which must not change until it is uploaded.
+/// Hashes `file`, which must not change until it is uploaded. The `spans` cover it.
 pub(super) async fn of(
     object: &Object,
     file: Arc<File>,
-    wished_part_size: u64,
+    spans: Arc<[Span]>,
     cancel: &CancellationToken,
 ) -> Result<Digests, Error> {
     let stop = cancel.clone();
-    let hashed = tokio::task::spawn_blocking(move || hash(&file, wished_part_size, &stop)).await;
+    let hashed = tokio::task::spawn_blocking(move || hash(&file, &spans, &stop)).await;
     match hashed {
         Ok(Ok(digests)) => Ok(digests),
         _ if cancel.is_cancelled() => Err(Error::Cancelled),
@@ -46,29 +46,17 @@ pub(super) async fn of(
 }
 
 /// Both hashes run side by side: the second reader finds its bytes in the page cache.
-fn hash(file: &File, wished_part_size: u64, cancel: &CancellationToken) -> io::Result<Digests> {
-    let size = file.metadata()?.len();
-    let part_size = etag::part_size(size, wished_part_size);
+fn hash(file: &File, spans: &[Span], cancel: &CancellationToken) -> io::Result<Digests> {
+    let size = spans.iter().map(|span| span.length).sum();
     let (md5, parts) = std::thread::scope(|scope| {
-        let parts = scope.spawn(|| hash_parts(file, size, part_size, cancel));
+        let parts = scope.spawn(|| {
+            spans.iter().map(|span| hash_range(file, span.offset, span.length, cancel)).collect()
+        });
         let md5 = hash_range(file, 0, size, cancel);
         (md5, parts.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    Ok(Digests { size, md5: md5?, part_size, parts: parts? })
-}
-
-fn hash_parts(
-    file: &File,
-    size: u64,
-    part_size: u64,
-    cancel: &CancellationToken,
-) -> io::Result<Vec<Md5Sum>> {
-    (0..size.div_ceil(part_size))
-        .map(|part| {
-            let start = part * part_size;
-            hash_range(file, start, part_size.min(size - start), cancel)
-        })
-        .collect()
+    let parts: io::Result<_> = parts;
+    Ok(Digests { size, md5: md5?, parts: parts? })
 }
 
 fn hash_range(file: &File, start: u64, len: u64, cancel: &CancellationToken) -> io::Result<Md5Sum> {
@@ -89,15 +77,18 @@ fn hash_range(file: &File, start: u64, len: u64, cancel: &CancellationToken) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
+
+    use super::super::plan::spans;
+    use super::*;
 
     #[test]
     fn whole_and_parts_are_hashed_and_the_last_part_may_be_short() {
         let bytes: Vec<u8> = (0..2_500_000u32).map(|i| (i % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        let digests = hash(&file, 1_000_000, &CancellationToken::new()).unwrap();
+        let digests =
+            hash(&file, &spans(2_500_000, 1_000_000, &[]), &CancellationToken::new()).unwrap();
         assert_eq!(digests.md5, Md5Sum::from(Md5::digest(&bytes)));
         let parts: Vec<Md5Sum> =
             bytes.chunks(1_000_000).map(|part| Md5::digest(part).into()).collect();
@@ -111,7 +102,8 @@ mod tests {
         file.set_len(64 << 20).unwrap();
         let cancel = CancellationToken::new();
         cancel.cancel();
-        let result = of(&Object::new("b", "k"), Arc::new(file), 1 << 20, &cancel).await;
+        let spans = spans(64 << 20, 1 << 20, &[]).into();
+        let result = of(&Object::new("b", "k"), Arc::new(file), spans, &cancel).await;
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
 }

@@ -1,11 +1,15 @@
 //! Uploads: one put for small objects, parts in parallel for large ones, verified at the end.
 //!
+//! Parts that another object of the store has already are copied there instead of sent.
+//!
 //! The object's metadata must carry its md5 when the upload is created, so a first pass hashes the
 //! whole and the parts; the second pass sends them, from the page cache. What the store must answer
 //! as etag is known by then, and compared.
 
+mod copy;
 mod digest;
 mod multipart;
+mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -13,6 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use aws_smithy_types::byte_stream::ByteStream;
 use base64::Engine;
@@ -20,6 +25,8 @@ use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
 use self::digest::Digests;
+use self::plan::Span;
+pub use self::plan::{Reuse, Shared};
 use super::error::Error;
 use super::etag::{self, MIN_PART_SIZE};
 use super::object::Object;
@@ -40,11 +47,13 @@ pub struct Options {
     pub part_size: u64,
     /// Parts on their way at once. Each holds a few blocks of [`stream::BLOCK`] bytes, no more.
     pub concurrency: usize,
+    /// Where parts may be copied from.
+    pub reuse: Option<Reuse>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metadata: BTreeMap::new(), part_size: MIN_PART_SIZE, concurrency: 6 }
+        Self { metadata: BTreeMap::new(), part_size: MIN_PART_SIZE, concurrency: 6, reuse: None }
     }
 }
 
@@ -72,13 +81,27 @@ impl Store {
         meter: &Meter,
         cancel: &CancellationToken,
     ) -> Result<Uploaded, Error> {
+        let local = |source| Error::Local { target: object.to_string(), source };
+        let size = file.metadata().map_err(local)?.len();
+        let shared = options.reuse.as_ref().map_or(&[][..], |reuse| &reuse.ranges);
+        let spans: Arc<[Span]> = plan::spans(size, options.part_size, shared).into();
         let file = Arc::new(file);
-        let digests = digest::of(object, file.clone(), options.part_size, cancel).await?;
+        let digests = digest::of(object, file.clone(), spans.clone(), cancel).await?;
         let md5 = hex::encode(digests.md5);
         let mut metadata = options.metadata.clone();
         metadata.insert(MD5_KEY.to_owned(), md5.clone());
-        let upload = Upload { store: self, object, file, digests, metadata, meter };
-        let etag = if upload.digests.size < options.part_size {
+        let upload = Upload {
+            store: self,
+            object,
+            file,
+            spans,
+            digests,
+            metadata,
+            reuse: options.reuse.as_ref(),
+            copies_refused: AtomicBool::new(false),
+            meter,
+        };
+        let etag = if size < options.part_size {
             upload.single(cancel).await?;
             etag::single(&upload.digests.md5)
         } else {
@@ -86,7 +109,7 @@ impl Store {
             etag::multipart(&upload.digests.parts)
         };
         upload.verify(&etag, cancel).await?;
-        Ok(Uploaded { etag, md5, size: upload.digests.size })
+        Ok(Uploaded { etag, md5, size })
     }
 
     /// Uploads bytes that are at hand: a manifest.
@@ -108,8 +131,12 @@ struct Upload<'a> {
     store: &'a Store,
     object: &'a Object,
     file: Arc<File>,
+    spans: Arc<[Span]>,
     digests: Digests,
     metadata: BTreeMap<String, String>,
+    reuse: Option<&'a Reuse>,
+    /// Set when the store did not copy: from then on parts are sent.
+    copies_refused: AtomicBool,
     meter: &'a Meter,
 }
 

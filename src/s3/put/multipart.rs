@@ -7,7 +7,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::Upload;
+use super::plan::Span;
 use crate::net::{CLEAN_UP_LIMIT, Policy};
+use crate::s3::copy::PartCopy;
 use crate::s3::error::Error;
 use crate::s3::etag;
 use crate::s3::object::Object;
@@ -80,10 +82,16 @@ impl Upload<'_> {
         index: usize,
         cancel: &CancellationToken,
     ) -> Result<CompletedPart, Error> {
-        let offset = index as u64 * self.digests.part_size;
-        let len = self.digests.part_size.min(self.digests.size - offset);
+        let Span { offset, length, from } = self.spans[index];
         let md5 = &self.digests.parts[index];
         let number = index as i32 + 1;
+        if let (Some(reuse), Some(start)) = (self.reuse, from) {
+            let (from, etag, to) = (&reuse.object, &reuse.etag, self.object);
+            let part = PartCopy { from, etag, start, length, to, upload_id, number };
+            if let Some(copied) = self.copy(&part, md5, cancel).await? {
+                return Ok(copied);
+            }
+        }
         let target = format!("{} part {number}", self.object);
         let send = || {
             let request = self.store.client.upload_part();
@@ -92,15 +100,15 @@ impl Upload<'_> {
                 .key(&self.object.key)
                 .upload_id(upload_id)
                 .part_number(number)
-                .content_length(len as i64)
+                .content_length(length as i64)
                 .content_md5(STANDARD.encode(md5))
-                .body(self.body(offset, len))
+                .body(self.body(offset, length))
                 .send()
         };
         let answer = self.store.call("upload", &target, cancel, send).await?;
         let part_etag = etag::unquoted(answer.e_tag().unwrap_or_default());
         self.same(&format!("part {number} etag"), &etag::single(md5), part_etag)?;
-        self.meter.add(len);
+        self.meter.add(length);
         Ok(CompletedPart::builder().part_number(number).e_tag(part_etag).build())
     }
 

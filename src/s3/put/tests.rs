@@ -181,3 +181,69 @@ async fn cancelling_aborts_before_it_returns() {
     assert_eq!(count(&lab, is_abort), 1);
     assert!(lab.keys().await.is_empty());
 }
+
+/// An object in the store, and a file that shares all but its first byte with it.
+async fn with_base(lab: &Lab) -> (Reuse, Vec<u8>) {
+    let base: Vec<u8> = bytes().into_iter().cycle().take(40 * MIB).collect();
+    let object = Object::new(BUCKET, "0/rootfs");
+    let never = CancellationToken::new();
+    let etag = lab.store.put_bytes(&object, &base, &options(), &never).await.unwrap().etag;
+    let ranges = vec![Shared { at: 1, from: 1, length: base.len() as u64 - 1 }];
+    let mut changed = base;
+    changed[0] ^= 1;
+    (Reuse { object, etag, ranges }, changed)
+}
+
+async fn upload_with(lab: &Lab, reuse: Reuse, bytes: &[u8]) -> Result<Uploaded, Error> {
+    let options = Options { reuse: Some(reuse), ..options() };
+    let object = Object::new(BUCKET, "1/rootfs");
+    lab.store.put_bytes(&object, bytes, &options, &CancellationToken::new()).await
+}
+
+fn is_copy(seen: &Seen) -> bool {
+    is_part(seen) && !seen.header("x-amz-copy-source").is_empty()
+}
+
+async fn ensure_holds(lab: &Lab, bytes: &[u8]) {
+    let object = Object::new(BUCKET, "1/rootfs");
+    let held = lab.store.get_bytes(&object, bytes.len(), &CancellationToken::new()).await.unwrap();
+    assert!(held == bytes, "the store holds other bytes");
+}
+
+#[tokio::test]
+async fn parts_that_the_store_has_are_copied_there() {
+    let lab = Lab::start(|_, _| Fault::None).await;
+    let (reuse, bytes) = with_base(&lab).await;
+    let before = lab.server.seen().len();
+    let uploaded = upload_with(&lab, reuse, &bytes).await.unwrap();
+    assert_eq!(uploaded.md5, hex::encode(Md5::digest(&bytes)));
+    let seen = lab.server.seen();
+    let sent: usize = seen[before..].iter().map(|seen| seen.body.len()).sum();
+    assert!(sent < 6 * MIB, "{sent} bytes were sent");
+    assert!(seen.iter().any(is_copy));
+    ensure_holds(&lab, &bytes).await;
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_copy_gets_the_parts() {
+    let lab = Lab::start(|_, seen| match is_copy(seen) {
+        true => Fault::Refused(code(501, "NotImplemented")),
+        false => Fault::None,
+    })
+    .await;
+    let (reuse, bytes) = with_base(&lab).await;
+    upload_with(&lab, reuse, &bytes).await.unwrap();
+    ensure_holds(&lab, &bytes).await;
+}
+
+#[tokio::test]
+async fn a_base_that_is_another_object_by_now_is_not_copied() {
+    let lab = Lab::start(|_, _| Fault::None).await;
+    let (reuse, bytes) = with_base(&lab).await;
+    // Same size, other bytes: only the md5 of the copied part can tell where if-match is ignored.
+    let other = vec![7; bytes.len()];
+    let never = CancellationToken::new();
+    lab.store.put_bytes(&reuse.object, &other, &options(), &never).await.unwrap();
+    upload_with(&lab, reuse, &bytes).await.unwrap();
+    ensure_holds(&lab, &bytes).await;
+}
