@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::exit::{self, Exit};
 use crate::contract::{Arch, ImageNames, ImsAccess, S3Access, kernel_name};
 use crate::job;
+use crate::squashfs::Engine;
 
 /// Pack an image root and register it with IMS, as a job does after `complete`
 ///
@@ -42,6 +43,10 @@ pub struct Args {
     /// Architecture of the image
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
+
+    /// Who packs the image: this program with the blocks of the fetched image, or mksquashfs
+    #[arg(long, value_name = "NAME", default_value = "own")]
+    engine: Engine,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -65,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let repackaging = job::Repackaging {
         root: args.root,
+        engine: args.engine,
         image,
         job_id: args.job_id.map(|id| id.to_string()),
         ims,

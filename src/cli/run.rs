@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{self, Exit};
 use crate::contract::{JobContract, files};
 use crate::job::{self, Listen, Options};
+use crate::squashfs::Engine;
 use crate::telemetry::chain;
 use crate::telemetry::status::{self, Board};
 use crate::workspace;
@@ -31,6 +32,10 @@ pub struct Args {
     /// How the image root is made: an overlay needs CAP_SYS_ADMIN
     #[arg(long, value_name = "HOW", default_value = "auto")]
     workspace: workspace::Mode,
+
+    /// Who packs the image: this program with the blocks of the fetched image, or mksquashfs
+    #[arg(long, value_name = "NAME", default_value = "own")]
+    engine: Engine,
 
     /// Let sessions that are not jailed see mounted secret files where nothing can hide them
     ///
@@ -65,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         ssh_listen: args.ssh_listen,
         authorized_keys: args.authorized_keys,
         workspace: args.workspace,
+        engine: args.engine,
         accept_visible_secrets: args.accept_visible_secrets,
     };
     let outcome = job::run(contract, options, board, stop).await?;

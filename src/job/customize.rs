@@ -1,9 +1,11 @@
 //! A customize job: an image is fetched, changed by its user over SSH, and published as a new one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::base::Base;
 use super::listen::Bound;
 use super::package::{Package, blocking, package};
 use super::report::GaveUp;
@@ -12,6 +14,7 @@ use crate::contract::Status;
 use crate::os::mount;
 use crate::publish::Published;
 use crate::s3::Store;
+use crate::squashfs::reuse::Record;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::watch::Kind;
@@ -26,8 +29,8 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let door = tokio::task::block_in_place(|| session::Door::prepare(job))?;
 
     job.reporter.enter(Status::FetchingImage).await?;
-    let mut workspace = open(job, &store).await?;
-    let result = customize(job, &store, &workspace, bound, door).await;
+    let (mut workspace, base) = open(job, &store).await?;
+    let result = customize(job, &store, &workspace, base, bound, door).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     let closed = blocking(move || Ok(workspace.close(leave)?)).await;
     if let Err(error) = closed {
@@ -42,6 +45,7 @@ async fn customize(
     job: &Job,
     store: &Store,
     workspace: &Workspace,
+    base: Base,
     bound: Bound,
     door: session::Door,
 ) -> anyhow::Result<Published> {
@@ -59,7 +63,7 @@ async fn customize(
         return Err(GaveUp { file: signal.path }.into());
     }
     cleaned.context("cannot take out of the image what the session needed")?;
-    package_and_publish(job, store, workspace).await
+    package_and_publish(job, store, workspace, base).await
 }
 
 /// Looks at what the user will find, and puts in what the session needs.
@@ -82,7 +86,7 @@ async fn prepare(job: &Job, workspace: &Workspace) -> anyhow::Result<Inserted> {
 }
 
 /// Fetches the image and opens the image root; or finds both again after a restart of the agent.
-async fn open(job: &Job, store: &Store) -> anyhow::Result<Workspace> {
+async fn open(job: &Job, store: &Store) -> anyhow::Result<(Workspace, Base)> {
     let layout = Layout::new(&job.contract.image_root_parent);
     layout.make_agent_dir().with_context(|| format!("cannot use {}", layout.parent().display()))?;
     let md5 = match left_image(job, &layout)? {
@@ -109,9 +113,22 @@ async fn open(job: &Job, store: &Store) -> anyhow::Result<Workspace> {
             meter: &meter,
             cancel: &stop,
         };
-        workspace::open(&options).context("cannot open the image root")
+        let workspace = workspace::open(&options).context("cannot open the image root")?;
+        let record = record(&workspace)?;
+        let base = Base::of(&workspace, record);
+        Ok((workspace, base))
     })
     .await
+}
+
+/// What the files of a root look like that was just unpacked: by this, changed ones are known later.
+fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
+    if workspace.kind() != workspace::Kind::Unpacked || workspace.resumed() {
+        return Ok(None);
+    }
+    let record = Record::new(workspace.image(), &workspace.root())
+        .context("cannot look at the files that were unpacked")?;
+    Ok(Some(record))
 }
 
 /// The state of an earlier run of this job that got as far as letting the user in. Nothing may be
@@ -146,6 +163,7 @@ async fn package_and_publish(
     job: &Job,
     store: &Store,
     workspace: &Workspace,
+    base: Base,
 ) -> anyhow::Result<Published> {
     // The user is done; an IMS that is away for a while must not cost the work. Publishing needs it
     // and will say so.
@@ -154,7 +172,9 @@ async fn package_and_publish(
     }
     let request = Package {
         root: workspace.root(),
-        squashfs: workspace.layout().result(),
+        layout: workspace.layout().clone(),
+        engine: job.options.engine,
+        base: Some(Arc::new(base)),
         image: job.contract.image.clone(),
         bucket: job.contract.s3.bucket.clone(),
         job_id: Some(job.contract.job_id.to_string()),

@@ -57,11 +57,11 @@ impl Source for JobImage {
 }
 
 /// Finds the image in the records: job, artifact, manifest, root file system.
-struct Lookup {
-    ims: ims::Client,
-    store: Store,
-    job_id: String,
-    stop: CancellationToken,
+pub(super) struct Lookup {
+    pub ims: ims::Client,
+    pub store: Store,
+    pub job_id: String,
+    pub stop: CancellationToken,
 }
 
 impl Lookup {
@@ -71,7 +71,8 @@ impl Lookup {
         Ok(self.store.presign_get(&object).await?)
     }
 
-    async fn rootfs(&self) -> anyhow::Result<Artifact> {
+    /// The root file system of the image that the job customizes.
+    pub async fn rootfs(&self) -> anyhow::Result<Artifact> {
         let job = self.ims.job(&self.job_id, &self.stop).await?;
         let image = self.ims.image(&job.artifact_id, &self.stop).await?;
         let link = image

@@ -2,6 +2,7 @@
 //!
 //! Called by `cli`. This room alone knows the order of things; every step is another room's.
 
+mod base;
 mod connect;
 mod customize;
 mod fetch;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Action, JobContract};
 use crate::os::process::Reaper;
+use crate::squashfs::Engine;
 use crate::telemetry::status::Board;
 use crate::workspace;
 
@@ -33,6 +35,7 @@ pub struct Options {
     pub ssh_listen: Listen,
     pub authorized_keys: PathBuf,
     pub workspace: workspace::Mode,
+    pub engine: Engine,
     /// Let sessions in the agent's own container see mounted secrets that cannot be hidden.
     pub accept_visible_secrets: bool,
 }

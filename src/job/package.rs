@@ -4,17 +4,23 @@
 //! tree that a failed job has left.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::base::{self, Base};
+use super::fetch::Lookup;
 use super::report::Reporter;
 use crate::contract::ImageNames;
 use crate::os::cgroup;
 use crate::os::disk::human;
+use crate::publish::manifest::Artifact;
 use crate::publish::{self, Published, boot};
 use crate::s3::Store;
-use crate::squashfs::external;
+use crate::squashfs::reuse::{self, Range};
+use crate::squashfs::{self, Engine, Options, external};
+use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::workspace;
 
@@ -22,8 +28,11 @@ use crate::workspace;
 #[derive(Debug, Clone)]
 pub(super) struct Package {
     pub root: PathBuf,
-    /// Where the squashfs is written; it stays there when publishing fails.
-    pub squashfs: PathBuf,
+    /// The agent's directory: what is packed stays there when publishing fails.
+    pub layout: workspace::Layout,
+    pub engine: Engine,
+    /// What the root was made from.
+    pub base: Option<Arc<Base>>,
     pub image: ImageNames,
     pub bucket: String,
     /// The job whose result the image becomes.
@@ -45,14 +54,23 @@ pub(super) async fn package(
         }
     })
     .await?;
-    squash(package, reporter).await?;
+    let (base, ranges) =
+        tokio::join!(base_artifact(package, reporter, store), squash(package, reporter));
+    let ranges = ranges?;
+    let changes = changes(package, base.as_ref(), &ranges).await;
+    let reuse = match &base {
+        Some(base) => base::in_store(store, base, &ranges, &reporter.stop).await,
+        None => None,
+    };
     let request = publish::Request {
         image_name: package.image.name.clone(),
         arch: package.image.arch,
         bucket: package.bucket.clone(),
         job_id: package.job_id.clone(),
-        rootfs: package.squashfs.clone(),
+        rootfs: package.layout.result(),
+        reuse,
         boot,
+        changes,
     };
     publish::publish(&reporter.ims, store, request, &reporter.stop)
         .await
@@ -71,27 +89,99 @@ fn boot_files(package: &Package) -> anyhow::Result<boot::Files> {
         .context("the image root has no usable boot files")
 }
 
-async fn squash(package: &Package, reporter: &Reporter) -> anyhow::Result<()> {
-    let meter = Meter::start("squash", Unit::Percent, 100);
-    reporter.board.watch(&meter);
-    let (root, out) = (package.root.clone(), package.squashfs.clone());
-    let stop = reporter.stop.clone();
-    blocking(move || pack(&root, &out, &meter, &stop)).await
+/// Where the base lies in the store, if the job's records tell it.
+async fn base_artifact(package: &Package, reporter: &Reporter, store: &Store) -> Option<Artifact> {
+    let (Some(_), Some(job_id)) = (&package.base, &package.job_id) else { return None };
+    base::artifact(&Lookup {
+        ims: reporter.ims.clone(),
+        store: store.clone(),
+        job_id: job_id.clone(),
+        stop: reporter.stop.clone(),
+    })
+    .await
 }
 
-fn pack(root: &Path, out: &Path, meter: &Meter, stop: &CancellationToken) -> anyhow::Result<()> {
-    let pack = external::Pack {
+/// Packs the root, and tells which bytes of the base are in the new image.
+async fn squash(package: &Package, reporter: &Reporter) -> anyhow::Result<Vec<Range>> {
+    let meter = match package.engine {
+        Engine::Own => Meter::start("squash", Unit::Bytes, 0),
+        Engine::Mksquashfs => Meter::start("squash", Unit::Percent, 100),
+    };
+    reporter.board.watch(&meter);
+    let (package, stop) = (package.clone(), reporter.stop.clone());
+    blocking(move || {
+        let out = package.layout.result();
+        let packed = match package.engine {
+            Engine::Own => pack(&package, &out, &meter, &stop),
+            Engine::Mksquashfs => pack_with_mksquashfs(&package.root, &out, &meter, &stop),
+        };
+        let ranges = packed.with_context(|| format!("cannot pack {}", package.root.display()))?;
+        meter.finish();
+        let size = out.metadata().map_or(0, |found| found.len());
+        tracing::info!(size = %human(size), "the image is packed");
+        Ok(ranges)
+    })
+    .await
+}
+
+fn pack(
+    package: &Package,
+    out: &Path,
+    meter: &Meter,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Range>> {
+    let (root, options) = (&package.root, Options::default());
+    let packed = match &package.base {
+        Some(base) => reuse::pack(&base.image, base.changes(), root, out, &options, meter, stop)?,
+        None => squashfs::pack(root, out, &options, meter, stop)?.into(),
+    };
+    if packed.summary.xattrs_skipped > 0 {
+        tracing::warn!(
+            count = packed.summary.xattrs_skipped,
+            "extended attributes outside user, trusted and security have no place in a squashfs \
+             and are left out"
+        );
+    }
+    let reused: u64 = packed.ranges.iter().map(|range| range.length).sum();
+    tracing::info!(reused = %human(reused), inodes = packed.summary.inodes, "packed by our own engine");
+    Ok(packed.ranges)
+}
+
+fn pack_with_mksquashfs(
+    root: &Path,
+    out: &Path,
+    meter: &Meter,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Range>> {
+    external::pack(&external::Pack {
         root,
         out,
         threads: cgroup::cpus(),
         memory: cgroup::memory(),
         meter,
         cancel: stop,
-    };
-    let size = external::pack(&pack).with_context(|| format!("cannot pack {}", root.display()))?;
-    meter.finish();
-    tracing::info!(size = %human(size), "the image is packed");
-    Ok(())
+    })?;
+    Ok(Vec::new())
+}
+
+/// The file that tells what the user changed. The image does not depend on it.
+async fn changes(package: &Package, base: Option<&Artifact>, ranges: &[Range]) -> Option<PathBuf> {
+    let from = package.base.clone()?;
+    let (layout, ranges) = (package.layout.clone(), ranges.to_vec());
+    let link = base.map(|base| base.link.clone());
+    let path = layout.changes();
+    let written = blocking({
+        let path = path.clone();
+        move || base::write_changes(&from.image, &layout.result(), &ranges, link.as_ref(), &path)
+    })
+    .await;
+    match written {
+        Ok(()) => Some(path),
+        Err(error) => {
+            tracing::warn!("no changes.json will be published: {}", chain(error.as_ref()));
+            None
+        }
+    }
 }
 
 /// Runs blocking work beside the async rooms; a panic in it is an error.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::base::Base;
 use super::connect;
 use super::package::{Package, blocking, package};
 use super::report::{Outcome, Reporter};
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
 use crate::publish::Published;
+use crate::squashfs::Engine;
 use crate::telemetry::status::Board;
 use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
 
@@ -18,6 +20,7 @@ use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
 #[derive(Debug)]
 pub struct Repackaging {
     pub root: PathBuf,
+    pub engine: Engine,
     pub image: ImageNames,
     /// The job whose result the image becomes.
     pub job_id: Option<String>,
@@ -54,7 +57,9 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
     let (layout, left) = blocking(move || open(&root)).await?;
     let request = Package {
         root: repackaging.root,
-        squashfs: layout.result(),
+        layout: layout.clone(),
+        engine: repackaging.engine,
+        base: left.as_ref().map(|workspace| Arc::new(Base::of(workspace, None))),
         image: repackaging.image,
         bucket: repackaging.s3.bucket,
         job_id: repackaging.job_id,

@@ -20,6 +20,8 @@ pub enum Kind {
     DebugKernel,
     BootParameters,
     Manifest,
+    /// What differs from the base image; manifests do not list it.
+    Changes,
 }
 
 impl Kind {
@@ -31,7 +33,7 @@ impl Kind {
             Kind::Initrd => "application/vnd.cray.image.initrd",
             Kind::DebugKernel => "application/vnd.cray.image.debug.kernel",
             Kind::BootParameters => "application/vnd.cray.image.parameters.boot",
-            Kind::Manifest => "application/json",
+            Kind::Manifest | Kind::Changes => "application/json",
         }
     }
 
@@ -44,6 +46,7 @@ impl Kind {
             Kind::DebugKernel => "debug_kernel",
             Kind::BootParameters => "boot_parameters",
             Kind::Manifest => "manifest.json",
+            Kind::Changes => "changes.json",
         }
     }
 }

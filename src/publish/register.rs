@@ -14,7 +14,7 @@ use super::manifest::{Artifact, Kind, Manifest};
 use crate::contract::Arch;
 use crate::ims::{self, Image, Job, Link};
 use crate::net::{CLEAN_UP_LIMIT, Policy};
-use crate::s3::put::Options;
+use crate::s3::put::{Options, Reuse};
 use crate::s3::{self, Object, Store, Uploaded};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
@@ -34,7 +34,19 @@ pub struct Request {
     pub job_id: Option<String>,
     /// The packed root file system.
     pub rootfs: PathBuf,
+    /// What of it the store has already.
+    pub reuse: Option<Reuse>,
     pub boot: boot::Files,
+    /// Published as `changes.json` beside the manifest, which does not name it.
+    pub changes: Option<PathBuf>,
+}
+
+/// What is uploaded, opened before the record is made so that a missing file needs no roll-back.
+struct Payload {
+    rootfs: File,
+    reuse: Option<Reuse>,
+    boot: boot::Files,
+    changes: Option<File>,
 }
 
 /// A registered image.
@@ -79,9 +91,11 @@ pub async fn publish(
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    // Before the record, so that a missing file needs no roll-back.
-    let rootfs = File::open(&request.rootfs)
-        .map_err(|source| Error::Open { path: request.rootfs.clone(), source })?;
+    let open = |path: &PathBuf| {
+        File::open(path).map_err(|source| Error::Open { path: path.clone(), source })
+    };
+    let rootfs = open(&request.rootfs)?;
+    let changes = request.changes.as_ref().map(open).transpose()?;
     let image = create(ims, &request, cancel).await?;
     tracing::info!(id = image.id, name = request.image_name, "image record made");
     let publication = Publication {
@@ -92,7 +106,8 @@ pub async fn publish(
         image_id: image.id,
         job_id: request.job_id,
     };
-    match publication.run(rootfs, request.boot, cancel).await {
+    let payload = Payload { rootfs, reuse: request.reuse, boot: request.boot, changes };
+    match publication.run(payload, cancel).await {
         Ok(published) => Ok(published),
         Err(error) => {
             publication.roll_back(&error).await;
@@ -132,13 +147,8 @@ struct Publication<'a> {
 }
 
 impl Publication<'_> {
-    async fn run(
-        &self,
-        rootfs: File,
-        boot: boot::Files,
-        cancel: &CancellationToken,
-    ) -> Result<Published, Error> {
-        let artifacts = self.upload_all(rootfs, boot, cancel).await?;
+    async fn run(&self, payload: Payload, cancel: &CancellationToken) -> Result<Published, Error> {
+        let artifacts = self.upload_all(payload, cancel).await?;
         let manifest = Manifest::new(jiff::Timestamp::now(), artifacts);
         let options = self.options();
         let json = manifest.to_json();
@@ -156,30 +166,35 @@ impl Publication<'_> {
         Ok(Published { image, artifacts: manifest.artifacts, manifest: manifest_artifact, job })
     }
 
-    /// Uploads the artifacts in the order of the manifest.
+    /// Uploads the artifacts in the order of the manifest, then what it does not list.
     async fn upload_all(
         &self,
-        rootfs: File,
-        boot: boot::Files,
+        payload: Payload,
         cancel: &CancellationToken,
     ) -> Result<Vec<Artifact>, Error> {
+        let Payload { rootfs, mut reuse, boot, changes } = payload;
         let files = [
             (Kind::Rootfs, Some(rootfs)),
             (Kind::Kernel, Some(boot.kernel)),
             (Kind::Initrd, Some(boot.initrd)),
             (Kind::DebugKernel, boot.debug_kernel),
             (Kind::BootParameters, boot.parameters),
+            (Kind::Changes, changes),
         ];
         let files: Vec<_> =
             files.into_iter().filter_map(|(kind, file)| Some((kind, file?))).collect();
         let sizes = files.iter().filter_map(|(_, file)| Some(file.metadata().ok()?.len()));
         let meter = Meter::start("upload", Unit::Bytes, sizes.sum());
-        let options = self.options();
         let mut artifacts = Vec::new();
         for (kind, file) in files {
             let object = self.object(kind);
+            let reuse = if kind == Kind::Rootfs { reuse.take() } else { None };
+            let options = Options { reuse, ..self.options() };
             let uploaded = self.store.put_file(&object, file, &options, &meter, cancel).await;
-            artifacts.push(self.artifact(kind, uploaded)?);
+            let artifact = self.artifact(kind, uploaded)?;
+            if kind != Kind::Changes {
+                artifacts.push(artifact);
+            }
         }
         meter.finish();
         Ok(artifacts)

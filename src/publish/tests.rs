@@ -79,7 +79,9 @@ impl Site {
             bucket: BUCKET.to_owned(),
             job_id: Some("24".to_owned()),
             rootfs: self.rootfs.path().to_owned(),
+            reuse: None,
             boot,
+            changes: Some(self.rootfs.path().to_owned()),
         };
         publish(&self.ims, &self.lab.store, request, &self.cancel).await
     }
@@ -127,6 +129,7 @@ async fn every_step_comes_in_the_order_of_the_contract() {
             "PUT /boot-images/1/kernel",
             "PUT /boot-images/1/initrd",
             "PUT /boot-images/1/boot_parameters",
+            "PUT /boot-images/1/changes.json",
             "PUT /boot-images/1/manifest.json",
             "PATCH /images/1",
             "PATCH /jobs/24",
@@ -195,7 +198,7 @@ async fn a_linked_record_that_cannot_be_removed_keeps_its_objects() {
     .await;
     let error = site.publish(false).await.unwrap_err();
     assert!(matches!(error, Error::Result { .. }), "{error}");
-    assert_eq!(site.lab.keys().await.len(), 4);
+    assert_eq!(site.lab.keys().await.len(), 5);
 }
 
 #[tokio::test]

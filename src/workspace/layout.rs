@@ -39,6 +39,11 @@ impl Layout {
         self.agent().join("out.sqsh")
     }
 
+    /// What differs between the two.
+    pub fn changes(&self) -> PathBuf {
+        self.agent().join("changes.json")
+    }
+
     /// Where the downloaded image is mounted.
     pub fn lower(&self) -> PathBuf {
         self.agent().join("lower")

@@ -10,6 +10,7 @@ mod ims;
 mod input;
 mod pod;
 mod s3;
+mod shapes;
 mod stop;
 #[path = "../support/mod.rs"]
 mod support;

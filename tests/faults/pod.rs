@@ -114,26 +114,42 @@ impl Pod {
 
     /// Starts `run`.
     pub fn run(&self) -> Agent<'_> {
-        let listen = format!("127.0.0.1:{}", free_port());
-        self.agent("run", |command| {
+        self.run_through(&[], &[])
+    }
+
+    /// Starts `run` with more options, by way of a program that starts it.
+    pub fn run_through(&self, wrapper: &[&str], options: &[&str]) -> Agent<'_> {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let agent = self.agent("run", wrapper, |command| {
             command.args(["run", "--ssh-listen", &listen, "--authorized-keys"]).arg(&self.keys);
-        })
+            command.args(options);
+        });
+        Agent { port, ..agent }
     }
 
     /// Starts `package` on what a job has left.
     pub fn package(&self, arguments: &[&str]) -> Agent<'_> {
-        self.agent("package", |command| {
+        self.agent("package", &[], |command| {
             command.args(["package", "--name", "customized", "--job-id", JOB, "--root"]);
             command.arg(self.root()).args(arguments);
         })
     }
 
-    fn agent(&self, name: &str, arguments: impl FnOnce(&mut Command)) -> Agent<'_> {
-        let mut command = Command::new(agent());
-        command.env_clear().envs(&self.vars);
+    fn agent(
+        &self,
+        name: &str,
+        wrapper: &[&str],
+        arguments: impl FnOnce(&mut Command),
+    ) -> Agent<'_> {
+        let mut words: Vec<_> = wrapper.iter().map(PathBuf::from).collect();
+        words.push(agent());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env_clear().envs(&self.vars);
         arguments(&mut command);
         let start = self.statuses().len();
-        Agent { pod: self, start, process: Process::start(command, self.stand.dir.path(), name) }
+        let process = Process::start(command, self.stand.dir.path(), name);
+        Agent { pod: self, start, process, port: 0 }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -191,6 +207,8 @@ impl Pod {
 pub struct Agent<'a> {
     pod: &'a Pod,
     pub process: Process,
+    /// Of the SSH server; `package` has none.
+    pub port: u16,
     /// Statuses that were there before it.
     start: usize,
 }
