@@ -108,6 +108,26 @@ async fn a_small_object_goes_up_in_one_put_with_its_metadata() {
 }
 
 #[tokio::test]
+async fn what_the_store_has_is_copied_there_and_the_etag_is_foretold() {
+    let keys = Keys::new().await;
+    let mut bytes = noise(100 * MIB);
+    let base = keys.put("base", &bytes, &put::Options::default()).await;
+    // A new head, a new tail, and all between them moved by 1000 bytes.
+    bytes.splice(..2000, noise(1000));
+    bytes.truncate(98 * MIB);
+    bytes.extend(noise(3 * MIB));
+    let shared = put::Shared { at: 1000, from: 2000, length: 98 * MIB as u64 - 1000 };
+    let reuse = put::Reuse { object: keys.object("base"), etag: base.etag, ranges: vec![shared] };
+    let options = put::Options { reuse: Some(reuse), ..put::Options::default() };
+    // The etag is compared with the store's in there.
+    let uploaded = keys.put("rootfs", &bytes, &options).await;
+    assert!(uploaded.copied > 90 * MIB as u64, "{uploaded:?}");
+    let held = keys.store.get_bytes(&keys.object("rootfs"), bytes.len(), &never()).await.unwrap();
+    assert!(held == bytes, "the object has other bytes");
+    keys.delete().await;
+}
+
+#[tokio::test]
 async fn an_empty_object_goes_up_and_comes_down() {
     let keys = Keys::new().await;
     let uploaded = keys.put("empty", b"", &put::Options::default()).await;

@@ -262,6 +262,7 @@ impl Publication<'_> {
             path = link.path,
             etag = link.etag,
             size = uploaded.size,
+            copied = uploaded.copied,
             "uploaded, verified"
         );
         Ok(Artifact { link, media_type: kind.media_type().to_owned(), md5: uploaded.md5 })

@@ -11,6 +11,8 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method};
 
 /// A `reqwest` client as the SDK sees it.
 #[derive(Debug, Clone)]
@@ -39,10 +41,13 @@ impl HttpConnector for Connector {
 }
 
 fn outgoing(request: HttpRequest) -> Result<reqwest::Request, ConnectorError> {
-    let request = request
-        .try_into_http1x()
-        .map_err(|error| ConnectorError::user(error.into()))?
-        .map(request_body);
+    let mut request =
+        request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+    if request.method() == Method::PUT && request.body().bytes().is_some_and(<[u8]>::is_empty) {
+        // A copy has no body, and Ceph refuses a PUT that does not say so (411).
+        request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
+    let request = request.map(request_body);
     reqwest::Request::try_from(request)
         .map_err(|error| ConnectorError::user(error.without_url().into()))
 }

@@ -27,6 +27,7 @@ impl Upload<'_> {
         let reason = match self.store.copy_part(part, cancel).await {
             Ok(found) if found == etag::single(md5) => {
                 self.meter.add(part.length);
+                self.copied.fetch_add(part.length, Ordering::Relaxed);
                 let done = CompletedPart::builder().part_number(part.number).e_tag(found);
                 return Ok(Some(done.build()));
             }

@@ -17,7 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use aws_smithy_types::byte_stream::ByteStream;
 use base64::Engine;
@@ -66,6 +66,8 @@ pub struct Uploaded {
     pub md5: String,
     /// Bytes.
     pub size: u64,
+    /// How many of them the store copied from an object that it had.
+    pub copied: u64,
 }
 
 impl Store {
@@ -99,6 +101,7 @@ impl Store {
             metadata,
             reuse: options.reuse.as_ref(),
             copies_refused: AtomicBool::new(false),
+            copied: AtomicU64::new(0),
             meter,
         };
         let etag = if size < options.part_size {
@@ -109,7 +112,8 @@ impl Store {
             etag::multipart(&upload.digests.parts)
         };
         upload.verify(&etag, cancel).await?;
-        Ok(Uploaded { etag, md5, size })
+        let copied = upload.copied.into_inner();
+        Ok(Uploaded { etag, md5, size, copied })
     }
 
     /// Uploads bytes that are at hand: a manifest.
@@ -137,6 +141,8 @@ struct Upload<'a> {
     reuse: Option<&'a Reuse>,
     /// Set when the store did not copy: from then on parts are sent.
     copies_refused: AtomicBool,
+    /// Bytes.
+    copied: AtomicU64,
     meter: &'a Meter,
 }
 
