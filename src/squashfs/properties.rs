@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::format::Compressor;
 use super::reuse::{self, Changes, Record};
 use super::testing::nasty::{noise, text};
-use super::testing::{assert_same, directory, image, pack};
+use super::testing::{Overlaid, assert_same, directory, image, overlaid, pack};
 use super::write::Options;
 use crate::telemetry::progress::Meter;
 
@@ -121,5 +121,30 @@ proptest! {
             reuse::pack(&base, changes, &changed, &out, &options(), &meter, &cancel).unwrap();
             assert_same(&image(&out), &directory(&changed), &format!("{changes:?}"));
         }
+    }
+
+    #[test]
+    fn any_change_through_an_overlay_comes_back(
+        first in vec(any_action(), 0..30),
+        then in vec(any_action(), 0..12),
+        indexed in any::<bool>(),
+    ) {
+        let dir = TempDir::new().unwrap();
+        let (root, base) = (dir.path().join("root"), dir.path().join("base"));
+        fs::create_dir(&root).unwrap();
+        first.iter().for_each(|action| act(&root, action));
+        pack(&root, &base, &options());
+        let mount_options = match indexed {
+            true => ",index=on,redirect_dir=on,metacopy=on,xino=auto",
+            false => ",index=off,redirect_dir=off,metacopy=off",
+        };
+        let Overlaid { upper, work, seen } = overlaid(&base, dir.path(), mount_options, |root| {
+            then.iter().for_each(|action| act(root, action));
+        });
+        let changes = Changes::Overlay { upper: &upper, work: indexed.then_some(&work) };
+        let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+        let out = dir.path().join("out");
+        reuse::pack(&base, changes, &root, &out, &options(), &meter, &cancel).unwrap();
+        assert_same(&image(&out), &seen, mount_options);
     }
 }

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::read::{BlockReader, Image};
 use super::super::testing::nasty::{make, noise, text};
-use super::super::testing::{Mounted, assert_same, directory, image, pack, tool};
+use super::super::testing::{
+    Mounted, Overlaid, assert_same, directory, image, overlaid, pack, tool,
+};
 use super::super::write::Options;
 use super::{Changes, Outcome, Record};
 use crate::telemetry::progress::Meter;
@@ -37,26 +39,11 @@ impl Lab {
 
     /// Changes the tree through a real overlay, packs it from the upper layer, and compares.
     fn overlay(&self, mount_options: &str, change: impl Fn(&Path)) -> PathBuf {
-        let (lower, merged) = (self.path("lower"), self.path("merged"));
-        let (upper, work) = (self.path("upper"), self.path("work"));
-        for dir in [&merged, &upper, &work] {
-            fs::create_dir(dir).unwrap();
-        }
-        let mounted = Mounted::new(&self.base, &lower);
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}{mount_options}",
-            lower.display(),
-            upper.display(),
-            work.display()
-        );
-        tool("mount", &["-t", "overlay", "overlay", "-o", &options, merged.to_str().unwrap()]);
-        change(&merged);
-        let expected = directory(&merged);
-        tool("umount", &[merged.to_str().unwrap()]);
-        drop(mounted);
+        let Overlaid { upper, work, seen: expected } =
+            overlaid(&self.base, self.dir.path(), mount_options, change);
         let out = self.path("new.sqsh");
         let changes = Changes::Overlay { upper: &upper, work: Some(&work) };
-        let outcome = self.reuse(changes, &merged, &out);
+        let outcome = self.reuse(changes, &self.path("merged"), &out);
         assert!(!outcome.ranges.is_empty(), "the base was not used");
         self.check_ranges(&outcome, &out);
         assert_same(&image(&out), &expected, "our reader");

@@ -62,8 +62,14 @@ fn visit(root: &Path, path: &Path, tree: &mut Tree, links: &mut HashMap<(u64, u6
         let (major, minor) = (libc::major(data.rdev()), libc::minor(data.rdev()));
         format!("{} {major}:{minor}", if kind.is_block_device() { "block" } else { "char" })
     };
-    let mut xattrs: Vec<_> = xattr::list(&full)
-        .unwrap()
+    // Through an overlay, an image without any attribute does not know what they are.
+    let names = match xattr::list(&full) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => None,
+        names => Some(names.unwrap()),
+    };
+    let mut xattrs: Vec<_> = names
+        .into_iter()
+        .flatten()
         .filter(|name| !name.as_bytes().starts_with(b"system."))
         .map(|name| (xattr::get(&full, &name).unwrap().unwrap(), name))
         .map(|(value, name)| attribute(name.as_bytes(), &value))

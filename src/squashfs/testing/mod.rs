@@ -5,7 +5,7 @@ pub mod describe;
 pub mod image;
 pub mod nasty;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,34 @@ pub fn tool(program: &str, arguments: &[&str]) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// What is left of an overlay on an image when it is unmounted, and the tree that its user saw.
+pub struct Overlaid {
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    pub seen: describe::Tree,
+}
+
+/// Changes an image through a real overlay with its layers in `dir`.
+pub fn overlaid(base: &Path, dir: &Path, options: &str, change: impl FnOnce(&Path)) -> Overlaid {
+    let [lower, merged, upper, work] =
+        ["lower", "merged", "upper", "work"].map(|name| dir.join(name));
+    for dir in [&merged, &upper, &work] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let _mounted = Mounted::new(base, &lower);
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={}{options}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    tool("mount", &["-t", "overlay", "overlay", "-o", &layers, merged.to_str().unwrap()]);
+    change(&merged);
+    let seen = directory(&merged);
+    tool("umount", &[merged.to_str().unwrap()]);
+    Overlaid { upper, work, seen }
 }
 
 /// An image that the kernel has mounted, until it is dropped.
