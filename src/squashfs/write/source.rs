@@ -172,3 +172,58 @@ pub fn version(stat: &Stat) -> Version {
 pub fn hash(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const BLOCK: u32 = 4096;
+
+    /// A file of `length` bytes, as a walk that has just come by would ask for it.
+    fn request(dir: &TempDir, length: usize) -> Request {
+        std::fs::write(dir.path().join("file"), vec![1; length]).unwrap();
+        let open = Dir::open(dir.path()).unwrap();
+        let stat = open.stat(b"file").unwrap();
+        let root = dir.path().into();
+        let place = Place { dir: open, path: Vec::new(), root, is_upper_layer: false };
+        Request { place: Arc::new(place), name: b"file".to_vec(), stat }
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_named() {
+        let dir = TempDir::new().unwrap();
+        let request = request(&dir, 10);
+        std::fs::remove_file(dir.path().join("file")).unwrap();
+        let error = request.fetch(BLOCK).unwrap_err();
+        assert!(matches!(&error, Error::Vanished(path) if path.ends_with("file")), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_or_replaced_is_named() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("file");
+        for length in [10, 3 * BLOCK as usize] {
+            let grown = request(&dir, length);
+            std::fs::write(&path, vec![2; length + 1]).unwrap();
+            assert!(matches!(grown.fetch(BLOCK), Err(Error::Changed(_))));
+            let replaced = request(&dir, length);
+            std::fs::rename(&path, dir.path().join("old")).unwrap();
+            std::fs::write(&path, vec![1; length]).unwrap();
+            assert!(matches!(replaced.fetch(BLOCK), Err(Error::Changed(_))));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_while_it_is_read_is_named() {
+        let dir = TempDir::new().unwrap();
+        let source = request(&dir, 3 * BLOCK as usize).open().unwrap();
+        let mut block = vec![0; BLOCK as usize];
+        source.read_at(&mut block, 0).unwrap();
+        let file = std::fs::File::options().write(true).open(dir.path().join("file")).unwrap();
+        file.set_len(u64::from(BLOCK)).unwrap();
+        assert!(matches!(source.read_at(&mut block, BLOCK.into()), Err(Error::Changed(_))));
+        assert!(matches!(source.check(), Err(Error::Changed(_))));
+    }
+}
