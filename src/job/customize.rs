@@ -26,11 +26,18 @@ use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
     let bound = job.options.ssh_listen.bind()?;
-    let door = tokio::task::block_in_place(|| session::Door::prepare(job))?;
+    let authorized_keys = session::authorized_keys(job)?;
 
     job.reporter.enter(Status::FetchingImage).await?;
-    let (mut workspace, base) = open(job, &store).await?;
-    let result = customize(job, &store, &workspace, base, bound, door).await;
+    let (host_keys, opened) = tokio::join!(session::host_keys(job), open(job, &store));
+    let (mut workspace, base) = opened?;
+    let result = match host_keys {
+        Ok(host_keys) => {
+            let door = session::Door { authorized_keys, host_keys };
+            customize(job, &store, &workspace, base, bound, door).await
+        }
+        Err(error) => Err(error),
+    };
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     let closed = blocking(move || Ok(workspace.close(leave)?)).await;
     if let Err(error) = closed {

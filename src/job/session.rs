@@ -32,26 +32,29 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who may come in, and how the server proves itself.
 pub(super) struct Door {
-    authorized_keys: AuthorizedKeys,
-    host_keys: HostKeys,
+    pub authorized_keys: AuthorizedKeys,
+    pub host_keys: HostKeys,
 }
 
-impl Door {
-    /// Reads the user's keys and makes those of the host, before anything is fetched. Blocks.
-    pub fn prepare(job: &Job) -> anyhow::Result<Self> {
-        let path = &job.options.authorized_keys;
-        let authorized_keys =
-            AuthorizedKeys::load(path).context("nobody could log in to this job")?;
-        let layout = Layout::new(&job.contract.image_root_parent);
+/// Reads the user's keys: before anything is fetched, as nobody could log in without.
+pub(super) fn authorized_keys(job: &Job) -> anyhow::Result<AuthorizedKeys> {
+    AuthorizedKeys::load(&job.options.authorized_keys).context("nobody could log in to this job")
+}
+
+/// Finds the host's keys of an earlier run, or makes them: seconds of work, beside the fetch.
+pub(super) async fn host_keys(job: &Job) -> anyhow::Result<HostKeys> {
+    let layout = Layout::new(&job.contract.image_root_parent);
+    let keys = blocking(move || {
         layout
             .make_agent_dir()
             .with_context(|| format!("cannot use {}", layout.parent().display()))?;
-        let host_keys = HostKeys::load_or_make(&layout.agent().join("ssh"))?;
-        for (kind, fingerprint) in host_keys.fingerprints() {
-            tracing::info!(kind, fingerprint, "ssh host key");
-        }
-        Ok(Self { authorized_keys, host_keys })
+        Ok(HostKeys::load_or_make(&layout.agent().join("ssh"))?)
+    })
+    .await?;
+    for (kind, fingerprint) in keys.fingerprints() {
+        tracing::info!(kind, fingerprint, "ssh host key");
     }
+    Ok(keys)
 }
 
 /// Lets the user in, waits for the signal, and sees everybody out. When this returns no session, no
