@@ -87,8 +87,8 @@ async fn ended_for_cfs(job: &Job<'_>) -> Value {
     .await
 }
 
-async fn cfs(command: &str) -> (Stand, Value) {
-    let mut stand = Stand::start(Objects::Embedded).await;
+async fn cfs(objects: Objects, command: &str) -> (Stand, Value) {
+    let mut stand = Stand::start(objects).await;
     stand.key = support::ssh::Key::make(stand.dir.path(), "ecdsa");
     let image = small_image(&stand, "").await;
     let job = stand.customize(&image, true).await;
@@ -106,16 +106,20 @@ async fn cfs(command: &str) -> (Stand, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cfs_completes_and_hangs_up() {
-    let (stand, record) = cfs("touch /tmp/complete").await;
-    assert_eq!(record["status"], "success");
-    assert!(!result(&stand, &record).await.contains_key(Path::new("./tmp/complete")));
+    for objects in [Objects::Embedded, Objects::Ceph] {
+        let (stand, record) = cfs(objects, "touch /tmp/complete").await;
+        assert_eq!(record["status"], "success");
+        assert!(!result(&stand, &record).await.contains_key(Path::new("./tmp/complete")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cfs_fails_and_hangs_up() {
-    let (_stand, record) = cfs("touch /tmp/failed").await;
-    assert_eq!(record["status"], "error");
-    assert_eq!(record["resultant_image_id"], Value::Null);
+    for objects in [Objects::Embedded, Objects::Ceph] {
+        let (_stand, record) = cfs(objects, "touch /tmp/failed").await;
+        assert_eq!(record["status"], "error");
+        assert_eq!(record["resultant_image_id"], Value::Null);
+    }
 }
 
 /// Ansible with the test's key and an inventory of one host, its files in the test's directory.
@@ -164,7 +168,13 @@ async fn ansible_works_in_the_jail_and_knows_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_playbook_completes_an_unjailed_job() {
-    let stand = Stand::start(Objects::Embedded).await;
+    for objects in [Objects::Embedded, Objects::Ceph] {
+        complete_by_playbook(objects).await;
+    }
+}
+
+async fn complete_by_playbook(objects: Objects) {
+    let stand = Stand::start(objects).await;
     let image = stand.import("debian", lab("IMS_LAB_ROOT").as_ref()).await;
     let job = stand.customize(&image, false).await;
     job.reaches("waiting_on_user").await;

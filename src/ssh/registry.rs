@@ -160,9 +160,10 @@ impl Live {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// A shell or anything on a terminal: somebody looks at it.
+    /// Somebody looks at it. A command on a terminal may as well be a program's: Ansible takes what
+    /// its commands print for its own answers, and runs them with `ssh -tt`.
     pub(super) fn is_interactive(&self) -> bool {
-        self.identity.pty || self.identity.activity == Activity::Shell
+        self.identity.activity == Activity::Shell
     }
 
     /// Queues a message for the user; one that does not take its messages gets no more.
