@@ -20,5 +20,6 @@ pub mod squashfs;
 pub mod ssh;
 pub mod standalone;
 pub mod telemetry;
+pub mod transfer;
 pub mod watch;
 pub mod workspace;

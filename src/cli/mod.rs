@@ -3,11 +3,15 @@
 //! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
 
 mod completions;
+mod connect;
 mod diff;
 mod docs;
 mod exit;
+mod image;
 mod ls;
+mod output;
 mod package;
+mod recipe;
 mod run;
 mod squash;
 mod standalone;
@@ -43,6 +47,8 @@ enum Command {
     Run(run::Args),
     Package(package::Args),
     Standalone(standalone::Args),
+    Image(image::Args),
+    Recipe(recipe::Args),
     Squash(squash::Args),
     Unsquash(unsquash::Args),
     Ls(ls::Args),
@@ -59,6 +65,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => block_on(run::run(args)),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
+        Command::Image(args) => block_on(image::run(args)),
+        Command::Recipe(args) => block_on(recipe::run(args)),
         Command::Squash(args) => block_on(cancellable(move |it| squash::run(&args, it))),
         Command::Unsquash(args) => block_on(cancellable(move |it| unsquash::run(&args, it))),
         Command::Ls(args) => ls::run(&args),
@@ -94,7 +102,15 @@ async fn cancellable(
         let cancel = cancel.clone();
         move || work(&cancel)
     });
-    match result.await? {
+    terminated_or(result.await?, &cancel)
+}
+
+/// After a signal, whatever a command failed with is a consequence of that.
+fn terminated_or(
+    result: anyhow::Result<Exit>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    match result {
         Err(_) if cancel.is_cancelled() => Ok(exit::TERMINATED),
         other => other,
     }

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::collections::Collection;
 use super::error::Error;
 use super::oauth::{OAuthConfig, Tokens};
 use super::records::{Image, Job, Link, PublicKey, Recipe};
 use super::request::{Answer, Request, Sender};
-use crate::contract::{Arch, Status};
+use crate::contract::Status;
 use crate::net::{self, Policy, Trust};
 
 /// Path segments between the base URL and a collection.
@@ -21,9 +22,6 @@ use crate::net::{self, Policy, Trust};
 /// Empty: the unversioned paths, which are v2 and which every client of the pod contract uses. They
 /// answer as v3 does, and their DELETE is final, so that a roll-back leaves no `deleted/` record.
 const VERSION: &[&str] = &[];
-
-/// Clocks of IMS and the pod agree at least this well, once the `Date` header is taken into account.
-const CLOCK_SLACK: Duration = Duration::from_secs(3);
 
 /// Where IMS is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -42,8 +40,8 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Client {
     base: Url,
-    sender: Arc<Sender>,
-    policy: Policy,
+    pub(super) sender: Arc<Sender>,
+    pub(super) policy: Policy,
 }
 
 impl Client {
@@ -115,84 +113,7 @@ impl Client {
 
     /// Deletes an image record for good, not its artifacts; one that is gone is deleted already.
     pub async fn delete_image(&self, id: &str, cancel: &CancellationToken) -> Result<(), Error> {
-        let mut url = self.url(&["images", id]);
-        url.set_query(Some("cascade=false"));
-        match self.send(Method::DELETE, url, None, cancel).await {
-            Err(error) if error.status() != Some(404) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes an image record, without a link yet.
-    ///
-    /// A POST whose answer was lost may have made a record. Before such a POST is tried again, the
-    /// images are listed: a single record with our name and arch, without a link, made since the
-    /// first try began, is the one and is used. (Another job that made a record of the very same
-    /// name within those seconds could not be told from it.) Otherwise the POST is sent again.
-    pub async fn create_image(
-        &self,
-        name: &str,
-        arch: Arch,
-        cancel: &CancellationToken,
-    ) -> Result<Image, Error> {
-        let body = json!({ "name": name, "arch": arch });
-        let request =
-            Request { method: Method::POST, url: self.url(&["images"]), body: Some(body) };
-        let begun = jiff::Timestamp::now();
-        let in_doubt = std::sync::atomic::AtomicBool::new(false);
-        let relaxed = std::sync::atomic::Ordering::Relaxed;
-        let create = || async {
-            if in_doubt.load(relaxed)
-                && let Some(image) = self.made_since(begun, name, arch).await?
-            {
-                return Ok(image);
-            }
-            let made = match self.sender.send(&request).await {
-                Ok(answer) => request.record(&answer),
-                Err(error) => Err(error),
-            };
-            if made.as_ref().is_err_and(Error::is_ambiguous) {
-                in_doubt.store(true, relaxed);
-            }
-            made
-        };
-        let what = request.name();
-        Ok(self.policy.run(&what, cancel, Error::is_transient, create).await?)
-    }
-
-    /// The one record that a POST in doubt has made, if it has.
-    async fn made_since(
-        &self,
-        begun: jiff::Timestamp,
-        name: &str,
-        arch: Arch,
-    ) -> Result<Option<Image>, Error> {
-        let request = Request { method: Method::GET, url: self.url(&["images"]), body: None };
-        let answer = self.sender.send(&request).await?;
-        let now = jiff::Timestamp::now();
-        let ahead = answer.date.unwrap_or(now).duration_since(now);
-        let earliest = begun + ahead - CLOCK_SLACK;
-        let images: Vec<Image> = request.record(&answer)?;
-        let ours = |image: &Image| {
-            image.name == name
-                && image.link.is_none()
-                && image.arch.as_deref().is_none_or(|found| found == arch.to_string())
-                && image.created.as_deref().and_then(utc).is_some_and(|made| made >= earliest)
-        };
-        let mut made: Vec<Image> = images.into_iter().filter(ours).collect();
-        if made.len() > 1 {
-            let ids: Vec<&str> = made.iter().map(|image| image.id.as_str()).collect();
-            tracing::warn!(
-                name,
-                ?ids,
-                "an answer was lost and several records could be ours: none is used"
-            );
-            return Ok(None);
-        }
-        if let Some(image) = made.first() {
-            tracing::info!(id = image.id, name, "the record was made although the answer was lost");
-        }
-        Ok(made.pop())
+        self.delete(Collection::Images, id, cancel).await
     }
 
     async fn get<T: DeserializeOwned>(
@@ -216,7 +137,7 @@ impl Client {
     }
 
     /// Sends a request that may be repeated without harm, again while its failure is transient.
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: Method,
         url: Url,
@@ -231,21 +152,17 @@ impl Client {
     }
 
     /// The URL of a collection or an item; ids are escaped.
-    fn url(&self, path: &[&str]) -> Url {
+    pub(super) fn url(&self, path: &[&str]) -> Url {
+        self.versioned(VERSION, path)
+    }
+
+    pub(super) fn versioned(&self, version: &[&str], path: &[&str]) -> Url {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("new() refuses URLs that cannot be a base")
             .pop_if_empty()
-            .extend(VERSION)
+            .extend(version)
             .extend(path);
         url
     }
-}
-
-/// A time as IMS writes it: RFC 3339, or without a time zone and then UTC.
-fn utc(text: &str) -> Option<jiff::Timestamp> {
-    text.parse().ok().or_else(|| {
-        let local: jiff::civil::DateTime = text.parse().ok()?;
-        Some(local.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
-    })
 }

@@ -42,8 +42,16 @@ impl Request {
     }
 
     pub(super) fn record<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, Error> {
-        serde_json::from_slice(&answer.body)
-            .map_err(|source| Error::NotARecord { request: self.name(), source })
+        serde_json::from_slice(&answer.body).map_err(|source| self.not_a_record(source))
+    }
+
+    /// A record that came as part of another answer.
+    pub(super) fn parse<T: DeserializeOwned>(&self, record: Value) -> Result<T, Error> {
+        serde_json::from_value(record).map_err(|source| self.not_a_record(source))
+    }
+
+    fn not_a_record(&self, source: serde_json::Error) -> Error {
+        Error::NotARecord { request: self.name(), source }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Called by `cli`. This room alone knows the order of things; every step is another room's.
 
 mod base;
-mod connect;
+pub mod connect;
 mod customize;
 mod fetch;
 mod listen;

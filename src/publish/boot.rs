@@ -24,11 +24,11 @@ pub struct Names {
     pub debug_kernel: Option<String>,
 }
 
-/// The opened files.
+/// The opened files. Only images that were not made by a job lack a kernel or an initrd.
 #[derive(Debug)]
 pub struct Files {
-    pub kernel: File,
-    pub initrd: File,
+    pub kernel: Option<File>,
+    pub initrd: Option<File>,
     pub parameters: Option<File>,
     pub debug_kernel: Option<File>,
 }
@@ -64,8 +64,8 @@ pub fn find(root: &Path, names: &Names, arch: Arch) -> Result<Files, Error> {
     };
     let debug_kernel = names.debug_kernel.as_deref().filter(|name| !name.is_empty());
     Ok(Files {
-        kernel: required("the kernel", kernel_name(&names.kernel, arch))?,
-        initrd: required("the initrd", &names.initrd)?,
+        kernel: required("the kernel", kernel_name(&names.kernel, arch)).map(Some)?,
+        initrd: required("the initrd", &names.initrd).map(Some)?,
         parameters: match names.parameters.as_str() {
             "" => None,
             name => optional("the kernel parameters", name)?,
@@ -145,7 +145,7 @@ mod tests {
         fs::write(boot.join("initrd"), "initrd").unwrap();
         symlink("/boot/vmlinuz-6.1", boot.join("vmlinuz")).unwrap();
         let files = find(root.path(), &names(), Arch::X86_64).unwrap();
-        assert_eq!(text(&files.kernel), "kernel");
+        assert_eq!(text(files.kernel.as_ref().unwrap()), "kernel");
         assert!(files.parameters.is_none());
         fs::write(boot.join("kernel-parameters"), "quiet").unwrap();
         let files = find(root.path(), &names(), Arch::X86_64).unwrap();
@@ -179,7 +179,8 @@ mod tests {
         let root = root();
         fs::write(root.path().join("boot/Image"), "arm").unwrap();
         fs::write(root.path().join("boot/initrd"), "").unwrap();
-        assert_eq!(text(&find(root.path(), &names(), Arch::Aarch64).unwrap().kernel), "arm");
+        let files = find(root.path(), &names(), Arch::Aarch64).unwrap();
+        assert_eq!(text(files.kernel.as_ref().unwrap()), "arm");
         assert_eq!(kernel_name("other", Arch::Aarch64), "other");
     }
 }

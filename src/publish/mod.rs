@@ -1,7 +1,8 @@
 //! From an image root to a registered image: boot artifacts, manifest, upload, register, roll back.
 //!
-//! Called by `job`, which sets the job's status before and after. Publish last: every artifact is
-//! verified in the store before the manifest that names it, the manifest before the record's link.
+//! Called by `job`, which sets the job's status before and after, and by `transfer`. Publish last: every
+//! artifact is verified in the store before the manifest that names it, the manifest before the
+//! record's link.
 
 pub mod boot;
 pub mod manifest;
@@ -10,5 +11,5 @@ mod result;
 #[cfg(test)]
 mod tests;
 
-pub use register::{Error, Published, Request, publish};
-pub use result::{failure_json, result_json};
+pub use register::{Error, Published, Request, header_safe, publish, withdraw};
+pub use result::{failure_json, pretty, result_json};

@@ -175,8 +175,8 @@ impl Publication<'_> {
         let Payload { rootfs, mut reuse, boot, changes } = payload;
         let files = [
             (Kind::Rootfs, Some(rootfs)),
-            (Kind::Kernel, Some(boot.kernel)),
-            (Kind::Initrd, Some(boot.initrd)),
+            (Kind::Kernel, boot.kernel),
+            (Kind::Initrd, boot.initrd),
             (Kind::DebugKernel, boot.debug_kernel),
             (Kind::BootParameters, boot.parameters),
             (Kind::Changes, changes),
@@ -212,34 +212,9 @@ impl Publication<'_> {
         })
     }
 
-    /// Removes the record, then the objects, after `error`.
     async fn roll_back(&self, error: &Error) {
-        let never = CancellationToken::new();
-        let prefix = format!("{}/", self.image_id);
-        let ims = self.ims.with_policy(Policy::CLEAN_UP);
-        let deleted = timeout(CLEAN_UP_LIMIT, ims.delete_image(&self.image_id, &never)).await;
-        if let Err(left) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
-            tracing::error!(
-                image = self.image_id,
-                objects = format!("s3://{}/{prefix}", self.bucket),
-                error = %chain(&left),
-                "roll-back: the image record is left, delete it by hand"
-            );
-            // A record that has its link must not name what is gone.
-            if matches!(error, Error::Link { .. } | Error::Result { .. }) {
-                return;
-            }
-        }
-        let store = self.store.with_policy(Policy::CLEAN_UP);
-        let deleted = store.delete_prefix(&self.bucket, &prefix, &never);
-        match timeout(CLEAN_UP_LIMIT, deleted).await.unwrap_or(Err(s3::Error::Cancelled)) {
-            Ok(objects) => tracing::info!(image = self.image_id, objects, "rolled back"),
-            Err(error) => tracing::error!(
-                objects = format!("s3://{}/{prefix}", self.bucket),
-                error = %chain(&error),
-                "roll-back: objects are left, delete them by hand"
-            ),
-        }
+        let is_linked = matches!(error, Error::Link { .. } | Error::Result { .. });
+        withdraw(self.ims, self.store, &self.bucket, &self.image_id, is_linked).await;
     }
 
     fn options(&self) -> Options {
@@ -269,6 +244,44 @@ impl Publication<'_> {
     }
 }
 
+/// Removes an image's record, then its objects; what could not be removed is in the log.
+///
+/// `may_be_linked`: the record may name the objects, which stay then for as long as it does.
+pub async fn withdraw(
+    ims: &ims::Client,
+    store: &Store,
+    bucket: &str,
+    image_id: &str,
+    may_be_linked: bool,
+) {
+    let never = CancellationToken::new();
+    let prefix = format!("{image_id}/");
+    let ims = ims.with_policy(Policy::CLEAN_UP);
+    let deleted = timeout(CLEAN_UP_LIMIT, ims.delete_image(image_id, &never)).await;
+    if let Err(left) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
+        tracing::error!(
+            image = image_id,
+            objects = format!("s3://{bucket}/{prefix}"),
+            error = %chain(&left),
+            "roll-back: the image record is left, delete it by hand"
+        );
+        // A record that has its link must not name what is gone.
+        if may_be_linked {
+            return;
+        }
+    }
+    let store = store.with_policy(Policy::CLEAN_UP);
+    let deleted = store.delete_prefix(bucket, &prefix, &never);
+    match timeout(CLEAN_UP_LIMIT, deleted).await.unwrap_or(Err(s3::Error::Cancelled)) {
+        Ok(objects) => tracing::info!(image = image_id, objects, "rolled back"),
+        Err(error) => tracing::error!(
+            objects = format!("s3://{bucket}/{prefix}"),
+            error = %chain(&error),
+            "roll-back: objects are left, delete them by hand"
+        ),
+    }
+}
+
 /// Object metadata beside `md5sum` (contract section 5).
 fn metadata(request: &Request, image: &Image) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::from([
@@ -282,7 +295,7 @@ fn metadata(request: &Request, image: &Image) -> BTreeMap<String, String> {
 }
 
 /// Metadata travels in HTTP headers: a name that is not plain ASCII is percent-encoded.
-fn header_safe(text: &str) -> String {
+pub fn header_safe(text: &str) -> String {
     let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     if plain && text.trim() == text {
         return text.to_owned();

@@ -23,7 +23,8 @@ pub fn failure_json(error: &str) -> String {
     pretty(&json!({ "error": error, "result": "failure" }))
 }
 
-fn pretty(value: &Value) -> String {
+/// JSON with sorted keys and 4 spaces.
+pub fn pretty(value: &Value) -> String {
     let mut text = Vec::new();
     let formatter = PrettyFormatter::with_indent(b"    ");
     sorted(value)

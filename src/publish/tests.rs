@@ -68,8 +68,8 @@ impl Site {
             file
         };
         let boot = boot::Files {
-            kernel: file("kernel"),
-            initrd: file("initrd"),
+            kernel: Some(file("kernel")),
+            initrd: Some(file("initrd")),
             parameters: parameters.then(|| file("quiet")),
             debug_kernel: None,
         };

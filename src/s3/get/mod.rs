@@ -98,6 +98,8 @@ pub struct Downloaded {
 }
 
 /// Downloads an object to `path`, which is replaced; removed again unless this succeeds.
+///
+/// A `meter` with a total is that of a longer step: this download counts for it and does not end it.
 pub async fn to_file(
     http: &reqwest::Client,
     source: Arc<dyn Source>,
@@ -106,12 +108,15 @@ pub async fn to_file(
     meter: &Meter,
     cancel: &CancellationToken,
 ) -> Result<Downloaded, Error> {
+    let is_whole_step = meter.total() == 0;
     let output = Output::create(path, meter.clone())?;
     let partial = Partial::new(path);
     let download = Download { link: Link::new(http.clone(), source, options), output, options };
     let downloaded = cancel.run_until_cancelled(download.run()).await.ok_or(Error::Cancelled)??;
     partial.keep();
-    meter.finish();
+    if is_whole_step {
+        meter.finish();
+    }
     Ok(downloaded)
 }
 

@@ -31,7 +31,9 @@ impl Output {
 
     /// Checks that `size` bytes fit, before hours are spent on them.
     pub(super) fn reserve(&self, size: u64) -> Result<(), Error> {
-        self.meter.set_total(size);
+        if self.meter.total() == 0 {
+            self.meter.set_total(size);
+        }
         match os::fs::free_bytes(&*self.file) {
             Ok(free) if free < size => {
                 Err(Error::NoSpace { path: self.path.clone(), needed: size, free })

@@ -32,6 +32,9 @@ pub enum Error {
         .0.display()
     )]
     OverlayOrigin(PathBuf),
+    /// What feeds the pipeline could not read its input.
+    #[error(transparent)]
+    Input(Box<dyn std::error::Error + Send + Sync>),
     #[error("cancelled")]
     Cancelled,
     /// Another thread of the pipeline has failed and tells why; never seen outside.

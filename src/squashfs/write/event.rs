@@ -54,6 +54,21 @@ pub enum Event {
         old: OldTail,
         bytes: Vec<u8>,
     },
+    /// A block of a content that streams by, before there is a name for it.
+    Block(Vec<u8>),
+    /// So many blocks of zeros in it, and their bytes.
+    Hole {
+        blocks: u64,
+        bytes: u64,
+    },
+    /// The end of a content in blocks, of `size` bytes.
+    EndOfBlocks {
+        size: u64,
+    },
+    /// A content that is shorter than a block.
+    Small(Vec<u8>),
+    /// A file whose content came by, with that content's number.
+    Stored(Named, u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +122,10 @@ pub enum Item {
     },
     /// The next fragment block.
     Fragment(Slot<Packed>),
+    /// The blocks since the last file are one content, of which a name comes later.
+    Blocks {
+        size: u64,
+    },
     File(Named, Data),
 }
 

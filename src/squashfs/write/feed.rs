@@ -25,7 +25,9 @@ pub(crate) struct Feeder<'a> {
     events: Vec<Event>,
     requests: Vec<Request>,
     bytes: u64,
-    block_size: u32,
+    pub(super) block_size: u32,
+    /// Contents that came by, for `stream`.
+    pub(super) contents: u32,
 }
 
 impl<'a> Feeder<'a> {
@@ -46,6 +48,7 @@ impl<'a> Feeder<'a> {
             requests: Vec::new(),
             bytes: 0,
             block_size,
+            contents: 0,
         }
     }
 
@@ -111,7 +114,7 @@ impl<'a> Feeder<'a> {
         self.flush()
     }
 
-    fn named(&mut self, name: &[u8], attributes: Attributes, nlink: u32) -> Result<Named, Error> {
+    pub(super) fn named(&mut self, name: &[u8], attributes: Attributes, nlink: u32) -> Result<Named, Error> {
         self.number =
             self.number.checked_add(1).ok_or(Error::TooLarge { what: "number of inodes" })?;
         let mtime = self.epoch.map_or(attributes.mtime, |epoch| attributes.mtime.min(epoch));
@@ -123,7 +126,7 @@ impl<'a> Feeder<'a> {
         })
     }
 
-    fn push(&mut self, event: Event, bytes: u64) -> Result<(), Error> {
+    pub(super) fn push(&mut self, event: Event, bytes: u64) -> Result<(), Error> {
         self.events.push(event);
         self.bytes += bytes;
         if self.events.len() >= BATCH_EVENTS || self.bytes >= BATCH_BYTES {

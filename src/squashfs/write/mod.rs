@@ -18,6 +18,8 @@ mod plan;
 pub(crate) mod scan;
 pub(crate) mod sink;
 pub(crate) mod source;
+mod stored;
+mod stream;
 mod tables;
 mod tree;
 pub(crate) mod worker;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub use error::Error;
 pub use exclude::Exclude;
 pub(crate) use feed::Feeder;
+pub(crate) use stream::pack_stream;
 
 use super::codec::Settings;
 use super::format::Compressor;

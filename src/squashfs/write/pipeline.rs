@@ -12,6 +12,7 @@ use super::feed::Feeder;
 use super::fragments::Fragments;
 use super::plan::Planner;
 use super::sink::Sink;
+use super::stored::Stored;
 use super::tree::Writer;
 use super::{Error, Options, Summary, worker};
 use crate::os::cgroup;
@@ -70,6 +71,7 @@ where
             fragments: Fragments::new(start.fragments.len() as u32, settings.block_size),
             block_size: settings.block_size,
             rescued: HashMap::new(),
+            stored: Stored::default(),
             with_blocks: 0,
             found: 0,
         };

@@ -11,6 +11,7 @@ use super::duplicates::Duplicates;
 use super::event::{Batch, Data, Event, Item, Kept, Named, OldTail};
 use super::fragments::Fragments;
 use super::source::{Bytes, Content, SourceFile};
+use super::stored::{Place, Stored};
 use super::worker::Work;
 use crate::squashfs::format::inode::{File, Tail};
 
@@ -23,6 +24,8 @@ pub struct Planner<'a> {
     pub block_size: u32,
     /// Where the tails of the base's files went whose fragments did not stay.
     pub rescued: HashMap<OldTail, Tail>,
+    /// Where the contents went that streamed by.
+    pub stored: Stored,
     /// Files with blocks so far; such a file's number is what `Data::Same` names.
     pub with_blocks: u32,
     /// Files that are the same as an earlier one.
@@ -61,6 +64,18 @@ impl Planner<'_> {
                 let tail = self.tail(&bytes)?;
                 self.rescued.insert(old, tail);
                 return Ok(());
+            }
+            Event::Block(bytes) => return self.block(bytes),
+            Event::Hole { blocks, bytes } => Item::Hole { blocks, bytes },
+            Event::EndOfBlocks { size } => {
+                self.stored.add(Place::Blocks(self.with_blocks));
+                self.with_blocks += 1;
+                Item::Blocks { size }
+            }
+            Event::Small(bytes) => return self.store_small(&bytes),
+            Event::Stored(named, content) => {
+                let place = self.stored.get(content).ok_or(Error::Interrupted)?;
+                Item::File(named, place.data())
             }
             Event::File(mut named) => {
                 let content = contents.next().ok_or(Error::Interrupted)?;
@@ -155,6 +170,28 @@ impl Planner<'_> {
             self.items.send(Item::Block(slot))?;
             offset += u64::from(length);
         }
+        Ok(())
+    }
+
+    fn block(&self, bytes: Vec<u8>) -> Result<(), Error> {
+        let (done, slot) = crossbeam_channel::bounded(1);
+        self.work.send(Work::Data { bytes, done })?;
+        Ok(self.items.send(Item::Block(slot))?)
+    }
+
+    /// Puts a short content that streams by into a fragment, unless the same bytes are in one.
+    fn store_small(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let size = bytes.len() as u32;
+        let (tail, is_known) = match self.stored.known(bytes) {
+            _ if bytes.is_empty() => (None, false),
+            Some(tail) => (Some(tail), true),
+            None => (Some(self.tail(bytes)?), false),
+        };
+        self.found += u64::from(is_known);
+        if let Some(tail) = tail {
+            self.stored.remember(bytes, tail);
+        }
+        self.stored.add(Place::Small { size, tail });
         Ok(())
     }
 

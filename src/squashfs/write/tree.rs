@@ -126,6 +126,11 @@ impl<'a> Writer<'a> {
                 self.fragments.push(Fragment { start, word: packed.word });
                 self.sink.write(&packed.bytes)
             }
+            Item::Blocks { size } => {
+                let file = std::mem::replace(&mut self.current, no_blocks());
+                self.with_blocks.push(File { size, ..file });
+                Ok(())
+            }
             Item::File(named, data) => self.file(named, data),
         }
     }

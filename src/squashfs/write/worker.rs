@@ -16,6 +16,8 @@ pub enum Work {
     Read { requests: Vec<Request>, done: Sender<Result<Vec<Content>, Error>> },
     /// Read and compress one block of a file.
     Block { source: Arc<SourceFile>, offset: u64, length: u32, done: Sender<Result<Packed, Error>> },
+    /// Compress one block of a file that was read elsewhere.
+    Data { bytes: Vec<u8>, done: Sender<Result<Packed, Error>> },
     /// Compress a fragment block.
     Fragment { bytes: Vec<u8>, done: Sender<Result<Packed, Error>> },
 }
@@ -43,13 +45,13 @@ pub fn run(work: Receiver<Work>, settings: &Settings) -> Result<(), Error> {
             }
             Work::Block { source, offset, length, done } => {
                 input.resize(length as usize, 0);
-                let packed = source.read_at(&mut input, offset).and_then(|()| {
-                    if is_zero(&input) {
-                        return Ok(hole(length));
-                    }
-                    pack(&mut encoder, &input)
-                });
+                let packed = source
+                    .read_at(&mut input, offset)
+                    .and_then(|()| pack_or_hole(&mut encoder, &input));
                 let _ = done.send(packed);
+            }
+            Work::Data { bytes, done } => {
+                let _ = done.send(pack_or_hole(&mut encoder, &bytes));
             }
             Work::Fragment { bytes, done } => {
                 let _ = done.send(pack(&mut encoder, &bytes));
@@ -57,6 +59,10 @@ pub fn run(work: Receiver<Work>, settings: &Settings) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn pack_or_hole(encoder: &mut Encoder, input: &[u8]) -> Result<Packed, Error> {
+    if is_zero(input) { Ok(hole(input.len() as u32)) } else { pack(encoder, input) }
 }
 
 fn pack(encoder: &mut Encoder, input: &[u8]) -> Result<Packed, Error> {

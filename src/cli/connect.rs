@@ -1,0 +1,78 @@
+//! Where IMS and the store are: the variables of a job, or flags of the same meaning. Shared by the
+//! commands that speak to a site outside a job.
+
+use super::exit::{self, Exit};
+use crate::contract::vars::{self, Var};
+use crate::contract::{ImsAccess, S3Access};
+use crate::job::connect;
+use crate::transfer::Site;
+
+/// Flags win over variables. Secrets come from variables or files alone.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct Args {
+    /// Base URL of IMS [default: IMS_URL, or the API gateway]
+    #[arg(long, value_name = "URL")]
+    ims_url: Option<String>,
+
+    /// PEM file that signs the gateway [default: CA_CERT]
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<String>,
+
+    /// Directory with client-id, client-secret, endpoint [default: OAUTH_CONFIG_DIR]
+    #[arg(long, value_name = "DIR")]
+    oauth_config_dir: Option<String>,
+
+    /// URL of the object store [default: S3_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    s3_endpoint: Option<String>,
+
+    /// Access key of the store; the secret one is S3_SECRET_KEY [default: S3_ACCESS_KEY]
+    #[arg(long, value_name = "KEY")]
+    s3_access_key: Option<String>,
+
+    /// Bucket of new images [default: S3_BUCKET, or boot-images]
+    #[arg(long, value_name = "NAME")]
+    s3_bucket: Option<String>,
+
+    /// True, False or a CA file: how the store's certificate is judged [default: S3_SSL_VALIDATE]
+    #[arg(long, value_name = "HOW")]
+    s3_ssl_validate: Option<String>,
+
+    /// Seconds without an answer after which a request has failed [default: 720]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<String>,
+}
+
+impl Args {
+    /// Clients of both; `Err` with the exit code when the environment is wrong, which is logged.
+    pub fn site(&self) -> anyhow::Result<Result<Site, Exit>> {
+        super::keep_secrets()?;
+        let lookup = |name: &str| self.flag(name).or_else(|| super::env_var(name));
+        let (ims, s3) = match (ImsAccess::from_vars(lookup), S3Access::from_vars(lookup)) {
+            (Ok(ims), Ok(s3)) => (ims, s3),
+            (ims, s3) => {
+                for faults in [ims.err(), s3.err()].into_iter().flatten() {
+                    tracing::error!("{faults}");
+                }
+                return Ok(Err(exit::USAGE));
+            }
+        };
+        let store = connect::store(&s3, ims.timeout)?;
+        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket }))
+    }
+
+    fn flag(&self, name: &str) -> Option<String> {
+        let flags: [(&Var, &Option<String>); 8] = [
+            (&vars::IMS_URL, &self.ims_url),
+            (&vars::CA_CERT, &self.ca_cert),
+            (&vars::OAUTH_CONFIG_DIR, &self.oauth_config_dir),
+            (&vars::S3_ENDPOINT, &self.s3_endpoint),
+            (&vars::S3_ACCESS_KEY, &self.s3_access_key),
+            (&vars::S3_BUCKET, &self.s3_bucket),
+            (&vars::S3_SSL_VALIDATE, &self.s3_ssl_validate),
+            (&vars::IMS_PYTHON_HELPER_TIMEOUT, &self.timeout),
+        ];
+        flags.into_iter().find(|(var, _)| var.name == name).and_then(|(_, flag)| flag.clone())
+    }
+}

@@ -1,0 +1,211 @@
+//! `image`: images of a site from and to this machine.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{self, Exit};
+use super::{connect, output};
+use crate::contract::Arch;
+use crate::ims::Collection;
+use crate::transfer::import::{Imported, Request, import};
+use crate::transfer::prepare::Wanted;
+use crate::transfer::{Site, get, verify};
+
+/// Import, fetch, check and list the images of a site
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    output: output::Args,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Import(Box<ImportArgs>),
+    Get(GetArgs),
+    Verify(VerifyArgs),
+    Ls(LsArgs),
+}
+
+/// Register an image root that was built elsewhere
+///
+/// ROOTFS may be a squashfs image, a tar archive (plain, gzip, xz, zstd), a directory or a kiwi result
+/// directory; its content tells. Archives are converted as they are read. An image of the same name,
+/// architecture and content that is registered already is found and not made again. Whatever fails,
+/// nothing is left of it.
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// The image root
+    rootfs: PathBuf,
+
+    /// Name of the image record
+    #[arg(long)]
+    name: String,
+
+    /// Kernel [default: the one in /boot of the root]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Initrd [default: the one in /boot of the root]
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+
+    /// Boot parameters [default: /boot/kernel-parameters of the root, if it exists]
+    #[arg(long, value_name = "FILE")]
+    boot_parameters: Option<PathBuf>,
+
+    /// Debug kernel
+    #[arg(long, value_name = "FILE")]
+    debug_kernel: Option<PathBuf>,
+
+    /// Architecture; an error if the root's programs are built for another [default: theirs]
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+
+    /// Make another record even if the image is registered already
+    #[arg(long)]
+    force: bool,
+
+    /// Where the squashfs of an archive or a directory is made [default: TMPDIR, or /tmp]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+/// Fetch manifest and artifacts of an image into a directory
+///
+/// Every file is verified. What is there already and right is not fetched again.
+#[derive(Debug, clap::Args)]
+struct GetArgs {
+    /// Id of the image record
+    id: String,
+
+    /// Where to; made if it does not exist
+    dir: PathBuf,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+/// Check record, manifest and every artifact of images where they are
+///
+/// Etag, size and md5 of every object are compared with the manifest. The exit code is 1 if anything is
+/// wrong.
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// Ids of image records
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+/// List the image records
+#[derive(Debug, clap::Args)]
+struct LsArgs {
+    /// List those in the trash
+    #[arg(long)]
+    deleted: bool,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let cancel = super::shutdown_token()?;
+    let connection = match &args.command {
+        Command::Import(args) => &args.connection,
+        Command::Get(args) => &args.connection,
+        Command::Verify(args) => &args.connection,
+        Command::Ls(args) => &args.connection,
+    };
+    let site = match connection.site()? {
+        Ok(site) => site,
+        Err(exit) => return Ok(exit),
+    };
+    let out = args.output;
+    let result = match args.command {
+        Command::Import(args) => run_import(*args, &site, &out, &cancel).await,
+        Command::Get(args) => run_get(args, &site, &out, &cancel).await,
+        Command::Verify(args) => run_verify(args, &site, &out, &cancel).await,
+        Command::Ls(args) => {
+            output::list(&site, Collection::Images, args.deleted, &out, &cancel).await
+        }
+    };
+    super::terminated_or(result, &cancel)
+}
+
+async fn run_import(
+    args: ImportArgs,
+    site: &Site,
+    out: &output::Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let image = Wanted {
+        rootfs: args.rootfs,
+        kernel: args.kernel,
+        initrd: args.initrd,
+        parameters: args.boot_parameters,
+        debug_kernel: args.debug_kernel,
+        arch: args.arch,
+        scratch: args.work_dir.unwrap_or_else(std::env::temp_dir),
+    };
+    let request = Request { name: args.name, image, force: args.force };
+    let imported = import(site, request, cancel).await?;
+    for note in &imported.notes {
+        tracing::warn!("{note}");
+    }
+    let Imported { image, artifacts, manifest, was_there, notes } = &imported;
+    let artifacts: Vec<_> = artifacts.iter().chain(manifest).collect();
+    out.print(
+        || {
+            json!({
+                "result": "success",
+                "existing": was_there,
+                "ims_image_record": image,
+                "ims_image_artifacts": artifacts,
+                "notes": notes,
+            })
+        },
+        || match was_there {
+            true => format!(
+                "{} is registered already with this content as image {}; --force makes another",
+                image.name.escape_debug(),
+                image.id
+            ),
+            false => format!("imported {} as image {}", image.name.escape_debug(), image.id),
+        },
+    );
+    Ok(exit::SUCCESS)
+}
+
+async fn run_get(
+    args: GetArgs,
+    site: &Site,
+    out: &output::Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let files = get::image(site, &args.id, &args.dir, cancel).await?;
+    out.print(|| json!({ "id": args.id, "files": files }), || output::files(&files));
+    Ok(exit::SUCCESS)
+}
+
+async fn run_verify(
+    args: VerifyArgs,
+    site: &Site,
+    out: &output::Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let mut reports = Vec::new();
+    for id in &args.ids {
+        reports.push(verify::image(site, id, cancel).await?);
+    }
+    Ok(output::reports(&reports, out))
+}

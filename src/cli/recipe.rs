@@ -1,0 +1,201 @@
+//! `recipe`: recipes of a site from and to this machine.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{self, Exit};
+use super::{connect, output};
+use crate::contract::Arch;
+use crate::ims::Collection;
+use crate::transfer::recipe::{Request, import};
+use crate::transfer::{Site, get, verify};
+
+/// Import, fetch, check and list the recipes of a site
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    output: output::Args,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Import(ImportArgs),
+    Get(GetArgs),
+    Verify(VerifyArgs),
+    Ls(LsArgs),
+}
+
+/// Register a recipe archive
+///
+/// A recipe with the same fields and the same archive that is registered already is found and not made
+/// again. Whatever fails, nothing is left of it.
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// The recipe: a gzip-compressed tar archive
+    archive: PathBuf,
+
+    /// Name of the recipe record
+    #[arg(long)]
+    name: String,
+
+    /// What builds it: kiwi-ng or packer
+    #[arg(long, value_name = "TYPE", default_value = "kiwi-ng")]
+    recipe_type: String,
+
+    /// What it builds on: sles12, sles15 or centos7
+    #[arg(long, value_name = "NAME")]
+    linux_distribution: String,
+
+    /// Architecture of the images it builds
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
+
+    /// Whether builds need kernel modules
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    require_dkms: bool,
+
+    /// A value for the recipe's templates; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    template_dictionary: Vec<(String, String)>,
+
+    /// Make another record even if the recipe is registered already
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+/// Fetch the archive of a recipe into a directory
+#[derive(Debug, clap::Args)]
+struct GetArgs {
+    /// Id of the recipe record
+    id: String,
+
+    /// Where to; made if it does not exist
+    dir: PathBuf,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+/// Check records and archives of recipes where they are
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// Ids of recipe records
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+/// List the recipe records
+#[derive(Debug, clap::Args)]
+struct LsArgs {
+    /// List those in the trash
+    #[arg(long)]
+    deleted: bool,
+
+    #[command(flatten)]
+    connection: connect::Args,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let cancel = super::shutdown_token()?;
+    let connection = match &args.command {
+        Command::Import(args) => &args.connection,
+        Command::Get(args) => &args.connection,
+        Command::Verify(args) => &args.connection,
+        Command::Ls(args) => &args.connection,
+    };
+    let site = match connection.site()? {
+        Ok(site) => site,
+        Err(exit) => return Ok(exit),
+    };
+    let out = args.output;
+    let result = match args.command {
+        Command::Import(args) => run_import(args, &site, &out, &cancel).await,
+        Command::Get(args) => run_get(args, &site, &out, &cancel).await,
+        Command::Verify(args) => run_verify(args, &site, &out, &cancel).await,
+        Command::Ls(args) => {
+            output::list(&site, Collection::Recipes, args.deleted, &out, &cancel).await
+        }
+    };
+    super::terminated_or(result, &cancel)
+}
+
+async fn run_import(
+    args: ImportArgs,
+    site: &Site,
+    out: &output::Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let request = Request {
+        name: args.name,
+        archive: args.archive,
+        recipe_type: args.recipe_type,
+        linux_distribution: args.linux_distribution,
+        arch: args.arch,
+        require_dkms: args.require_dkms,
+        template_dictionary: args.template_dictionary,
+        force: args.force,
+    };
+    let imported = import(site, &request, cancel).await?;
+    for note in &imported.notes {
+        tracing::warn!("{note}");
+    }
+    let id = imported.recipe["id"].as_str().unwrap_or_default();
+    let name = request.name.escape_debug();
+    out.print(
+        || {
+            json!({
+                "result": "success",
+                "existing": imported.was_there,
+                "ims_recipe_record": imported.recipe,
+                "notes": imported.notes,
+            })
+        },
+        || match imported.was_there {
+            true => format!("{name} is registered already as recipe {id}; --force makes another"),
+            false => format!("imported {name} as recipe {id}"),
+        },
+    );
+    Ok(exit::SUCCESS)
+}
+
+async fn run_get(
+    args: GetArgs,
+    site: &Site,
+    out: &output::Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
+    out.print(|| json!({ "id": args.id, "files": files }), || output::files(&files));
+    Ok(exit::SUCCESS)
+}
+
+async fn run_verify(
+    args: VerifyArgs,
+    site: &Site,
+    out: &output::Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let mut reports = Vec::new();
+    for id in &args.ids {
+        reports.push(verify::recipe(site, id, cancel).await?);
+    }
+    Ok(output::reports(&reports, out))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("not of the form KEY=VALUE".to_owned()),
+    }
+}

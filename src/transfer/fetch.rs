@@ -1,0 +1,129 @@
+//! One object into one file: left alone if it is there already, whole and verified if not.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use super::digest::{self, Sums};
+use crate::s3::{self, Head, Object, Store, get};
+use crate::telemetry::progress::Meter;
+
+/// An object and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub object: Object,
+    /// From a manifest, hex; empty if nobody said.
+    pub md5: String,
+}
+
+/// A file that holds the object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    pub sums: Sums,
+    /// It was there before.
+    pub was_there: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot look up {object}")]
+    Head { object: Object, source: s3::Error },
+    #[error("cannot fetch {object}")]
+    Get { object: Object, source: get::Error },
+    #[error("cannot use the file {}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{object} was fetched, but {} has md5 {found}, not {expected}", path.display())]
+    Damaged { object: Object, path: PathBuf, expected: String, found: String },
+}
+
+/// Makes `path` hold the object. While it is fetched the file has another name (`.part`), under which a
+/// run that was cut off goes on.
+pub async fn fetch(
+    store: &Store,
+    wanted: &Wanted,
+    path: &Path,
+    meter: &Meter,
+    cancel: &CancellationToken,
+) -> Result<Fetched, Error> {
+    let object = &wanted.object;
+    let head = store.head(object, cancel).await;
+    let head = head.map_err(|source| Error::Head { object: object.clone(), source })?;
+    let expected = expected_md5(&wanted.md5, &head);
+    if let Some(sums) = present(path, &head, expected.as_deref(), cancel).await? {
+        meter.add(sums.size);
+        return Ok(Fetched { sums, was_there: true });
+    }
+    let part = beside(path, ".part");
+    let options = get::Options {
+        md5: expected.clone(),
+        size: Some(head.size),
+        etag: Some(head.etag.clone()).filter(|etag| !etag.is_empty()),
+        ..get::Options::default()
+    };
+    let source = store.source(object.clone());
+    let got = get::to_file(store.http(), source, &part, &options, meter, cancel).await;
+    got.map_err(|source| Error::Get { object: object.clone(), source })?;
+    let sums = sums_of(&part, cancel).await?;
+    if let Some(expected) = expected.filter(|md5| *md5 != sums.md5) {
+        let (object, path) = (object.clone(), part.clone());
+        return Err(Error::Damaged { object, path, expected, found: sums.md5 });
+    }
+    keep(&part, path)?;
+    Ok(Fetched { sums, was_there: false })
+}
+
+/// The md5 by which content is known: the manifest's, that of the object's metadata, or an etag that is
+/// one (a single put).
+pub fn expected_md5(said: &str, head: &Head) -> Option<String> {
+    let candidates =
+        [said, head.metadata.get("md5sum").map_or("", String::as_str), head.etag.as_str()];
+    let is_md5 = |text: &&str| text.len() == 32 && text.bytes().all(|it| it.is_ascii_hexdigit());
+    candidates.into_iter().find(is_md5).map(str::to_ascii_lowercase)
+}
+
+/// The sums of a file that is as long as the object and has its md5.
+async fn present(
+    path: &Path,
+    head: &Head,
+    expected: Option<&str>,
+    cancel: &CancellationToken,
+) -> Result<Option<Sums>, Error> {
+    let Some(expected) = expected else { return Ok(None) };
+    match std::fs::symlink_metadata(path) {
+        Ok(data) if data.is_file() && data.len() == head.size => {}
+        Ok(data) if data.is_dir() => {
+            let source = io::ErrorKind::IsADirectory.into();
+            return Err(Error::File { path: path.to_owned(), source });
+        }
+        _ => return Ok(None),
+    }
+    Ok(Some(sums_of(path, cancel).await?).filter(|sums| sums.md5 == expected))
+}
+
+async fn sums_of(path: &Path, cancel: &CancellationToken) -> Result<Sums, Error> {
+    let sums = digest::of_path(path, cancel).await;
+    sums.map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+/// Gives a finished file its name, on disk before the name is.
+pub fn keep(part: &Path, path: &Path) -> Result<(), Error> {
+    let kept = std::fs::File::open(part)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(part, path));
+    kept.map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+/// Writes a small file whole or not at all.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let part = beside(path, ".part");
+    let written = std::fs::write(&part, bytes);
+    written.map_err(|source| Error::File { path: part.clone(), source })?;
+    keep(&part, path)
+}
+
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}

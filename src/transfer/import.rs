@@ -1,0 +1,178 @@
+//! An image from elsewhere becomes a registered one: prepared, compared with what is there, published,
+//! verified; undone whole if a step fails.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::digest;
+use super::existing::{self, Content};
+use super::prepare::{self, Prepared, Wanted, prepare};
+use super::site::{ManifestError, Site};
+use super::verify;
+use crate::ims::{self, Image};
+use crate::publish::manifest::{Artifact, Kind};
+use crate::publish::{self, Published};
+
+/// What is to be imported, and how.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Of the image record.
+    pub name: String,
+    pub image: Wanted,
+    /// Make another record even if there is one of the same name and content.
+    pub force: bool,
+}
+
+/// A registered image.
+#[derive(Debug)]
+pub struct Imported {
+    pub image: Image,
+    pub artifacts: Vec<Artifact>,
+    /// The manifest, unless the image was there.
+    pub manifest: Option<Artifact>,
+    /// It was registered before.
+    pub was_there: bool,
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Prepare(#[from] prepare::Error),
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot find out which images there are")]
+    List(#[source] ims::Error),
+    #[error("cannot compare with an image that is there")]
+    Compare(#[from] ManifestError),
+    #[error("cannot publish the image; nothing of it is left")]
+    Publish(#[from] publish::Error),
+    #[error("cannot verify image {id} after it was registered; it was removed again")]
+    Verify { id: String, source: verify::Error },
+    #[error("image {id} is not as it was sent, and was removed again: {problems}")]
+    Wrong { id: String, problems: String },
+    #[error("stopped")]
+    Cancelled,
+}
+
+/// Imports an image. Whatever fails, the site is as it was before.
+pub async fn import(
+    site: &Site,
+    request: Request,
+    cancel: &CancellationToken,
+) -> Result<Imported, Error> {
+    let Request { name, image: wanted, force } = request;
+    let prepared = blocking(cancel, move |cancel| prepare(&wanted, cancel)).await??;
+    if !force && let Some(found) = find(site, &name, &prepared, cancel).await? {
+        return Ok(Imported { notes: prepared.notes, ..found });
+    }
+    let Prepared { rootfs, boot, arch, notes, .. } = &prepared;
+    let clone = |file: &Option<File>| -> Result<Option<File>, Error> {
+        let cloned = file.as_ref().map(File::try_clone).transpose();
+        cloned.map_err(|source| Error::Read { path: rootfs.clone(), source })
+    };
+    let request = publish::Request {
+        image_name: name,
+        arch: *arch,
+        bucket: site.bucket.clone(),
+        job_id: None,
+        rootfs: rootfs.clone(),
+        boot: publish::boot::Files {
+            kernel: clone(&boot.kernel)?,
+            initrd: clone(&boot.initrd)?,
+            parameters: clone(&boot.parameters)?,
+            debug_kernel: clone(&boot.debug_kernel)?,
+        },
+    };
+    let published = publish::publish(&site.ims, &site.store, request, cancel).await?;
+    if let Err(error) = verified(site, &published, cancel).await {
+        let id = &published.image.id;
+        publish::withdraw(&site.ims, &site.store, &site.bucket, id, true).await;
+        return Err(error);
+    }
+    let Published { image, artifacts, manifest, .. } = published;
+    let (manifest, notes) = (Some(manifest), notes.clone());
+    Ok(Imported { image, artifacts, manifest, was_there: false, notes })
+}
+
+/// Looks at every object once more, now through the record.
+async fn verified(
+    site: &Site,
+    published: &Published,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let id = published.image.id.clone();
+    match verify::image(site, &id, cancel).await {
+        Ok(report) if report.is_good() => Ok(()),
+        Ok(report) => Err(Error::Wrong { id, problems: report.all_problems().join("; ") }),
+        Err(source) => Err(Error::Verify { id, source }),
+    }
+}
+
+/// The image that is there with the same name, architecture and content.
+async fn find(
+    site: &Site,
+    name: &str,
+    prepared: &Prepared,
+    cancel: &CancellationToken,
+) -> Result<Option<Imported>, Error> {
+    let candidates = existing::candidates(site, name, prepared.arch, cancel).await;
+    let candidates = candidates.map_err(Error::List)?;
+    if candidates.is_empty() {
+        return Ok(None);
+    }
+    let content = content(prepared, cancel).await?;
+    let found = existing::find(site, candidates, &content, cancel).await?;
+    Ok(found.map(|(image, artifacts)| Imported {
+        image,
+        artifacts,
+        manifest: None,
+        was_there: true,
+        notes: Vec::new(),
+    }))
+}
+
+async fn content(prepared: &Prepared, cancel: &CancellationToken) -> Result<Content, Error> {
+    let rootfs = prepared.rootfs.clone();
+    let read = |source| Error::Read { path: rootfs.clone(), source };
+    let mut files = vec![(Kind::Rootfs, File::open(&rootfs).map_err(read)?)];
+    let boot = &prepared.boot;
+    for (kind, file) in [
+        (Kind::Kernel, &boot.kernel),
+        (Kind::Initrd, &boot.initrd),
+        (Kind::BootParameters, &boot.parameters),
+        (Kind::DebugKernel, &boot.debug_kernel),
+    ] {
+        if let Some(file) = file {
+            files.push((kind, file.try_clone().map_err(read)?));
+        }
+    }
+    let summed = blocking(cancel, move |cancel| {
+        let sum = |(kind, file): (Kind, File)| -> io::Result<(String, String)> {
+            // Read by position: the descriptor's own may stand anywhere.
+            let file = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)))?;
+            Ok((kind.media_type().to_owned(), digest::of(&file, cancel)?.md5))
+        };
+        files.into_iter().map(sum).collect::<io::Result<Content>>()
+    });
+    let mut content = summed.await?.map_err(read)?;
+    content.sort();
+    Ok(content)
+}
+
+/// Runs blocking work; a panic of it goes on here.
+async fn blocking<T: Send + 'static>(
+    cancel: &CancellationToken,
+    work: impl FnOnce(&CancellationToken) -> T + Send + 'static,
+) -> Result<T, Error> {
+    let token = cancel.clone();
+    let done = tokio::task::spawn_blocking(move || work(&token)).await;
+    match done {
+        Ok(done) => Ok(done),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Cancelled),
+    }
+}

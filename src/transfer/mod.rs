@@ -1,0 +1,21 @@
+//! Images and recipes from elsewhere, and whole services' data out and in again.
+//!
+//! Called by `cli` alone. What is published goes through `publish`, which undoes what fails half-way.
+
+pub mod arch;
+pub mod archive;
+pub mod boot;
+pub mod check;
+pub mod digest;
+pub mod existing;
+pub mod fetch;
+pub mod get;
+pub mod import;
+pub mod prepare;
+pub mod recipe;
+pub mod root;
+mod site;
+pub mod source;
+pub mod verify;
+
+pub use site::{ManifestError, RECIPES, Site};

@@ -1,0 +1,70 @@
+//! Where records and objects are: one IMS and its store.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::ims;
+use crate::publish::manifest::{self, Manifest};
+use crate::s3::{self, BadPath, Object, Store};
+
+/// The bucket of recipes; that of images is configured.
+pub const RECIPES: &str = "ims";
+
+/// The registry and the store that belong together.
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub ims: ims::Client,
+    pub store: Store,
+    /// Bucket of new images.
+    pub bucket: String,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("the link of the record is unusable")]
+    Path(#[from] BadPath),
+    #[error("cannot read the manifest {object}")]
+    Read { object: Object, source: s3::Error },
+    #[error("the manifest {object} has {size} bytes; 1 MiB or more are not taken")]
+    TooLarge { object: Object, size: u64 },
+    #[error("the manifest {object} cannot be used")]
+    Unusable { object: Object, source: manifest::Error },
+}
+
+/// A manifest with its bytes as they are stored.
+#[derive(Debug, Clone)]
+pub struct Read {
+    pub object: Object,
+    pub head: s3::Head,
+    pub bytes: Vec<u8>,
+    pub manifest: Manifest,
+}
+
+impl Site {
+    /// Reads the manifest at `path` (`s3://bucket/key`).
+    pub async fn manifest(
+        &self,
+        path: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Read, ManifestError> {
+        let object: Object = path.parse()?;
+        let failed = |source| ManifestError::Read { object: object.clone(), source };
+        let head = self.store.head(&object, cancel).await.map_err(failed)?;
+        if head.size >= manifest::SIZE_LIMIT as u64 {
+            return Err(ManifestError::TooLarge { object, size: head.size });
+        }
+        let bytes = self.store.get_bytes(&object, manifest::SIZE_LIMIT, cancel).await;
+        let bytes = bytes.map_err(failed)?;
+        match Manifest::read(&bytes) {
+            Ok(manifest) => Ok(Read { object, head, bytes, manifest }),
+            Err(source) => Err(ManifestError::Unusable { object, source }),
+        }
+    }
+}
+
+impl ManifestError {
+    /// True where the object is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.is_not_found())
+    }
+}
