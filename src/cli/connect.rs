@@ -10,7 +10,7 @@ use crate::transfer::Site;
 /// Flags win over variables. Secrets come from variables or files alone.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
-pub struct Args {
+pub struct Connection {
     /// Base URL of IMS [default: IMS_URL, or the API gateway]
     #[arg(long, value_name = "URL")]
     ims_url: Option<String>,
@@ -44,7 +44,7 @@ pub struct Args {
     timeout: Option<String>,
 }
 
-impl Args {
+impl Connection {
     /// Clients of both; `Err` with the exit code when the environment is wrong, which is logged.
     pub fn site(&self) -> anyhow::Result<Result<Site, Exit>> {
         super::keep_secrets()?;

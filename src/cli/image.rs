@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::Connection;
 use super::exit::{self, Exit};
-use super::{connect, output};
+use super::output::{self, Output};
 use crate::contract::Arch;
 use crate::ims::Collection;
 use crate::transfer::import::{Imported, Request, import};
@@ -20,7 +21,7 @@ pub struct Args {
     command: Command,
 
     #[command(flatten)]
-    output: output::Args,
+    output: Output,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -75,7 +76,7 @@ struct ImportArgs {
     work_dir: Option<PathBuf>,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 /// Fetch manifest and artifacts of an image into a directory
@@ -90,7 +91,7 @@ struct GetArgs {
     dir: PathBuf,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 /// Check record, manifest and every artifact of images where they are
@@ -104,7 +105,7 @@ struct VerifyArgs {
     ids: Vec<String>,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 /// List the image records
@@ -115,7 +116,7 @@ struct LsArgs {
     deleted: bool,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -145,7 +146,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 async fn run_import(
     args: ImportArgs,
     site: &Site,
-    out: &output::Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let image = Wanted {
@@ -189,7 +190,7 @@ async fn run_import(
 async fn run_get(
     args: GetArgs,
     site: &Site,
-    out: &output::Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let files = get::image(site, &args.id, &args.dir, cancel).await?;
@@ -200,7 +201,7 @@ async fn run_get(
 async fn run_verify(
     args: VerifyArgs,
     site: &Site,
-    out: &output::Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let mut reports = Vec::new();

@@ -4,6 +4,7 @@
 
 mod completions;
 mod connect;
+mod data;
 mod diff;
 mod docs;
 mod exit;
@@ -49,6 +50,7 @@ enum Command {
     Standalone(standalone::Args),
     Image(image::Args),
     Recipe(recipe::Args),
+    Data(data::Args),
     Squash(squash::Args),
     Unsquash(unsquash::Args),
     Ls(ls::Args),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Image(args) => block_on(image::run(args)),
         Command::Recipe(args) => block_on(recipe::run(args)),
+        Command::Data(args) => block_on(data::run(args)),
         Command::Squash(args) => block_on(cancellable(move |it| squash::run(&args, it))),
         Command::Unsquash(args) => block_on(cancellable(move |it| unsquash::run(&args, it))),
         Command::Ls(args) => ls::run(&args),
@@ -106,10 +109,7 @@ async fn cancellable(
 }
 
 /// After a signal, whatever a command failed with is a consequence of that.
-fn terminated_or(
-    result: anyhow::Result<Exit>,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Exit> {
+fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> anyhow::Result<Exit> {
     match result {
         Err(_) if cancel.is_cancelled() => Ok(exit::TERMINATED),
         other => other,

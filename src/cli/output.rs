@@ -20,13 +20,13 @@ pub enum Format {
 
 /// The flag that commands share.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct Output {
     /// Form of the result on stdout
     #[arg(long, global = true, value_name = "FORM", default_value = "human")]
     pub format: Format,
 }
 
-impl Args {
+impl Output {
     /// Prints the one or the other.
     pub fn print(&self, json: impl FnOnce() -> Value, human: impl FnOnce() -> String) {
         let text = match self.format {
@@ -88,7 +88,7 @@ pub fn files(files: &[File]) -> String {
 }
 
 /// Prints reports; the exit code says whether all is good.
-pub fn reports(reports: &[Report], out: &Args) -> Exit {
+pub fn reports(reports: &[Report], out: &Output) -> Exit {
     let is_good = reports.iter().all(Report::is_good);
     out.print(
         || json!({ "good": is_good, "reports": reports }),
@@ -102,7 +102,7 @@ pub async fn list(
     site: &Site,
     collection: Collection,
     deleted: bool,
-    out: &Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let mut records = match deleted {
@@ -112,7 +112,9 @@ pub async fn list(
     let key = |record: &Value| (cell(record, "created"), cell(record, "id"));
     records.sort_by_key(key);
     let fields: &[&str] = match collection {
-        Collection::Recipes => &["id", "created", "arch", "recipe_type", "linux_distribution", "name"],
+        Collection::Recipes => {
+            &["id", "created", "arch", "recipe_type", "linux_distribution", "name"]
+        }
         _ => &["id", "created", "arch", "name"],
     };
     let row = |record: &Value| {

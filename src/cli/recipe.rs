@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::Connection;
 use super::exit::{self, Exit};
-use super::{connect, output};
+use super::output::{self, Output};
 use crate::contract::Arch;
 use crate::ims::Collection;
 use crate::transfer::recipe::{Request, import};
@@ -19,7 +20,7 @@ pub struct Args {
     command: Command,
 
     #[command(flatten)]
-    output: output::Args,
+    output: Output,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -68,7 +69,7 @@ struct ImportArgs {
     force: bool,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 /// Fetch the archive of a recipe into a directory
@@ -81,7 +82,7 @@ struct GetArgs {
     dir: PathBuf,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 /// Check records and archives of recipes where they are
@@ -92,7 +93,7 @@ struct VerifyArgs {
     ids: Vec<String>,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 /// List the recipe records
@@ -103,7 +104,7 @@ struct LsArgs {
     deleted: bool,
 
     #[command(flatten)]
-    connection: connect::Args,
+    connection: Connection,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -133,7 +134,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 async fn run_import(
     args: ImportArgs,
     site: &Site,
-    out: &output::Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let request = Request {
@@ -172,7 +173,7 @@ async fn run_import(
 async fn run_get(
     args: GetArgs,
     site: &Site,
-    out: &output::Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
@@ -183,7 +184,7 @@ async fn run_get(
 async fn run_verify(
     args: VerifyArgs,
     site: &Site,
-    out: &output::Args,
+    out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let mut reports = Vec::new();

@@ -63,6 +63,11 @@ impl Client {
         Self { policy, ..self.clone() }
     }
 
+    /// The service's base URL.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
     pub async fn job(&self, id: &str, cancel: &CancellationToken) -> Result<Job, Error> {
         self.get(&["jobs", id], cancel).await
     }

@@ -76,14 +76,14 @@ impl Client {
         self.create(self.versioned(V3, &[collection.path()]), fields, cancel).await
     }
 
-    /// The one record of these fields without a link that was made since `begun`: that of a process
-    /// which ended before it could write down the id.
+    /// The records of these fields without a link that were made since `begun`: one may be that of a
+    /// process which ended before it could write down the id.
     pub async fn made_in(
         &self,
         collection: Collection,
         fields: &Value,
         begun: Timestamp,
-    ) -> Result<Option<Value>, Error> {
+    ) -> Result<Vec<Value>, Error> {
         self.made_since(&self.versioned(V3, &[collection.path()]), fields, begun).await
     }
 

@@ -47,10 +47,18 @@ impl Client {
         let begun = Timestamp::now();
         let in_doubt = AtomicBool::new(false);
         let create = || async {
-            if in_doubt.load(Ordering::Relaxed)
-                && let Some(record) = self.made_since(&url, &fields, begun).await?
-            {
-                return request.parse(record);
+            if in_doubt.load(Ordering::Relaxed) {
+                let mut made = self.made_since(&url, &fields, begun).await?;
+                match (made.pop(), made.is_empty()) {
+                    (None, _) => {}
+                    (Some(record), true) => {
+                        tracing::info!(id = %record["id"], "the record was made although the answer was lost");
+                        return request.parse(record);
+                    }
+                    (Some(_), false) => tracing::warn!(
+                        "an answer was lost and several records could be ours: none is used"
+                    ),
+                }
             }
             let made = match self.sender.send(&request).await {
                 Ok(answer) => request.record(&answer),
@@ -65,13 +73,13 @@ impl Client {
         Ok(self.policy.run(&what, cancel, Error::is_transient, create).await?)
     }
 
-    /// The one record of `fields` without a link that was made since `begun` by this machine's clock.
+    /// The records of `fields` without a link that were made since `begun` by this machine's clock.
     pub(super) async fn made_since(
         &self,
         collection: &Url,
         fields: &Value,
         begun: Timestamp,
-    ) -> Result<Option<Value>, Error> {
+    ) -> Result<Vec<Value>, Error> {
         let request = Request { method: Method::GET, url: collection.clone(), body: None };
         let answer = self.sender.send(&request).await?;
         let now = Timestamp::now();
@@ -84,18 +92,7 @@ impl Client {
                 && record.get("link").is_none_or(Value::is_null)
                 && created.is_some_and(|made| made >= earliest)
         };
-        let mut made: Vec<Value> = records.into_iter().filter(ours).collect();
-        if made.len() > 1 {
-            let ids: Vec<&Value> = made.iter().map(|record| &record["id"]).collect();
-            let ids = Value::from_iter(ids.into_iter().cloned());
-            tracing::warn!(%ids, "an answer was lost and several records could be ours: none is used");
-            return Ok(None);
-        }
-        if let Some(record) = made.first() {
-            let (id, name) = (&record["id"], &record["name"]);
-            tracing::info!(%id, %name, "the record was made although the answer was lost");
-        }
-        Ok(made.pop())
+        Ok(records.into_iter().filter(ours).collect())
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Error {
     Local { target: String, source: io::Error },
     #[error("{target} was {sent} bytes long when it was hashed, and has another length now")]
     Resized { target: String, sent: u64 },
+    #[error("what was to be uploaded as {target} has md5 {found}, not {expected}")]
+    Wrong { target: String, expected: String, found: String },
     #[error("the store holds {target} with {what} {found}, but {expected} was sent")]
     Differs { target: String, what: String, expected: String, found: String },
     #[error("cannot read {target}")]

@@ -125,7 +125,8 @@ impl Wanted {
 /// Files beside a kernel that are none: for crash dumps, signatures, leftovers of an update.
 fn is_other(rest: &[u8]) -> bool {
     let contains = |word: &[u8]| rest.windows(word.len()).any(|part| part == word);
-    contains(b"kdump") || [&b".hmac"[..], b".old", b".bak", b"~"].iter().any(|it| rest.ends_with(it))
+    contains(b"kdump")
+        || [&b".hmac"[..], b".old", b".bak", b"~"].iter().any(|it| rest.ends_with(it))
 }
 
 /// The version in a kernel's name.
@@ -136,8 +137,8 @@ fn version(kernel: &Found) -> Option<Vec<u8>> {
 }
 
 fn extract(root: &Root, what: &'static str, found: &Found, scratch: &Path) -> Result<File, Error> {
-    let mut file = tempfile::tempfile_in(scratch)
-        .map_err(|source| Error::Temporary { what, source })?;
+    let mut file =
+        tempfile::tempfile_in(scratch).map_err(|source| Error::Temporary { what, source })?;
     root.extract(found, &mut file)?;
     tracing::info!(path = format!("/{}", shown(&found.path)), "found the {what} in the image");
     Ok(file)

@@ -13,10 +13,8 @@ pub type Content = Vec<(String, String)>;
 
 /// The content that a manifest lists.
 pub fn content(artifacts: &[Artifact]) -> Content {
-    let mut content: Content = artifacts
-        .iter()
-        .map(|it| (it.media_type.clone(), it.md5.to_ascii_lowercase()))
-        .collect();
+    let mut content: Content =
+        artifacts.iter().map(|it| (it.media_type.clone(), it.md5.to_ascii_lowercase())).collect();
     content.sort();
     content
 }

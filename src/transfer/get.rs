@@ -73,8 +73,9 @@ pub async fn recipe(
     dir: &Path,
     cancel: &CancellationToken,
 ) -> Result<Vec<File>, Error> {
-    let recipe: Recipe = serde_json::from_value(record(site, Collection::Recipes, id, cancel).await?)
-        .map_err(verify::Error::Record)?;
+    let recipe: Recipe =
+        serde_json::from_value(record(site, Collection::Recipes, id, cancel).await?)
+            .map_err(verify::Error::Record)?;
     let link = recipe.link.ok_or_else(|| Error::NoLink(id.to_owned()))?;
     let object: Object = link.path.parse()?;
     make(dir)?;

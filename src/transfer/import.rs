@@ -153,7 +153,8 @@ async fn content(prepared: &Prepared, cancel: &CancellationToken) -> Result<Cont
     let summed = blocking(cancel, move |cancel| {
         let sum = |(kind, file): (Kind, File)| -> io::Result<(String, String)> {
             // Read by position: the descriptor's own may stand anywhere.
-            let file = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)))?;
+            let file =
+                File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)))?;
             Ok((kind.media_type().to_owned(), digest::of(&file, cancel)?.md5))
         };
         files.into_iter().map(sum).collect::<io::Result<Content>>()

@@ -6,6 +6,7 @@ pub mod arch;
 pub mod archive;
 pub mod boot;
 pub mod check;
+pub mod data;
 pub mod digest;
 pub mod existing;
 pub mod fetch;

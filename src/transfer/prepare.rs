@@ -72,8 +72,7 @@ pub fn prepare(wanted: &Wanted, cancel: &CancellationToken) -> Result<Prepared, 
     let given = [&wanted.kernel, &wanted.initrd, &wanted.parameters, &wanted.debug_kernel]
         .map(|path| path.as_deref().map(open).transpose());
     let [kernel, initrd, parameters, debug_kernel] = given;
-    let (kernel, initrd, parameters, debug_kernel) =
-        (kernel?, initrd?, parameters?, debug_kernel?);
+    let (kernel, initrd, parameters, debug_kernel) = (kernel?, initrd?, parameters?, debug_kernel?);
     let mut notes = Vec::new();
     let rootfs = squashfs(&wanted.rootfs, scratch.path(), &mut notes, cancel)?;
     let root = root::Root::new(Image::open(&rootfs)?);

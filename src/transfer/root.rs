@@ -82,9 +82,8 @@ impl Root {
     pub fn extract(&self, found: &Found, out: &mut File) -> Result<(), Error> {
         let failed = |source| Error::Write { path: shown(&found.path), source };
         out.set_len(found.file.size).map_err(failed)?;
-        BlockReader::new(&self.image)?.file(&found.file, |offset, bytes| {
-            out.write_all_at(bytes, offset).map_err(failed)
-        })?;
+        BlockReader::new(&self.image)?
+            .file(&found.file, |offset, bytes| out.write_all_at(bytes, offset).map_err(failed))?;
         out.flush().map_err(failed)
     }
 

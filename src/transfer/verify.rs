@@ -62,7 +62,8 @@ impl Report {
 
 /// Checks record, manifest and artifacts of an image.
 pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<Report, Error> {
-    let image: ims::Image = serde_json::from_value(record(site, Collection::Images, id, cancel).await?)?;
+    let image: ims::Image =
+        serde_json::from_value(record(site, Collection::Images, id, cancel).await?)?;
     let mut report = Report::new(image.id, image.name);
     let Some(link) = image.link else {
         report.problems.push("the record has no link: the image is not complete".into());
@@ -70,7 +71,9 @@ pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<
     };
     let manifest = match site.manifest(&link.path, cancel).await {
         Ok(read) => read,
-        Err(ManifestError::Read { source, .. }) if !source.is_not_found() => return Err(source.into()),
+        Err(ManifestError::Read { source, .. }) if !source.is_not_found() => {
+            return Err(source.into());
+        }
         Err(error) => {
             report.problems.push(chain(&error));
             return Ok(report);
@@ -142,7 +145,9 @@ pub async fn check(
         }
     };
     match site.store.head(&object, cancel).await {
-        Err(error) if error.is_not_found() => checked.problems.push("it is not in the store".into()),
+        Err(error) if error.is_not_found() => {
+            checked.problems.push("it is not in the store".into())
+        }
         Err(error) => return Err(error.into()),
         Ok(head) => compare(&mut checked, link, md5, head),
     }

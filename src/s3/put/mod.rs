@@ -49,11 +49,19 @@ pub struct Options {
     pub concurrency: usize,
     /// Where parts may be copied from.
     pub reuse: Option<Reuse>,
+    /// The md5 (hex) that the file must have: another one is not sent.
+    pub md5: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metadata: BTreeMap::new(), part_size: MIN_PART_SIZE, concurrency: 6, reuse: None }
+        Self {
+            metadata: BTreeMap::new(),
+            part_size: MIN_PART_SIZE,
+            concurrency: 6,
+            reuse: None,
+            md5: None,
+        }
     }
 }
 
@@ -90,6 +98,10 @@ impl Store {
         let file = Arc::new(file);
         let digests = digest::of(object, file.clone(), spans.clone(), cancel).await?;
         let md5 = hex::encode(digests.md5);
+        if let Some(expected) = options.md5.as_ref().filter(|it| !it.eq_ignore_ascii_case(&md5)) {
+            let (target, expected) = (object.to_string(), expected.clone());
+            return Err(Error::Wrong { target, expected, found: md5 });
+        }
         let mut metadata = options.metadata.clone();
         metadata.insert(MD5_KEY.to_owned(), md5.clone());
         let upload = Upload {

@@ -114,7 +114,12 @@ impl<'a> Feeder<'a> {
         self.flush()
     }
 
-    pub(super) fn named(&mut self, name: &[u8], attributes: Attributes, nlink: u32) -> Result<Named, Error> {
+    pub(super) fn named(
+        &mut self,
+        name: &[u8],
+        attributes: Attributes,
+        nlink: u32,
+    ) -> Result<Named, Error> {
         self.number =
             self.number.checked_add(1).ok_or(Error::TooLarge { what: "number of inodes" })?;
         let mtime = self.epoch.map_or(attributes.mtime, |epoch| attributes.mtime.min(epoch));

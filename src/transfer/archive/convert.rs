@@ -100,7 +100,12 @@ impl<R: Read> Conversion<'_, R> {
     }
 
     /// Packs the content of the current entry; its number.
-    fn content(&mut self, path: &[u8], map: &Map, feeder: &mut Feeder) -> Result<u32, write::Error> {
+    fn content(
+        &mut self,
+        path: &[u8],
+        map: &Map,
+        feeder: &mut Feeder,
+    ) -> Result<u32, write::Error> {
         let block_size = u64::from(feeder.block_size());
         if map.size < block_size {
             let mut bytes = vec![0; map.size as usize];

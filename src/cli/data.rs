@@ -1,0 +1,297 @@
+//! `data`: all images, recipes and public keys of a site, out and in again.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::Connection;
+use super::exit::{self, Exit};
+use super::output::{self, Format, Output};
+use crate::transfer::Site;
+use crate::transfer::data::export::{self, Summary, export};
+use crate::transfer::data::import::{self, JOURNAL, Options, Outcome, Supply, import};
+use crate::transfer::data::layout::DEFAULT_DIRECTORY;
+use crate::transfer::data::pack::pack;
+use crate::transfer::data::plan::{Choice, Plan, plan};
+use crate::transfer::fetch::beside;
+
+/// Export and import the records and artifacts of a whole site
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Export(ExportArgs),
+    Import(ImportArgs),
+}
+
+/// Write records, and their artifacts if asked for, to a directory or a stream
+///
+/// The files are those of ims-import-export.py, which reads them. A second run fetches only what is
+/// missing or damaged; `sha256sum -c SHA256SUMS` checks them later.
+#[derive(Debug, clap::Args)]
+struct ExportArgs {
+    /// Where to; made if it does not exist
+    #[arg(default_value = DEFAULT_DIRECTORY, conflicts_with = "to")]
+    dir: PathBuf,
+
+    /// Export manifests, root file systems, kernels, recipe archives and so on as well
+    #[arg(long)]
+    include_linked_artifacts: bool,
+
+    /// Export what is in the trash as well
+    #[arg(long)]
+    include_deleted: bool,
+
+    /// Say what would be exported, and how large it is
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Write one tar archive in zstd instead; - is stdout
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+
+    /// Objects that are fetched at once
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    jobs: usize,
+
+    /// Where artifacts lie on their way into a stream [default: TMPDIR, or /tmp]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Make the records of an export that are missing, and send the artifacts that are missing
+///
+/// Reads exports of this program and of ims-import-export.py. Records that are missing get new ids; a
+/// file ims-id-maps-post-import-*.json in the current directory says which. What is there is left as it
+/// is. A run that was cut off is gone on with by the next one.
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// The export
+    #[arg(default_value = DEFAULT_DIRECTORY, conflicts_with = "from")]
+    dir: PathBuf,
+
+    /// Read one tar archive instead (plain, gzip, xz or zstd); - is stdin
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+
+    /// Import what was in the trash as well, into the trash
+    #[arg(long)]
+    include_deleted: bool,
+
+    /// Replace objects that are there with other content than the export's
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Import only what can have its old id: IMS gives ids itself, but what is in its trash can be taken
+    /// out of it
+    #[arg(long)]
+    keep_ids: bool,
+
+    /// Say what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Records that are imported at once
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    jobs: usize,
+
+    /// What was begun, for the next run [default: in the export; with --from in the current directory]
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+
+    /// Where the map of ids and etags is written
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    map_dir: PathBuf,
+
+    /// Where files of a stream lie until they are sent [default: TMPDIR, or /tmp]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let cancel = super::shutdown_token()?;
+    let connection = match &args.command {
+        Command::Export(args) => &args.connection,
+        Command::Import(args) => &args.connection,
+    };
+    let site = match connection.site()? {
+        Ok(site) => site,
+        Err(exit) => return Ok(exit),
+    };
+    let result = match args.command {
+        Command::Export(export) => run_export(export, &site, &args.output, &cancel).await,
+        Command::Import(import) => run_import(import, &site, &args.output, &cancel).await,
+    };
+    super::terminated_or(result, &cancel)
+}
+
+async fn run_export(
+    args: ExportArgs,
+    site: &Site,
+    out: &Output,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let choice =
+        Choice { linked_artifacts: args.include_linked_artifacts, deleted: args.include_deleted };
+    let plan = plan(site, choice, cancel).await?;
+    for problem in &plan.problems {
+        tracing::error!("not exported: {problem}");
+    }
+    let summary = match (&args.to, args.dry_run) {
+        (_, true) => Summary::of(&plan),
+        (None, false) => export(site, &plan, &args.dir, args.jobs, cancel).await?,
+        (Some(to), false) => {
+            let scratch = args.work_dir.unwrap_or_else(std::env::temp_dir);
+            to_stream(site, &plan, to, &scratch, cancel).await?
+        }
+    };
+    // With `--to -` stdout is the archive.
+    if args.dry_run || args.to.as_deref() != Some(Path::new("-")) {
+        tell_export(&plan, &summary, args.dry_run, out);
+    }
+    Ok(if summary.problems.is_empty() { exit::SUCCESS } else { exit::FAILURE })
+}
+
+async fn to_stream(
+    site: &Site,
+    plan: &Plan,
+    to: &Path,
+    scratch: &Path,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Summary> {
+    if to == Path::new("-") {
+        return Ok(pack(site, plan, Box::new(io::stdout()), scratch, cancel).await?);
+    }
+    let part = beside(to, ".part");
+    let shown = || format!("cannot write {}", to.display());
+    let file: Box<dyn Write + Send> = Box::new(File::create(&part).with_context(shown)?);
+    match pack(site, plan, file, scratch, cancel).await {
+        Ok(summary) => {
+            crate::transfer::fetch::keep(&part, to)?;
+            Ok(summary)
+        }
+        Err(error) => {
+            let _ = std::fs::remove_file(&part);
+            Err(error.into())
+        }
+    }
+}
+
+fn tell_export(plan: &Plan, summary: &export::Summary, dry_run: bool, out: &Output) {
+    out.print(
+        || {
+            let mut json = json!(summary);
+            json["dry_run"] = dry_run.into();
+            if dry_run {
+                let file = |it: &crate::transfer::data::plan::Planned| {
+                    json!({ "path": it.path, "size": it.size })
+                };
+                json["artifacts"] = plan.files.iter().map(file).collect();
+            }
+            json
+        },
+        || {
+            let mut rows = Vec::new();
+            if dry_run {
+                let size = |it: &crate::transfer::data::plan::Planned| {
+                    vec![it.path.clone(), format!("{} bytes", it.size)]
+                };
+                rows.extend(plan.files.iter().map(size));
+            }
+            let records = summary.records.iter();
+            rows.extend(records.map(|(name, count)| vec![(*name).to_owned(), format!("{count} records")]));
+            let kept = summary.files_kept;
+            let files = format!("{} files ({kept} were there), {} bytes", summary.files, summary.bytes);
+            rows.push(vec!["artifacts".to_owned(), files]);
+            output::table(&rows)
+        },
+    );
+}
+
+async fn run_import(
+    args: ImportArgs,
+    site: &Site,
+    out: &Output,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let scratch = args.work_dir.unwrap_or_else(std::env::temp_dir);
+    let (supply, beside) = match &args.from {
+        None => (Supply::directory(&args.dir)?, args.dir.as_path()),
+        Some(from) => (Supply::stream(open(from)?, &scratch)?, Path::new(".")),
+    };
+    let options = Options {
+        include_deleted: args.include_deleted,
+        overwrite: args.overwrite,
+        keep_ids: args.keep_ids,
+        dry_run: args.dry_run,
+        jobs: args.jobs,
+        journal: args.journal.unwrap_or_else(|| beside.join(JOURNAL)),
+        site_name: site.ims.base().to_string(),
+    };
+    let outcome = import(site, &supply, &options, cancel).await?;
+    let map = match args.dry_run {
+        true => None,
+        false => Some(outcome.write_map(&args.map_dir)?),
+    };
+    tell_import(&outcome, map.as_deref(), args.dry_run, out);
+    Ok(match outcome.is_good() {
+        true => exit::SUCCESS,
+        false if cancel.is_cancelled() => exit::TERMINATED,
+        false => exit::FAILURE,
+    })
+}
+
+fn open(from: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+    if from == Path::new("-") {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
+    Ok(Box::new(file))
+}
+
+fn tell_import(outcome: &Outcome, map: Option<&Path>, dry_run: bool, out: &Output) {
+    if out.format == Format::Human {
+        let row = |line: &import::Line| {
+            let done = line
+                .action
+                .map_or("FAILED".to_owned(), |action| format!("{action:?}").to_lowercase());
+            let id = line.id.clone().unwrap_or_else(|| "-".to_owned());
+            vec![
+                line.old_id.clone(),
+                id,
+                done,
+                line.document.to_owned(),
+                line.name.escape_debug().to_string(),
+            ]
+        };
+        let head = ["OLD ID", "ID", "", "DOCUMENT", "NAME"].map(str::to_owned).to_vec();
+        let rows: Vec<_> = [head].into_iter().chain(outcome.lines.iter().map(row)).collect();
+        println!("{}", output::table(&rows));
+        if let Some(map) = map {
+            println!("ids and etags: {}", map.display());
+        }
+        return;
+    }
+    let mut json = outcome.map();
+    json["dry_run"] = dry_run.into();
+    json["records"] = json!(outcome.lines);
+    json["map_file"] = json!(map);
+    out.print(|| json, String::new);
+}

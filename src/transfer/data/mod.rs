@@ -1,0 +1,8 @@
+//! The data of a whole IMS, out and in again (contract section 9): records, artifacts, public keys.
+
+pub mod export;
+pub mod import;
+pub mod layout;
+pub mod pack;
+pub mod plan;
+mod sums;
