@@ -212,7 +212,11 @@ async fn a_stream_carries_all_of_it(objects: Objects) {
     let mut import = command(&to, &["data", "import", "--from", "-"]);
     let done = tokio::task::spawn_blocking(move || {
         let mut export = export.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let done = import.stdin(export.stdout.take().unwrap()).output().unwrap();
+        import.stdin(export.stdout.take().unwrap()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let done = import.spawn().unwrap();
+        // It holds the pipe's end open.
+        drop(import);
+        let done = done.wait_with_output().unwrap();
         assert!(export.wait().unwrap().success());
         done
     });

@@ -129,23 +129,29 @@ impl<R: Read> Reader<R> {
             .or_else(|| pax.get("linkpath").map(<[u8]>::to_vec))
             .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
         let kind = self.kind(header, &path, link, &pax)?;
-        let id = |it: Option<Option<u64>>, field: io::Result<u64>| {
+        let old = header.as_old();
+        let id = |it: Option<Option<u64>>, field: &[u8], value: io::Result<u64>| {
             let id = match it {
                 Some(id) => id,
-                None => field.ok(),
+                None => blank_or(field, value).ok(),
             };
             let id = id.and_then(|id| u32::try_from(id).ok());
             id.ok_or_else(|| self.damaged("an owner that is no number of 32 bits"))
         };
         let mtime = match pax.seconds("mtime") {
             Some(seconds) => seconds.ok_or_else(|| self.damaged("a time that is no number"))?,
-            None => self.field(header.mtime(), "a time that is no number")? as i64,
+            None => {
+                self.field(blank_or(&old.mtime, header.mtime()), "a time that is no number")? as i64
+            }
         };
         Ok(Entry {
             kind,
-            mode: (self.field(header.mode(), "a mode that is no number")? & 0o7777) as u16,
-            uid: id(pax.number("uid"), header.uid())?,
-            gid: id(pax.number("gid"), header.gid())?,
+            mode: (self.field(
+                blank_or(&old.mode, header.mode().map(u64::from)),
+                "a mode that is no number",
+            )? & 0o7777) as u16,
+            uid: id(pax.number("uid"), &old.uid, header.uid())?,
+            gid: id(pax.number("gid"), &old.gid, header.gid())?,
             mtime,
             xattrs: pax.xattrs(),
             has_acl: pax.has_acl(),
@@ -305,6 +311,12 @@ impl<R: Read> Reader<R> {
     fn damaged(&self, what: &'static str) -> Error {
         Error::Damaged { position: self.position, what }
     }
+}
+
+/// A number, or 0 for a field that was left blank, as some writers leave what they do not know.
+fn blank_or(field: &[u8], value: io::Result<u64>) -> io::Result<u64> {
+    let is_blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    if is_blank { Ok(0) } else { value }
 }
 
 fn padding(size: u64) -> u64 {

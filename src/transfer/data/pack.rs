@@ -131,6 +131,8 @@ fn append<W: Write>(
     let mut header = tar::Header::new_gnu();
     header.set_size(size);
     header.set_mode(0o600);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_mtime(jiff::Timestamp::now().as_second().max(0) as u64);
     builder.append_data(&mut header, name, content)
 }

@@ -128,6 +128,9 @@ pub async fn import(
         import.part(*part, document, &mut outcome).await;
     }
     meter.finish();
+    if !cancel.is_cancelled() {
+        supply.finish().await?;
+    }
     Ok(outcome)
 }
 

@@ -125,6 +125,21 @@ impl Supply {
         opened.await.unwrap_or_else(|panic| Err(Error::Unpack(io::Error::other(panic))))
     }
 
+    /// Reads what nobody asked for: whoever writes a stream need not see it break off, and one that was
+    /// cut short is told.
+    pub async fn finish(&self) -> Result<(), Error> {
+        let kind = self.kind.clone();
+        let read = tokio::task::spawn_blocking(move || match &*kind {
+            Supplier::Directory(_) => Ok(()),
+            Supplier::Stream(stream) => {
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                while stream.skip_next()? {}
+                Ok(())
+            }
+        });
+        read.await.unwrap_or_else(|panic| Err(Error::Unpack(io::Error::other(panic))))
+    }
+
     /// Lets go of a file that will not be asked for again.
     pub fn release(&self, path: &str) {
         if let Supplier::Stream(stream) = &*self.kind {
@@ -151,6 +166,11 @@ impl Stream {
                 return Err(Error::File { path: path.to_owned(), source });
             }
         }
+    }
+
+    fn skip_next(&mut self) -> Result<bool, Error> {
+        let Some(reader) = &mut self.reader else { return Ok(false) };
+        Ok(reader.next()?.is_some())
     }
 
     /// Unpacks one entry; false at the end of the stream.
