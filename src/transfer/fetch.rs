@@ -59,10 +59,17 @@ pub async fn fetch(
         md5: expected.clone(),
         size: Some(head.size),
         etag: Some(head.etag.clone()).filter(|etag| !etag.is_empty()),
+        resume: true,
         ..get::Options::default()
     };
-    let source = store.source(object.clone());
-    let got = get::to_file(store.http(), source, &part, &options, meter, cancel).await;
+    let had_part = part.exists();
+    let get =
+        || get::to_file(store.http(), store.source(object.clone()), &part, &options, meter, cancel);
+    let got = match get().await {
+        // The part was of something else, or did not reach the disk; it is gone now.
+        Err(get::Error::Md5 { .. }) if had_part => get().await,
+        got => got,
+    };
     got.map_err(|source| Error::Get { object: object.clone(), source })?;
     let sums = sums_of(&part, cancel).await?;
     if let Some(expected) = expected.filter(|md5| *md5 != sums.md5) {

@@ -80,6 +80,8 @@ pub async fn import(
         bucket: site.bucket.clone(),
         job_id: None,
         rootfs: rootfs.clone(),
+        reuse: None,
+        changes: None,
         boot: publish::boot::Files {
             kernel: clone(&boot.kernel)?,
             initrd: clone(&boot.initrd)?,

@@ -44,4 +44,9 @@ impl Error {
             _ => false,
         }
     }
+
+    /// True where what came so far is right, and a later download can go on with it.
+    pub(super) fn is_interruption(&self) -> bool {
+        self.is_transient() || matches!(self, Error::Cancelled)
+    }
 }

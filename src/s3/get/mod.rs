@@ -73,6 +73,9 @@ pub struct Options {
     pub etag: Option<String>,
     /// When a range that got nothing is tried again; it starts anew with every byte that came.
     pub policy: Policy,
+    /// Go on with what an earlier download of the same object has left in the file, and leave it there
+    /// when this one breaks off. Needs an expected md5, which alone tells whether it is the same.
+    pub resume: bool,
 }
 
 impl Default for Options {
@@ -84,6 +87,7 @@ impl Default for Options {
             size: None,
             etag: None,
             policy: Policy::default(),
+            resume: false,
         }
     }
 }
@@ -109,10 +113,19 @@ pub async fn to_file(
     cancel: &CancellationToken,
 ) -> Result<Downloaded, Error> {
     let is_whole_step = meter.total() == 0;
-    let output = Output::create(path, meter.clone())?;
+    let resume = options.resume && options.md5.as_ref().is_some_and(|md5| !md5.is_empty());
+    let output = Output::create(path, meter.clone(), resume)?;
     let partial = Partial::new(path);
     let download = Download { link: Link::new(http.clone(), source, options), output, options };
-    let downloaded = cancel.run_until_cancelled(download.run()).await.ok_or(Error::Cancelled)??;
+    let downloaded =
+        cancel.run_until_cancelled(download.run()).await.unwrap_or(Err(Error::Cancelled));
+    let downloaded = match downloaded {
+        Err(error) if resume && error.is_interruption() => {
+            partial.keep();
+            return Err(error);
+        }
+        downloaded => downloaded?,
+    };
     partial.keep();
     if is_whole_step {
         meter.finish();

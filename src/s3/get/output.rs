@@ -20,13 +20,17 @@ pub(super) struct Output {
     pub file: Arc<File>,
     pub path: PathBuf,
     pub meter: Meter,
+    /// Bytes up to which an earlier download has written, if this one goes on with it.
+    pub there: u64,
 }
 
 impl Output {
-    pub(super) fn create(path: &Path, meter: Meter) -> Result<Self, Error> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
-        let file = file.map_err(|source| Error::Write { path: path.into(), source })?;
-        Ok(Self { file: Arc::new(file), path: path.into(), meter })
+    pub(super) fn create(path: &Path, meter: Meter, resume: bool) -> Result<Self, Error> {
+        let failed = |source| Error::Write { path: path.into(), source };
+        let file = File::options().read(true).write(true).create(true).truncate(!resume).open(path);
+        let file = file.map_err(failed)?;
+        let there = file.metadata().map_err(failed)?.len();
+        Ok(Self { file: Arc::new(file), path: path.into(), meter, there })
     }
 
     /// Checks that `size` bytes fit, before hours are spent on them.

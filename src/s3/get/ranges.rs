@@ -18,15 +18,31 @@ impl Download<'_> {
             .map(|part| part_size.min(size - part * part_size))
             .collect();
         let verifier = self.verifier(&parts)?;
-        let mut first = Some(first);
-        let downloads = (0..parts.len()).map(|part| {
+        let kept = self.kept(size, part_size);
+        for (part, len) in parts.iter().enumerate().take(kept) {
+            verifier.written(part, *len);
+            self.output.meter.add(*len);
+        }
+        let mut first = Some(first).filter(|_| kept == 0);
+        let downloads = (kept..parts.len()).map(|part| {
             self.part(part, part as u64 * part_size, parts[part], first.take(), &verifier)
         });
+        // In order: see `kept`.
         stream::iter(downloads)
-            .buffer_unordered(self.options.concurrency.max(1))
+            .buffered(self.options.concurrency.max(1))
             .try_collect::<()>()
             .await?;
         verifier.finish().await
+    }
+
+    /// The parts that an earlier download has completed: no part is begun before all but the last
+    /// `concurrency` of those before it are complete, so that the file's length tells.
+    fn kept(&self, size: u64, part_size: u64) -> usize {
+        if self.output.there > size {
+            return 0;
+        }
+        let begun = self.output.there.div_ceil(part_size) as usize;
+        begun.saturating_sub(self.options.concurrency.max(1))
     }
 
     /// Downloads one range. `open` is its answer if it was asked for already.

@@ -28,6 +28,7 @@ fn options() -> Options {
         size: Some(object().len() as u64),
         etag: None,
         policy: QUICK,
+        resume: false,
     }
 }
 
@@ -293,4 +294,19 @@ async fn a_full_disk_is_named_with_its_figures() {
         assert!(needed > free, "{needed} needed, {free} free");
         assert!(!path.exists());
     }
+}
+
+#[tokio::test]
+async fn what_an_earlier_download_has_left_is_not_fetched_again() {
+    let server = Server::start(|_, seen| good(&seen)).await;
+    let client = Client::new(Options { part_size: 100_000, resume: true, ..options() });
+    // Cut off in the seventh part, with two on their way: five are complete.
+    std::fs::write(client.path(), &object()[..650_000]).unwrap();
+    client.succeeds(&[server.url.clone()]).await;
+    let starts: Vec<usize> = server.seen().iter().map(|seen| range(seen).start).collect();
+    assert!(starts.iter().all(|start| *start == 0 || *start >= 500_000), "{starts:?}");
+    // Left by another object: told, removed, and right at the next try.
+    std::fs::write(client.path(), vec![7; 650_000]).unwrap();
+    assert!(matches!(client.fails(&[server.url.clone()]).await, Error::Md5 { .. }));
+    client.succeeds(&[server.url.clone()]).await;
 }
