@@ -7,12 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::Connection;
 use super::exit::{self, Exit};
-use super::output::{self, Output};
+use super::output::Output;
+use super::records;
 use crate::contract::Arch;
 use crate::ims::Collection;
+use crate::transfer::Site;
 use crate::transfer::import::{Imported, Request, import};
 use crate::transfer::prepare::Wanted;
-use crate::transfer::{Site, get, verify};
 
 /// Import, fetch, check and list the images of a site
 #[derive(Debug, clap::Args)]
@@ -27,9 +28,9 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Import(Box<ImportArgs>),
-    Get(GetArgs),
-    Verify(VerifyArgs),
-    Ls(LsArgs),
+    Get(records::Get),
+    Verify(records::Verify),
+    Ls(records::Ls),
 }
 
 /// Register an image root that was built elsewhere
@@ -79,46 +80,6 @@ struct ImportArgs {
     connection: Connection,
 }
 
-/// Fetch manifest and artifacts of an image into a directory
-///
-/// Every file is verified. What is there already and right is not fetched again.
-#[derive(Debug, clap::Args)]
-struct GetArgs {
-    /// Id of the image record
-    id: String,
-
-    /// Where to; made if it does not exist
-    dir: PathBuf,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
-/// Check record, manifest and every artifact of images where they are
-///
-/// Etag, size and md5 of every object are compared with the manifest. The exit code is 1 if anything is
-/// wrong.
-#[derive(Debug, clap::Args)]
-struct VerifyArgs {
-    /// Ids of image records
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<String>,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
-/// List the image records
-#[derive(Debug, clap::Args)]
-struct LsArgs {
-    /// List those in the trash
-    #[arg(long)]
-    deleted: bool,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
     let connection = match &args.command {
@@ -134,11 +95,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let out = args.output;
     let result = match args.command {
         Command::Import(args) => run_import(*args, &site, &out, &cancel).await,
-        Command::Get(args) => run_get(args, &site, &out, &cancel).await,
-        Command::Verify(args) => run_verify(args, &site, &out, &cancel).await,
-        Command::Ls(args) => {
-            output::list(&site, Collection::Images, args.deleted, &out, &cancel).await
-        }
+        Command::Get(args) => args.run(Collection::Images, &site, &out, &cancel).await,
+        Command::Verify(args) => args.run(Collection::Images, &site, &out, &cancel).await,
+        Command::Ls(args) => args.run(Collection::Images, &site, &out, &cancel).await,
     };
     super::terminated_or(result, &cancel)
 }
@@ -185,28 +144,4 @@ async fn run_import(
         },
     );
     Ok(exit::SUCCESS)
-}
-
-async fn run_get(
-    args: GetArgs,
-    site: &Site,
-    out: &Output,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Exit> {
-    let files = get::image(site, &args.id, &args.dir, cancel).await?;
-    out.print(|| json!({ "id": args.id, "files": files }), || output::files(&files));
-    Ok(exit::SUCCESS)
-}
-
-async fn run_verify(
-    args: VerifyArgs,
-    site: &Site,
-    out: &Output,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Exit> {
-    let mut reports = Vec::new();
-    for id in &args.ids {
-        reports.push(verify::image(site, id, cancel).await?);
-    }
-    Ok(output::reports(&reports, out))
 }

@@ -13,6 +13,7 @@ mod ls;
 mod output;
 mod package;
 mod recipe;
+mod records;
 mod run;
 mod squash;
 mod standalone;

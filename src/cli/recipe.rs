@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::Connection;
 use super::exit::{self, Exit};
-use super::output::{self, Output};
+use super::output::Output;
+use super::records;
 use crate::contract::Arch;
 use crate::ims::Collection;
+use crate::transfer::Site;
 use crate::transfer::recipe::{Request, import};
-use crate::transfer::{Site, get, verify};
 
 /// Import, fetch, check and list the recipes of a site
 #[derive(Debug, clap::Args)]
@@ -26,9 +27,9 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Import(ImportArgs),
-    Get(GetArgs),
-    Verify(VerifyArgs),
-    Ls(LsArgs),
+    Get(records::Get),
+    Verify(records::Verify),
+    Ls(records::Ls),
 }
 
 /// Register a recipe archive
@@ -72,41 +73,6 @@ struct ImportArgs {
     connection: Connection,
 }
 
-/// Fetch the archive of a recipe into a directory
-#[derive(Debug, clap::Args)]
-struct GetArgs {
-    /// Id of the recipe record
-    id: String,
-
-    /// Where to; made if it does not exist
-    dir: PathBuf,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
-/// Check records and archives of recipes where they are
-#[derive(Debug, clap::Args)]
-struct VerifyArgs {
-    /// Ids of recipe records
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<String>,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
-/// List the recipe records
-#[derive(Debug, clap::Args)]
-struct LsArgs {
-    /// List those in the trash
-    #[arg(long)]
-    deleted: bool,
-
-    #[command(flatten)]
-    connection: Connection,
-}
-
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
     let connection = match &args.command {
@@ -122,11 +88,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let out = args.output;
     let result = match args.command {
         Command::Import(args) => run_import(args, &site, &out, &cancel).await,
-        Command::Get(args) => run_get(args, &site, &out, &cancel).await,
-        Command::Verify(args) => run_verify(args, &site, &out, &cancel).await,
-        Command::Ls(args) => {
-            output::list(&site, Collection::Recipes, args.deleted, &out, &cancel).await
-        }
+        Command::Get(args) => args.run(Collection::Recipes, &site, &out, &cancel).await,
+        Command::Verify(args) => args.run(Collection::Recipes, &site, &out, &cancel).await,
+        Command::Ls(args) => args.run(Collection::Recipes, &site, &out, &cancel).await,
     };
     super::terminated_or(result, &cancel)
 }
@@ -168,30 +132,6 @@ async fn run_import(
         },
     );
     Ok(exit::SUCCESS)
-}
-
-async fn run_get(
-    args: GetArgs,
-    site: &Site,
-    out: &Output,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Exit> {
-    let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
-    out.print(|| json!({ "id": args.id, "files": files }), || output::files(&files));
-    Ok(exit::SUCCESS)
-}
-
-async fn run_verify(
-    args: VerifyArgs,
-    site: &Site,
-    out: &Output,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Exit> {
-    let mut reports = Vec::new();
-    for id in &args.ids {
-        reports.push(verify::recipe(site, id, cancel).await?);
-    }
-    Ok(output::reports(&reports, out))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -3,7 +3,8 @@
 use object::elf;
 use object::read::elf::FileHeader;
 
-use super::root::{self, Root, shown};
+use super::paths::shown;
+use super::root::{self, Root};
 use crate::contract::Arch;
 
 /// Programs that a root has, whatever its distribution.

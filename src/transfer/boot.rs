@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::root::{self, Found, Root, shown};
+use super::paths::shown;
+use super::root::{self, Found, Root};
 use crate::contract::Arch;
 
 /// An artifact to be found: plain names, then prefixes of names with a version.

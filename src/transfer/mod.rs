@@ -12,6 +12,7 @@ pub mod existing;
 pub mod fetch;
 pub mod get;
 pub mod import;
+mod paths;
 pub mod prepare;
 pub mod recipe;
 pub mod root;

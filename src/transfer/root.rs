@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::format::{Inode, Kind, inode};
 use crate::squashfs::read::{self, BlockReader, Image};
+use crate::transfer::paths::{parts, shown};
 
 /// Links followed on one path, as many as Linux follows.
 const MAX_LINKS: usize = 40;
@@ -122,15 +123,6 @@ impl Root {
         let whole = whole.join(&b'/');
         Ok(way.pop().map(|(_, at, inode)| (whole, at, inode)))
     }
-}
-
-fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
-}
-
-/// A path of the image as messages show it.
-pub fn shown(path: &[u8]) -> String {
-    path.escape_ascii().to_string()
 }
 
 /// Ends the reading of a file early.

@@ -61,10 +61,3 @@ impl Site {
         }
     }
 }
-
-impl ManifestError {
-    /// True where the object is not there.
-    pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Read { source, .. } if source.is_not_found())
-    }
-}

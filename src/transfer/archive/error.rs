@@ -26,8 +26,3 @@ pub enum Error {
     #[error("{path}: {what} is more than squashfs can hold")]
     TooLarge { path: String, what: &'static str },
 }
-
-/// A path of an archive as messages show it.
-pub fn shown(path: &[u8]) -> String {
-    path.escape_ascii().to_string()
-}

@@ -7,10 +7,11 @@ use std::io::{self, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::error::{Error, shown};
+use super::error::Error;
 use super::pax::Pax;
 use super::sparse::{Form, Lines, MAX_PIECES, Map, Piece, from_pax};
 use crate::os::tree::Xattrs;
+use crate::transfer::paths::shown;
 
 /// Bytes of a block of an archive.
 const BLOCK: usize = 512;

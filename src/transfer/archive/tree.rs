@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{Error, shown};
+use super::error::Error;
 use crate::squashfs::format::directory::MAX_NAME;
 use crate::squashfs::write::event::{Attributes, Special};
 use crate::squashfs::write::scan::MAX_DEPTH;
 use crate::squashfs::write::{self, Feeder};
+use crate::transfer::paths::{parts, shown};
 
 /// Links followed on the way to one entry, as many as Linux follows.
 const MAX_LINKS: usize = 40;
@@ -266,10 +267,6 @@ fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
         return refused("a path with too many directories");
     }
     Ok(found)
-}
-
-fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! An export into an IMS: records that are missing are made anew, artifacts that are missing are sent
 //! again, what is there stays. Run as often as needed: a run that was cut off is gone on with.
 
+mod exported;
 mod journal;
 mod record;
 mod supply;
@@ -15,10 +16,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::exported::Exported;
 use self::journal::Journal;
 pub use self::journal::NAME as JOURNAL;
 pub use self::record::Action;
-use self::record::{Done, Exported};
+use self::record::Done;
 pub use self::supply::Supply;
 use super::layout::{self, Document, Part, SUMS, VERSION};
 use super::sums;
