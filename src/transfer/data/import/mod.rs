@@ -64,6 +64,8 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub lines: Vec<Line>,
+    /// It was told to stop, and there are records of which nothing is known.
+    pub stopped: bool,
     maps: BTreeMap<Collection, BTreeMap<String, String>>,
     etags: BTreeMap<String, String>,
 }
@@ -164,7 +166,12 @@ impl Import<'_> {
         });
         let mut records = stream::iter(records).buffered(jobs);
         while let Some((exported, done)) = records.next().await {
-            outcome.add(&exported, done);
+            // What fails then is a consequence.
+            if done.is_err() && self.cancel.is_cancelled() {
+                outcome.stopped = true;
+            } else {
+                outcome.add(&exported, done);
+            }
         }
     }
 
@@ -296,7 +303,7 @@ impl Outcome {
     }
 
     pub fn is_good(&self) -> bool {
-        self.lines.iter().all(|line| line.problem.is_none())
+        !self.stopped && self.lines.iter().all(|line| line.problem.is_none())
     }
 
     /// The map of old ids and etags to new ones, in the incumbent's form; keys of our own beside it.

@@ -64,6 +64,7 @@ impl Import<'_> {
         let Some(entry) = self.journal.get(&it.key()) else { return Ok(None) };
         let id = match entry.id {
             Some(id) if self.has(it.part, &id) || self.is_live(it.part, &id) => id,
+            _ if self.options.dry_run => return Ok(None),
             Some(_) => {
                 self.journal.remove(&it.key())?;
                 return Ok(None);
@@ -106,7 +107,7 @@ impl Import<'_> {
         if self.options.dry_run {
             return Ok(Done { action, ..present });
         }
-        let sent = self.upload(it, id, link).await?;
+        let sent = self.upload(it, id, link, there.is_none()).await?;
         self.link(it, id, there.as_ref(), &sent.link).await?;
         self.discard(it, Done { action, id: id.to_owned(), etags: sent.etags }).await
     }
@@ -136,7 +137,7 @@ impl Import<'_> {
             let etags = match &it.link {
                 None => BTreeMap::new(),
                 Some(link) => {
-                    let sent = self.upload(it, &id, link).await?;
+                    let sent = self.upload(it, &id, link, true).await?;
                     self.link(it, &id, None, &sent.link).await?;
                     sent.etags
                 }
@@ -153,16 +154,24 @@ impl Import<'_> {
         }
     }
 
-    async fn upload(&self, it: &Exported<'_>, id: &str, link: &Link) -> Result<Sent, Error> {
+    /// `is_new`: nothing links to the record's own objects yet, so that they may be sent again.
+    async fn upload(
+        &self,
+        it: &Exported<'_>,
+        id: &str,
+        link: &Link,
+        is_new: bool,
+    ) -> Result<Sent, Error> {
+        let in_place = id == it.id;
         let upload = Upload {
             site: self.site,
             supply: self.supply,
             meter: self.meter,
-            overwrite: self.options.overwrite,
+            overwrite: self.options.overwrite || (is_new && !in_place),
             cancel: self.cancel,
             id,
             name: it.name,
-            in_place: id == it.id,
+            in_place,
         };
         Ok(match it.part.collection {
             Collection::Images => upload.image(&it.image_files(link), link).await?,
