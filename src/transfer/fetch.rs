@@ -28,9 +28,9 @@ pub struct Fetched {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot look up {object}")]
-    Head { object: Object, source: s3::Error },
+    Head { object: Object, source: Box<s3::Error> },
     #[error("cannot fetch {object}")]
-    Get { object: Object, source: get::Error },
+    Get { object: Object, source: Box<get::Error> },
     #[error("cannot use the file {}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{object} was fetched, but {} has md5 {found}, not {expected}", path.display())]
@@ -48,7 +48,8 @@ pub async fn fetch(
 ) -> Result<Fetched, Error> {
     let object = &wanted.object;
     let head = store.head(object, cancel).await;
-    let head = head.map_err(|source| Error::Head { object: object.clone(), source })?;
+    let head =
+        head.map_err(|source| Error::Head { object: object.clone(), source: source.into() })?;
     let expected = expected_md5(&wanted.md5, &head);
     if let Some(sums) = present(path, &head, expected.as_deref(), cancel).await? {
         meter.add(sums.size);
@@ -70,7 +71,7 @@ pub async fn fetch(
         Err(get::Error::Md5 { .. }) if had_part => get().await,
         got => got,
     };
-    got.map_err(|source| Error::Get { object: object.clone(), source })?;
+    got.map_err(|source| Error::Get { object: object.clone(), source: source.into() })?;
     let sums = sums_of(&part, cancel).await?;
     if let Some(expected) = expected.filter(|md5| *md5 != sums.md5) {
         let (object, path) = (object.clone(), part.clone());

@@ -92,7 +92,7 @@ async fn all(
     for (wanted, _) in &wanted {
         let head = site.store.head(&wanted.object, cancel).await;
         let object = wanted.object.clone();
-        total += head.map_err(|source| fetch::Error::Head { object, source })?.size;
+        total += head.map_err(|source| fetch::Error::Head { object, source: source.into() })?.size;
     }
     let meter = Meter::start("fetch", Unit::Bytes, total);
     let mut files = Vec::new();

@@ -202,8 +202,9 @@ fn check(path: &Path) -> Result<Vec<String>, Error> {
     let mut reader = Reader::new(input.map_err(read)?);
     let mut has_config = false;
     loop {
-        let entry =
-            reader.next().map_err(|source| Error::Archive { path: path.to_owned(), source })?;
+        let entry = reader
+            .next_entry()
+            .map_err(|source| Error::Archive { path: path.to_owned(), source })?;
         let Some(entry) = entry else { break };
         let mut parts = entry.path.split(|byte| *byte == b'/');
         if entry.path.starts_with(b"/") || parts.any(|part| part == b"..") {

@@ -24,7 +24,7 @@ pub enum ManifestError {
     #[error("the link of the record is unusable")]
     Path(#[from] BadPath),
     #[error("cannot read the manifest {object}")]
-    Read { object: Object, source: s3::Error },
+    Read { object: Object, source: Box<s3::Error> },
     #[error("the manifest {object} has {size} bytes; 1 MiB or more are not taken")]
     TooLarge { object: Object, size: u64 },
     #[error("the manifest {object} cannot be used")]
@@ -48,7 +48,10 @@ impl Site {
         cancel: &CancellationToken,
     ) -> Result<Read, ManifestError> {
         let object: Object = path.parse()?;
-        let failed = |source| ManifestError::Read { object: object.clone(), source };
+        let failed = |source: s3::Error| ManifestError::Read {
+            object: object.clone(),
+            source: source.into(),
+        };
         let head = self.store.head(&object, cancel).await.map_err(failed)?;
         if head.size >= manifest::SIZE_LIMIT as u64 {
             return Err(ManifestError::TooLarge { object, size: head.size });

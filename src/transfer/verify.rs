@@ -43,7 +43,14 @@ pub enum Error {
     #[error("IMS answered with a record that is none")]
     Record(#[from] serde_json::Error),
     #[error("cannot look up an artifact")]
-    Store(#[from] s3::Error),
+    Store(#[source] Box<s3::Error>),
+}
+
+/// Boxed: it is larger than all the others.
+impl From<s3::Error> for Error {
+    fn from(error: s3::Error) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 impl Report {
@@ -72,7 +79,7 @@ pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<
     let manifest = match site.manifest(&link.path, cancel).await {
         Ok(read) => read,
         Err(ManifestError::Read { source, .. }) if !source.is_not_found() => {
-            return Err(source.into());
+            return Err((*source).into());
         }
         Err(error) => {
             report.problems.push(chain(&error));

@@ -302,11 +302,11 @@ async fn what_an_earlier_download_has_left_is_not_fetched_again() {
     let client = Client::new(Options { part_size: 100_000, resume: true, ..options() });
     // Cut off in the seventh part, with two on their way: five are complete.
     std::fs::write(client.path(), &object()[..650_000]).unwrap();
-    client.succeeds(&[server.url.clone()]).await;
+    client.succeeds(std::slice::from_ref(&server.url)).await;
     let starts: Vec<usize> = server.seen().iter().map(|seen| range(seen).start).collect();
     assert!(starts.iter().all(|start| *start == 0 || *start >= 500_000), "{starts:?}");
     // Left by another object: told, removed, and right at the next try.
     std::fs::write(client.path(), vec![7; 650_000]).unwrap();
-    assert!(matches!(client.fails(&[server.url.clone()]).await, Error::Md5 { .. }));
-    client.succeeds(&[server.url.clone()]).await;
+    assert!(matches!(client.fails(std::slice::from_ref(&server.url)).await, Error::Md5 { .. }));
+    client.succeeds(std::slice::from_ref(&server.url)).await;
 }

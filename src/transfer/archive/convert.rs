@@ -43,7 +43,7 @@ pub fn convert(
             blocks: 0,
             converted: &mut converted,
         };
-        while let Some(entry) = conversion.reader.next().map_err(input_error)? {
+        while let Some(entry) = conversion.reader.next_entry().map_err(input_error)? {
             conversion.add(entry, feeder)?;
         }
         conversion.tree.feed(feeder)

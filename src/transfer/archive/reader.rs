@@ -72,7 +72,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next entry, or `None` at the archive's end mark. Data of the last one is skipped.
-    pub fn next(&mut self) -> Result<Option<Entry>, Error> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_data()?;

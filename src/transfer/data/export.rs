@@ -34,7 +34,7 @@ pub enum Error {
     #[error("cannot use the directory {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("{path}")]
-    File { path: String, source: fetch::Error },
+    File { path: String, source: Box<fetch::Error> },
 }
 
 impl Summary {
@@ -67,7 +67,8 @@ pub async fn export(
         let path = dir.join(&file.path);
         make(path.parent().unwrap_or(dir))?;
         let fetched = fetch(&site.store, &file.wanted, &path, &meter, cancel).await;
-        let failed = |source| Error::File { path: file.path.clone(), source };
+        let failed =
+            |source: fetch::Error| Error::File { path: file.path.clone(), source: source.into() };
         Ok::<_, Error>((file.path.clone(), fetched.map_err(failed)?))
     });
     let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(jobs.max(1)).try_collect().await?;
@@ -85,12 +86,15 @@ pub async fn export(
                 .map_err(|source| fetch::Error::File { path, source }),
             Err(error) => Err(error),
         };
-        let written = written.map_err(|source| Error::File { path: name.to_owned(), source })?;
+        let written = written.map_err(|source: fetch::Error| Error::File {
+            path: name.to_owned(),
+            source: source.into(),
+        })?;
         sums.push((name.to_owned(), written.sha256));
     }
     let list = sums::list(&mut sums);
     let written = fetch::write(&dir.join(SUMS), list.as_bytes());
-    written.map_err(|source| Error::File { path: SUMS.to_owned(), source })?;
+    written.map_err(|source| Error::File { path: SUMS.to_owned(), source: source.into() })?;
     Ok(Summary { files_kept, ..Summary::of(plan) })
 }
 

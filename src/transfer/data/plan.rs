@@ -101,7 +101,7 @@ impl Plan {
             _ => match self.image(site, part, &id, &link.path, cancel).await {
                 Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
                 Err(ManifestError::Read { source, .. }) if !source.is_not_found() => {
-                    return Err(source.into());
+                    return Err((*source).into());
                 }
                 files => files.map_err(|it| chain(&it)),
             },

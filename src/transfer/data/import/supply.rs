@@ -170,13 +170,13 @@ impl Stream {
 
     fn skip_next(&mut self) -> Result<bool, Error> {
         let Some(reader) = &mut self.reader else { return Ok(false) };
-        Ok(reader.next()?.is_some())
+        Ok(reader.next_entry()?.is_some())
     }
 
     /// Unpacks one entry; false at the end of the stream.
     fn unpack_next(&mut self) -> Result<bool, Error> {
         let Some(reader) = &mut self.reader else { return Ok(false) };
-        let Some(entry) = reader.next()? else {
+        let Some(entry) = reader.next_entry()? else {
             self.reader = None;
             return Ok(false);
         };

@@ -47,7 +47,14 @@ pub enum Error {
     #[error("{object} is there with other content; --overwrite replaces it")]
     Conflict { object: Object },
     #[error(transparent)]
-    Store(#[from] s3::Error),
+    Store(Box<s3::Error>),
+}
+
+/// Boxed: it is larger than all the others.
+impl From<s3::Error> for Error {
+    fn from(error: s3::Error) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// Where uploads go to, and how.
