@@ -19,7 +19,10 @@ fn archive(stand: &Stand, name: &str, entries: &[(&str, tar::EntryType, &str)]) 
         header.set_link_name_literal(target).unwrap();
         header.set_entry_type(*kind);
         header.set_mode(0o755);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_size(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
         header.set_cksum();
         bytes.extend_from_slice(header.as_bytes());
     }
