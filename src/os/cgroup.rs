@@ -18,6 +18,12 @@ pub fn memory() -> Option<u64> {
     Hierarchy::of_this_process().memory_limit()
 }
 
+/// How often the kernel has killed a process of this group because its memory ran out; `None`
+/// where no counter can be read.
+pub fn oom_kills() -> Option<u64> {
+    Hierarchy::of_this_process().oom_kills()
+}
+
 fn affinity() -> usize {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
     set.map_or(1, |set| {
@@ -68,6 +74,20 @@ impl Hierarchy {
             .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
             .filter(|limit| *limit < NO_LIMIT)
             .min()
+    }
+
+    /// Of the group itself: what happens in an ancestor may be another's doing.
+    fn oom_kills(&self) -> Option<u64> {
+        let v2 = self.v2_groups().into_iter().map(|group| group.join("memory.events"));
+        let v1 = self.v1_groups("memory").into_iter().map(|group| group.join("memory.oom_control"));
+        let texts = v2.chain(v1).filter_map(|file| std::fs::read_to_string(file).ok());
+        // Both files have a line `oom_kill N`; the deepest group comes last.
+        texts
+            .filter_map(|text| {
+                let mut lines = text.lines();
+                lines.find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+            })
+            .next_back()
     }
 
     /// The v2 group and its ancestors. In a hybrid layout v2 is mounted in `unified`.
@@ -199,6 +219,21 @@ mod tests {
         ];
         let (_dir, group) = hierarchy("4:memory:/process/a\n0::/\n", &files);
         assert_eq!(group.memory_limit(), Some(1 << 20));
+    }
+
+    #[test]
+    fn kills_are_counted_in_the_own_group() {
+        let files = [
+            ("a/memory.events", "low 0\noom 9\noom_kill 9\n"),
+            ("a/b/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 0\n"),
+        ];
+        let (_dir, group) = hierarchy("0::/a/b\n", &files);
+        assert_eq!(group.oom_kills(), Some(2));
+        let files = [("memory/x/memory.oom_control", "under_oom 0\noom_kill 1\n")];
+        let (_dir, group) = hierarchy("4:memory:/x\n0::/\n", &files);
+        assert_eq!(group.oom_kills(), Some(1));
+        let (_dir, group) = hierarchy("0::/\n", &[]);
+        assert_eq!(group.oom_kills(), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
@@ -29,11 +30,26 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> io::Result<Fi
     // EAGAIN: something was renamed on the way and the kernel could not be sure; it asks for a retry.
     for _ in 0..8 {
         match openat2(root.as_fd(), path, how) {
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
             other => return Ok(File::from(other?)),
         }
     }
-    Err(io::Error::from(nix::errno::Errno::EAGAIN))
+    Err(io::Error::from(Errno::EAGAIN))
+}
+
+/// Whether `path`, links followed, leads out of `root`; a path that leads to nothing does not.
+pub fn leads_outside(root: impl AsFd, path: &Path) -> io::Result<bool> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(root.as_fd(), path, how) {
+        Ok(_) => Ok(false),
+        Err(Errno::EXDEV) => Ok(true),
+        // A circle of links leads nowhere.
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Reads a regular file of at most `limit` bytes inside `root`.

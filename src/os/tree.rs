@@ -1,7 +1,7 @@
 //! Directory trees by open directories instead of paths: no symlink is followed, nothing outside is
 //! reached, however the tree changes meanwhile.
 //!
-//! Used by `squashfs`, which reads whole trees and writes them.
+//! Used by `squashfs`, which reads whole trees and writes them, and by `recipe`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, Whence, fchownat, linkat, lseek, symlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence, fchownat, linkat, lseek, symlinkat, unlinkat};
 
 /// What stat(2) tells.
 pub type Stat = nix::sys::stat::FileStat;
@@ -123,6 +123,11 @@ impl Dir {
     pub fn make_file(&self, name: &[u8]) -> io::Result<File> {
         let flags = OPEN | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         Ok(File::from(openat(&self.file, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?))
+    }
+
+    /// Removes `name`, which is no directory.
+    pub fn remove_file(&self, name: &[u8]) -> io::Result<()> {
+        Ok(unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir)?)
     }
 
     pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> io::Result<()> {

@@ -28,14 +28,20 @@ const LINE_BYTES: usize = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot start {program}; is it installed?")]
+    #[error("cannot start {program}{}", if_absent(.source))]
     Start { program: String, source: io::Error },
+    #[error("cannot give {program} namespaces of its own, which takes CAP_SYS_ADMIN")]
+    Isolate { program: String, source: io::Error },
     #[error("cannot follow {program}")]
     Follow { program: String, source: io::Error },
     #[error("{program} failed ({status}){}", with_colon(.stderr))]
     Failed { program: String, status: ExitStatus, stderr: String },
     #[error("{program} was cancelled")]
     Cancelled { program: String },
+}
+
+fn if_absent(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::NotFound { "; is it installed?" } else { "" }
 }
 
 fn with_colon(stderr: &str) -> String {
@@ -97,7 +103,7 @@ fn run_to_end(
     cancel: &CancellationToken,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<Output, Error> {
-    let program = command.get_program().to_string_lossy().into_owned();
+    let program = program(command);
     tracing::debug!(argv = ?argv(command), "running");
     let mut child =
         start(command).map_err(|source| Error::Start { program: program.clone(), source })?;
@@ -119,6 +125,10 @@ fn run_to_end(
     }
 }
 
+pub(super) fn program(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
 fn argv(command: &Command) -> Vec<String> {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -135,8 +145,10 @@ fn start(command: &mut Command) -> io::Result<Child> {
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // The parent may have died before the call above could see it.
-            if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+            // The parent may have died before the call above could see it. To the first process of
+            // a pid namespace it has no number.
+            let seen = getppid();
+            if seen == parent || seen.as_raw() == 0 { Ok(()) } else { Err(Errno::ESRCH.into()) }
         });
     }
     command.spawn()
@@ -225,14 +237,14 @@ fn readable(
 }
 
 /// Cuts a stream of bytes into lines.
-#[derive(Default)]
-struct Lines {
+#[derive(Debug, Default)]
+pub struct Lines {
     partial: Vec<u8>,
 }
 
 impl Lines {
     /// Reads once; false at the end of the stream.
-    fn read_from(
+    pub fn read_from(
         &mut self,
         stream: &mut impl Read,
         on_line: &mut dyn FnMut(&str),
@@ -255,7 +267,8 @@ impl Lines {
         Ok(count > 0)
     }
 
-    fn flush(&mut self, on_line: &mut dyn FnMut(&str)) {
+    /// Gives the line that the stream has not ended.
+    pub fn flush(&mut self, on_line: &mut dyn FnMut(&str)) {
         let line = String::from_utf8_lossy(&self.partial);
         if !line.trim().is_empty() {
             on_line(line.trim_end());
@@ -265,11 +278,11 @@ impl Lines {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn sh(script: &str) -> Command {
+    pub fn sh(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
         command
