@@ -50,10 +50,12 @@ fn contract() -> String {
          ## Signal files\n\n\
          | file | meaning |\n|---|---|\n\
          | `/mnt/image/{complete}`, `/tmp/{complete}` in a jailed session | package the image |\n\
-         | `/mnt/image/{failed}`, `/tmp/{failed}` in a jailed session | give up: status `error`, no image |\n\n\
+         | `/mnt/image/{failed}`, `/tmp/{failed}` in a jailed session | give up: status `error`, no image |\n\
+         | `/mnt/image/{build_failed}` | made by a create job: the build failed |\n\n\
          `/mnt/image` stands for `IMAGE_ROOT_PARENT`. When both are there, `{failed}` wins.\n",
         complete = files::COMPLETE,
         failed = files::FAILED,
+        build_failed = files::BUILD_FAILED,
     );
     page
 }

@@ -4,5 +4,13 @@
 pub const COMPLETE: &str = "complete";
 /// Made by the user: give up.
 pub const FAILED: &str = "failed";
+/// Made by the build step of a create job: the build failed.
+pub const BUILD_FAILED: &str = "build_failed";
 /// The user's public keys, mounted by the pod.
 pub const AUTHORIZED_KEYS: &str = "/etc/cray/authorized_keys";
+/// The values of a recipe's templates, mounted by the pod.
+pub const TEMPLATE_DICTIONARY: &str = "/etc/cray/template_dictionary";
+/// The public keys with which packages of a recipe are signed, mounted by the pod.
+pub const SIGNING_KEYS: &str = "/etc/cray/signing-keys";
+/// Where the package with the site's CA certificate is written.
+pub const CA_RPM: &str = "/mnt/ca-rpm";

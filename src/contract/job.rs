@@ -1,7 +1,7 @@
 //! The environment of a job as one checked value.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -30,6 +30,7 @@ pub struct JobContract {
     pub download: Download,
     /// `IMAGE_ROOT_PARENT`: the directory that belongs to the job.
     pub image_root_parent: PathBuf,
+    pub recipe: Recipe,
     pub image: ImageNames,
     pub session: Session,
     /// `ENABLE_DEBUG`
@@ -69,6 +70,15 @@ pub struct Download {
     pub url: Option<Url>,
     /// Expected md5 in lower-case hex.
     pub md5: Option<String>,
+}
+
+/// What create jobs alone need.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// `RECIPE_ROOT_PARENT`: where the recipe is unpacked.
+    pub root: PathBuf,
+    /// `TIMEOUT`: how long repositories are waited for.
+    pub repository_timeout: Duration,
 }
 
 /// Names in and of the resulting image.
@@ -137,6 +147,7 @@ impl JobContract {
         };
         let image_root_parent =
             reader.optional(&vars::IMAGE_ROOT_PARENT, absolute).unwrap_or("/mnt/image".into());
+        let recipe = reader.recipe(&image_root_parent);
         let session = reader.session();
         let debug = reader.flag(&vars::ENABLE_DEBUG);
         let log_level = reader.optional(&vars::LOG_LEVEL, values::log_level).unwrap_or_default();
@@ -147,6 +158,7 @@ impl JobContract {
             s3: s3?,
             download,
             image_root_parent,
+            recipe,
             image: image?,
             session,
             debug,
@@ -300,6 +312,15 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             kernel_parameters: parameters.unwrap_or_else(|| "kernel-parameters".into()),
             arch,
         })
+    }
+
+    fn recipe(&mut self, image_root_parent: &Path) -> Recipe {
+        let root = self.optional(&vars::RECIPE_ROOT_PARENT, absolute);
+        let timeout = self.optional(&vars::TIMEOUT, values::seconds);
+        Recipe {
+            root: root.unwrap_or_else(|| image_root_parent.join("recipe")),
+            repository_timeout: timeout.unwrap_or(Duration::from_secs(500)),
+        }
     }
 
     fn session(&mut self) -> Session {

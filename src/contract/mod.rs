@@ -12,7 +12,8 @@ pub mod vars;
 
 pub use arch::Arch;
 pub use job::{
-    Action, Download, Faults, ImageNames, ImsAccess, JobContract, S3Access, Session, kernel_name,
+    Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
+    kernel_name,
 };
 pub use status::Status;
 pub use values::{log_level, s3_trust};

@@ -23,6 +23,8 @@ fn a_minimal_environment_gets_the_documented_defaults() {
     assert_eq!(contract.action, Action::Customize);
     assert_eq!(contract.ims.url.as_str(), "https://api-gw-service-nmn.local/apis/ims");
     assert_eq!(contract.image_root_parent.to_str(), Some("/mnt/image"));
+    assert_eq!(contract.recipe.root.to_str(), Some("/mnt/image/recipe"));
+    assert_eq!(contract.recipe.repository_timeout.as_secs(), 500);
     assert_eq!(contract.image.kernel, "vmlinuz");
     assert_eq!(contract.image.initrd, "initrd");
     assert_eq!(contract.s3.bucket, "boot-images");
@@ -41,6 +43,8 @@ fn every_fault_is_reported_at_once() {
         ("DOWNLOAD_MD5SUM", "xyz"),
         ("LOG_LEVEL", "loud"),
         ("IMS_URL", "gopher://x"),
+        ("RECIPE_ROOT_PARENT", "recipe"),
+        ("TIMEOUT", "soon"),
     ])
     .unwrap_err()
     .to_string();
@@ -53,6 +57,8 @@ fn every_fault_is_reported_at_once() {
         "DOWNLOAD_MD5SUM",
         "LOG_LEVEL",
         "IMS_URL",
+        "RECIPE_ROOT_PARENT",
+        "TIMEOUT",
     ] {
         assert!(faults.contains(name), "{name} is missing in: {faults}");
     }

@@ -33,9 +33,11 @@ vars! {
     OAUTH_CLIENT_ID: "file `client-id`", "overrides the file of OAUTH_CONFIG_DIR";
     OAUTH_CLIENT_SECRET: "file `client-secret`", "overrides the file of OAUTH_CONFIG_DIR";
     OAUTH_CLIENT_ENDPOINT: "file `endpoint`", "overrides the file of OAUTH_CONFIG_DIR";
-    DOWNLOAD_URL: "looked up from the job record", "presigned GET URL of the root filesystem";
+    DOWNLOAD_URL: "looked up from the job record", "presigned GET URL of the root filesystem, or of the recipe's archive";
     DOWNLOAD_MD5SUM: "not checked", "md5 (32 hex digits) of what is downloaded";
     IMAGE_ROOT_PARENT: "`/mnt/image`", "directory of the job; the image root is `image-root` (customize) or `build/image-root` (create) in it";
+    RECIPE_ROOT_PARENT: "`recipe` in IMAGE_ROOT_PARENT", "directory into which the recipe is unpacked (create)";
+    TIMEOUT: "`500`", "seconds to wait until all repositories of the recipe answer (create)";
     IMAGE_ROOT_ARCHIVE_NAME: "required", "name of the resulting image record";
     KERNEL_FILENAME: "`vmlinuz`, on aarch64 `Image`", "kernel in `/boot` of the image root; `vmlinuz` on aarch64 means `Image`";
     INITRD_FILENAME: "`initrd`", "initrd in `/boot` of the image root";
@@ -53,7 +55,7 @@ vars! {
     S3_SSL_VERIFY: "`True`", "the older name of S3_SSL_VALIDATE";
     IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds without an answer after which a request to IMS or the store has failed";
     LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING` or `ERROR`";
-    CUSTOMIZATION_SCRIPT: "none", "script to be run once the shell is up; this version checks the path and does not run it";
+    CUSTOMIZATION_SCRIPT: "none", "script in the container that is run once the shell of a customize job is up; it may touch `complete` itself";
     REMOTE_BUILD_NODE: "none", "host of a remote build; passed on to the sessions";
 }
 

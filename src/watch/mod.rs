@@ -15,10 +15,7 @@ use tokio::sync::watch;
 pub use look::Places;
 use watched::Watched;
 
-/// Names of the signal files.
-pub const COMPLETE: &str = "complete";
-pub const FAILED: &str = "failed";
-pub const BUILD_FAILED: &str = "build_failed";
+pub use crate::contract::files::{BUILD_FAILED, COMPLETE, FAILED};
 
 /// A look happens this often whatever inotify says: it can be exhausted, and sees nothing that other
 /// hosts do on a network filesystem.
