@@ -14,6 +14,7 @@ pub mod job;
 pub mod net;
 pub mod os;
 pub mod publish;
+pub mod recipe;
 pub mod s3;
 pub mod sftp;
 pub mod squashfs;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,22 @@ impl Client {
     /// The service's base URL.
     pub fn base(&self) -> &Url {
         &self.base
+    }
+
+    /// The bearer token for a request to `url`: only one to the very host of IMS (scheme, name and
+    /// port) gets it.
+    pub async fn token_for(&self, url: &Url) -> Result<Option<SecretString>, Error> {
+        match &self.sender.tokens {
+            Some(tokens) if url.origin() == self.base.origin() => tokens.get().await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Says that a token of [`Client::token_for`] was refused, so that the next is a new one.
+    pub async fn token_refused(&self, token: &SecretString) {
+        if let Some(tokens) = &self.sender.tokens {
+            tokens.refused(token).await;
+        }
     }
 
     pub async fn job(&self, id: &str, cancel: &CancellationToken) -> Result<Job, Error> {

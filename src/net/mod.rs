@@ -21,9 +21,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// `read_timeout` bounds the silence between two reads, not the whole transfer: an image of many
 /// GiB takes as long as it takes, a dead peer does not.
 pub fn client(trust: &Trust, read_timeout: Duration) -> Result<reqwest::Client, trust::Error> {
-    let builder = reqwest::Client::builder()
+    trust.apply(builder(read_timeout))?.build().map_err(trust::Error::Client)
+}
+
+/// Like [`client`]; a redirect is an answer and is not followed.
+pub fn client_without_redirects(
+    trust: &Trust,
+    read_timeout: Duration,
+) -> Result<reqwest::Client, trust::Error> {
+    let builder = builder(read_timeout).redirect(reqwest::redirect::Policy::none());
+    trust.apply(builder)?.build().map_err(trust::Error::Client)
+}
+
+fn builder(read_timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!("ims-job-agent/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(read_timeout);
-    trust.apply(builder)?.build().map_err(trust::Error::Client)
+        .read_timeout(read_timeout)
 }

@@ -1,0 +1,10 @@
+//! From the archive of a recipe to an image root: unpack, template, repositories, CA package, kiwi.
+//!
+//! Called by `job`, a step each. All of it blocks but the wait for the repositories.
+
+pub mod ca_package;
+pub mod description;
+pub mod kiwi;
+pub mod repositories;
+pub mod template;
+pub mod unpack;
