@@ -1,13 +1,12 @@
 //! A customize job: an image is fetched, changed by its user over SSH, and published as a new one.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::base::Base;
 use super::listen::Bound;
-use super::package::{Package, blocking, package};
+use super::package::{blocking, package_job};
 use super::report::GaveUp;
 use super::{Job, connect, fetch, session};
 use crate::contract::Status;
@@ -57,7 +56,13 @@ async fn customize(
     door: session::Door,
 ) -> anyhow::Result<Published> {
     let mut inserted = prepare(job, workspace).await?;
-    let signal = session::serve(job, workspace, bound, door).await;
+    let site = session::Site {
+        root: workspace.root(),
+        agent: workspace.layout().agent(),
+        purpose: format!("the new image will be {:?}.", job.contract.image.name),
+        script: job.contract.session.customization_script.clone(),
+    };
+    let signal = session::serve(job, &site, bound, door).await;
     let root = workspace.root();
     let cleaned = blocking(move || {
         // What an unjailed user mounted is seen by nobody any more, and must not be packed.
@@ -70,7 +75,8 @@ async fn customize(
         return Err(GaveUp { file: signal.path }.into());
     }
     cleaned.context("cannot take out of the image what the session needed")?;
-    package_and_publish(job, store, workspace, base).await
+    let (root, layout) = (workspace.root(), workspace.layout().clone());
+    package_job(job, store, root, layout, Some(base)).await
 }
 
 /// Looks at what the user will find, and puts in what the session needs.
@@ -164,36 +170,4 @@ fn left_image(job: &Job, layout: &Layout) -> anyhow::Result<Option<State>> {
         agent.display()
     );
     Ok(Some(state))
-}
-
-async fn package_and_publish(
-    job: &Job,
-    store: &Store,
-    workspace: &Workspace,
-    base: Base,
-) -> anyhow::Result<Published> {
-    // The user is done; an IMS that is away for a while must not cost the work. Publishing needs it
-    // and will say so.
-    if let Err(error) = job.reporter.enter(Status::PackagingArtifacts).await {
-        tracing::warn!("the job status could not be reported: {}", chain(&error));
-    }
-    let request = Package {
-        root: workspace.root(),
-        layout: workspace.layout().clone(),
-        engine: job.options.engine,
-        base: Some(Arc::new(base)),
-        image: job.contract.image.clone(),
-        bucket: job.contract.s3.bucket.clone(),
-        job_id: Some(job.contract.job_id.to_string()),
-    };
-    package(&request, &job.reporter, store).await.inspect_err(|_| {
-        tracing::error!(
-            root = %request.root.display(),
-            "the image root is kept; to try again without a new session: ims-job-agent package \
-             --root {} --name {:?} --job-id {}",
-            request.root.display(),
-            request.image.name,
-            job.contract.job_id
-        );
-    })
 }

@@ -10,6 +10,7 @@ mod listen;
 mod package;
 mod repackage;
 mod report;
+mod script;
 mod session;
 
 use std::path::PathBuf;

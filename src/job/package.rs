@@ -9,10 +9,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::Job;
 use super::base::{self, Base};
 use super::fetch::Lookup;
 use super::report::Reporter;
-use crate::contract::ImageNames;
+use crate::contract::{ImageNames, Status};
 use crate::os::cgroup;
 use crate::os::disk::human;
 use crate::publish::manifest::Artifact;
@@ -37,6 +38,41 @@ pub(super) struct Package {
     pub bucket: String,
     /// The job whose result the image becomes.
     pub job_id: Option<String>,
+}
+
+/// Packs and publishes the root that a job has made. If that fails the root stays, and the log says
+/// how to try again.
+pub(super) async fn package_job(
+    job: &Job,
+    store: &Store,
+    root: PathBuf,
+    layout: workspace::Layout,
+    base: Option<Base>,
+) -> anyhow::Result<Published> {
+    // The work is done; an IMS that is away for a while must not cost it. Publishing needs it and
+    // will say so.
+    if let Err(error) = job.reporter.enter(Status::PackagingArtifacts).await {
+        tracing::warn!("the job status could not be reported: {}", chain(&error));
+    }
+    let request = Package {
+        root,
+        layout,
+        engine: job.options.engine,
+        base: base.map(Arc::new),
+        image: job.contract.image.clone(),
+        bucket: job.contract.s3.bucket.clone(),
+        job_id: Some(job.contract.job_id.to_string()),
+    };
+    package(&request, &job.reporter, store).await.inspect_err(|_| {
+        tracing::error!(
+            root = %request.root.display(),
+            "the image root is kept; to try again without a new session: ims-job-agent package \
+             --root {} --name {:?} --job-id {}",
+            request.root.display(),
+            request.image.name,
+            job.contract.job_id
+        );
+    })
 }
 
 /// Packs the root and publishes it. Nothing is left in the store or in IMS when this fails. The root

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Job;
 use super::listen::Bound;
 use super::package::blocking;
+use super::script::Script;
 use crate::contract::{Status, vars};
 use crate::jail::{self, Jail, Leftovers, Plan};
 use crate::os::capability::CapSet;
@@ -19,7 +20,7 @@ use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::ssh::hostkeys::HostKeys;
 use crate::ssh::{self, Server};
 use crate::watch::{Kind, Places, Signal, Signals};
-use crate::workspace::{Layout, Workspace};
+use crate::workspace::Layout;
 
 /// Time that sessions have to end by themselves after the notice.
 const SESSION_GRACE: Duration = Duration::from_secs(5);
@@ -29,6 +30,17 @@ const PROCESS_GRACE: Duration = Duration::from_secs(3);
 
 /// How old the number of sessions in the metrics may be.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the user works on.
+pub(super) struct Site {
+    pub root: PathBuf,
+    /// The agent's own directory.
+    pub agent: PathBuf,
+    /// What the user is told of it.
+    pub purpose: String,
+    /// Run once the shell is up.
+    pub script: Option<PathBuf>,
+}
 
 /// Who may come in, and how the server proves itself.
 pub(super) struct Door {
@@ -61,12 +73,19 @@ pub(super) async fn host_keys(job: &Job) -> anyhow::Result<HostKeys> {
 /// process and no mount of a session is left, whatever the result.
 pub(super) async fn serve(
     job: &Job,
-    workspace: &Workspace,
+    site: &Site,
     bound: Bound,
     door: Door,
 ) -> anyhow::Result<Signal> {
-    let jail = establish(job, workspace).await?;
-    let result = serve_in(job, workspace, bound, door, &jail).await;
+    let root = job.contract.session.jail.then(|| site.root.clone());
+    let jail = establish(job, root, job.options.accept_visible_secrets).await?;
+    let result = serve_with_script(job, site, bound, door, &jail).await;
+    close(jail).await?;
+    result
+}
+
+/// Ends what sessions have left in the jail, and the jail.
+async fn close(jail: Jail) -> anyhow::Result<()> {
     let leftovers = blocking(move || Ok(jail.close(PROCESS_GRACE))).await?;
     tell_leftovers(&leftovers);
     anyhow::ensure!(
@@ -79,19 +98,39 @@ pub(super) async fn serve(
         "what the sessions needed cannot be taken out of the image: {:?}",
         leftovers.additions
     );
+    Ok(())
+}
+
+/// Serves, with the script where there is one; its own place is closed as that of the sessions is.
+async fn serve_with_script(
+    job: &Job,
+    site: &Site,
+    bound: Bound,
+    door: Door,
+    jail: &Jail,
+) -> anyhow::Result<Signal> {
+    let Some(path) = site.script.clone() else {
+        return serve_in(job, site, bound, door, jail, None).await;
+    };
+    let script = Script::prepare(job, path, jail).await?;
+    let result = serve_in(job, site, bound, door, jail, Some(&script)).await;
+    if let Some(own) = script.own {
+        close(own).await?;
+    }
     result
 }
 
 async fn serve_in(
     job: &Job,
-    workspace: &Workspace,
+    site: &Site,
     bound: Bound,
     door: Door,
     jail: &Jail,
+    script: Option<&Script>,
 ) -> anyhow::Result<Signal> {
     let places = Places {
         parent: job.contract.image_root_parent.clone(),
-        root: workspace.root(),
+        root: site.root.clone(),
         build_failed: false,
     };
     let mut signals = Signals::start(places).context("cannot watch for the signal files")?;
@@ -101,16 +140,17 @@ async fn serve_in(
         host_keys: door.host_keys,
         authorized_keys: door.authorized_keys,
         jail: jail.clone(),
-        motd: motd(job, workspace),
+        motd: motd(job, site),
         forwarding: ssh::Forwarding::default(),
         limits: ssh::Limits::default(),
-        spill_directory: workspace.layout().agent(),
+        spill_directory: site.agent.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
     tracing::info!(%address, jailed = job.contract.session.jail, "ssh server accepts connections");
     let signal = tokio::select! {
         signal = wait(job, &mut signals) => signal,
         never = count_sessions(job, &server) => match never {},
+        never = run_script(script) => match never {},
     };
     server.close(farewell(&signal), SESSION_GRACE).await;
     // Who touched `complete` may have touched `failed` right after: that one wins.
@@ -125,6 +165,13 @@ async fn wait(job: &Job, signals: &mut Signals) -> anyhow::Result<Signal> {
     stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
 }
 
+async fn run_script(script: Option<&Script>) -> Infallible {
+    match script {
+        Some(script) => script.run().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Keeps the metrics' number of sessions up to date.
 async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
     let mut interval = tokio::time::interval(COUNT_INTERVAL);
@@ -134,12 +181,17 @@ async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
     }
 }
 
-async fn establish(job: &Job, workspace: &Workspace) -> anyhow::Result<Jail> {
+/// Sets up where sessions run: inside `root`, or in the container.
+pub(super) async fn establish(
+    job: &Job,
+    root: Option<PathBuf>,
+    accept_visible_secrets: bool,
+) -> anyhow::Result<Jail> {
     let options = jail::Options {
-        root: job.contract.session.jail.then(|| workspace.root()),
+        root,
         dkms: job.contract.session.dkms,
         masks: secrets(job),
-        accept_visible_secrets: job.options.accept_visible_secrets,
+        accept_visible_secrets,
         env: environment(job),
     };
     let jail = blocking(move || {
@@ -173,18 +225,18 @@ fn environment(job: &Job) -> Vec<(OsString, OsString)> {
     .into()
 }
 
-fn motd(job: &Job, workspace: &Workspace) -> String {
+fn motd(job: &Job, site: &Site) -> String {
     let parent = job.contract.image_root_parent.display();
     let (place, signals) = if job.contract.session.jail {
         ("This session is inside the image.".to_owned(), "/tmp".to_owned())
     } else {
-        (format!("The image root is {}.", workspace.root().display()), parent.to_string())
+        (format!("The image root is {}.", site.root.display()), parent.to_string())
     };
     format!(
-        "IMS job {}: the new image will be {:?}.\n{place}\nWhen you are done: touch {signals}/{}\n\
+        "IMS job {}: {}\n{place}\nWhen you are done: touch {signals}/{}\n\
          To give up:        touch {signals}/{}\n",
         job.contract.job_id,
-        job.contract.image.name,
+        site.purpose,
         crate::watch::COMPLETE,
         crate::watch::FAILED,
     )

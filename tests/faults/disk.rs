@@ -1,29 +1,10 @@
 //! A volume that is too small, or that the user fills. `IMAGE_ROOT_PARENT` is a small tmpfs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::pod::Pod;
+use crate::pod::{Pod, Volume};
 use crate::support::tree;
-
-/// A tmpfs until the end of the test.
-struct Volume(PathBuf);
-
-impl Volume {
-    fn mount(path: &Path, mebibytes: u32) -> Self {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(path);
-        tree::run(&mut mount);
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_smaller_than_the_image_ends_the_fetch() {

@@ -8,9 +8,11 @@ mod disk;
 mod environment;
 mod ims;
 mod input;
-mod pod;
 mod s3;
+mod script;
 mod shapes;
 mod stop;
 #[path = "../support/mod.rs"]
 mod support;
+
+use support::pod;

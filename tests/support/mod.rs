@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod ims;
+pub mod pod;
 pub mod process;
 pub mod proxy;
 pub mod ssh;

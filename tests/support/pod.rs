@@ -15,10 +15,10 @@ use axum::response::{IntoResponse, Response};
 use ims_job_agent::s3::{self, Object, Store};
 use serde_json::{Value, json};
 
-use crate::support::process::Process;
-use crate::support::proxy::Proxy;
-use crate::support::stand::{Objects, Stand};
-use crate::support::{SOON, agent, eventually, free_port, tree};
+use super::process::Process;
+use super::proxy::Proxy;
+use super::stand::{Objects, Stand};
+use super::{SOON, agent, eventually, free_port, tree};
 
 pub const JOB: &str = "5a7b1c9e-0000-4000-8000-00000000fa17";
 
@@ -27,7 +27,7 @@ pub const JOB: &str = "5a7b1c9e-0000-4000-8000-00000000fa17";
 pub struct Records {
     /// Bodies of `PATCH jobs/<id>`, in their order.
     patches: Vec<Value>,
-    artifact: String,
+    pub artifact: String,
     /// Requests whose body has this text are answered with this status.
     pub refuse: Option<(&'static str, u16)>,
     /// Requests need a token.
@@ -203,6 +203,24 @@ impl Pod {
     }
 }
 
+/// A small volume, a tmpfs, until the end of the test.
+pub struct Volume(PathBuf);
+
+impl Volume {
+    pub fn mount(path: &Path, mebibytes: u32) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(path);
+        tree::run(&mut mount);
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// A started agent.
 pub struct Agent<'a> {
     pod: &'a Pod,
@@ -226,6 +244,12 @@ impl Agent<'_> {
             self.statuses().iter().any(|found| found == status).then_some(())
         })
         .await;
+    }
+
+    /// Waits until the log has this text.
+    pub async fn says(&self, text: &str) {
+        let said = async || self.process.log().contains(text).then_some(());
+        eventually(&format!("{text:?} in the log"), SOON, said).await;
     }
 
     /// Waits for the end, which must have this code and these statuses and leave no mount and no

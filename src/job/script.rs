@@ -1,0 +1,96 @@
+//! `CUSTOMIZATION_SCRIPT`: a script of the site's that runs once the shell is up (contract section 2).
+//!
+//! It lies in the container, so it runs there, as a session that is not jailed does.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io::PipeReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::package::blocking;
+use super::{Job, session};
+use crate::jail::{Child, Jail, Program, Spawn, Stdio3};
+use crate::os::process::Lines;
+
+/// The script and the place where it runs.
+pub(super) struct Script {
+    path: PathBuf,
+    jail: Jail,
+    /// The place is the script's own, and nobody else closes it.
+    pub own: Option<Jail>,
+}
+
+impl Script {
+    /// `sessions` is where the job's sessions live.
+    pub async fn prepare(job: &Job, path: PathBuf, sessions: &Jail) -> anyhow::Result<Self> {
+        if !job.contract.session.jail {
+            return Ok(Self { path, jail: sessions.clone(), own: None });
+        }
+        // The site's own script: it may see what the site has mounted.
+        let jail = session::establish(job, None, true).await?;
+        Ok(Self { path, jail: jail.clone(), own: Some(jail) })
+    }
+
+    /// Runs the script and tells how it ended; the job goes on whatever that was.
+    pub async fn run(&self) -> Infallible {
+        tracing::info!(script = %self.path.display(), "running the customization script");
+        match self.run_to_end().await {
+            Ok(status) if status.success() => tracing::info!("the customization script has ended"),
+            Ok(status) => tracing::warn!(%status, "the customization script failed"),
+            Err(error) => {
+                tracing::warn!(
+                    "the customization script failed: {}",
+                    crate::telemetry::chain(error.as_ref())
+                );
+            }
+        }
+        pending().await
+    }
+
+    async fn run_to_end(&self) -> anyhow::Result<std::process::ExitStatus> {
+        let (jail, command) = (self.jail.clone(), command(&self.path));
+        let (mut child, output) = blocking(move || start(&jail, command)).await?;
+        // Ends when the last process that writes to it has ended.
+        tokio::task::spawn_blocking(move || log(output));
+        Ok(child.wait().await?)
+    }
+}
+
+fn start(jail: &Jail, command: Vec<u8>) -> anyhow::Result<(Child, PipeReader)> {
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let stdio = Stdio3::Pipes {
+        stdin: std::fs::File::open("/dev/null").context("cannot open /dev/null")?.into(),
+        stdout: writer.try_clone().context("cannot make a pipe")?.into(),
+        stderr: writer.into(),
+    };
+    let spawn = Spawn { program: Program::Command(command), env: Vec::new(), stdio };
+    Ok((jail.spawn(spawn)?, reader))
+}
+
+fn log(mut output: PipeReader) {
+    let mut lines = Lines::default();
+    let mut tell = |line: &str| tracing::info!("script: {line}");
+    // A broken pipe is an end too.
+    while lines.read_from(&mut output, &mut tell).unwrap_or(false) {}
+    lines.flush(&mut tell);
+}
+
+/// The shell's command that becomes the script.
+fn command(path: &Path) -> Vec<u8> {
+    let quoted = path.as_os_str().as_encoded_bytes().split(|byte| *byte == b'\'');
+    let quoted = quoted.collect::<Vec<_>>().join(&b"'\\''"[..]);
+    [b"exec '", &quoted[..], b"'"].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_path_is_one_word() {
+        assert_eq!(command(Path::new("/opt/a b")), b"exec '/opt/a b'");
+        assert_eq!(command(Path::new("/it's")), b"exec '/it'\\''s'");
+    }
+}
