@@ -44,6 +44,18 @@ pub struct Args {
     #[arg(long)]
     accept_visible_secrets: bool,
 
+    /// The values of a recipe's templates, in JSON or YAML
+    #[arg(long, value_name = "FILE", default_value = files::TEMPLATE_DICTIONARY)]
+    template_dictionary: PathBuf,
+
+    /// Keys that packages of a recipe may be signed with: every file in there
+    #[arg(long, value_name = "DIR", default_value = files::SIGNING_KEYS)]
+    signing_keys: PathBuf,
+
+    /// Where the package of the site's CA certificate is made
+    #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
+    ca_rpm_dir: PathBuf,
+
     /// Serve /healthz, /readyz and /metrics there
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
@@ -72,6 +84,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         workspace: args.workspace,
         engine: args.engine,
         accept_visible_secrets: args.accept_visible_secrets,
+        template_dictionary: args.template_dictionary,
+        signing_keys: args.signing_keys,
+        ca_rpm: args.ca_rpm_dir,
+        home: std::env::home_dir(),
     };
     let outcome = job::run(contract, options, board, stop).await?;
     println!("{}", outcome.result);

@@ -15,7 +15,8 @@ use crate::standalone::{self, Config, Keys, S3Choice};
 /// Serve the IMS API and an object store, and run jobs, on this machine alone
 ///
 /// The keys of the store come from S3_ACCESS_KEY and S3_SECRET_KEY. Without them the embedded store
-/// makes a pair at its first start and says where it is kept.
+/// makes a pair at its first start and says where it is kept. The file that CA_CERT names is the CA
+/// certificate that jobs put into images.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of the records, objects and jobs; made if missing
@@ -61,6 +62,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         ims_listen: args.ims_listen,
         s3,
         token,
+        ca_cert: super::env_var(vars::CA_CERT.name)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         agent_binary: std::env::current_exe().context("cannot find this program's own file")?,
     };
     standalone::run(config, super::shutdown_token()?).await?;

@@ -16,13 +16,7 @@ pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {
     };
     let oauth = OAuthConfig::load(&access.oauth_dir, overrides)
         .context("cannot read the OAuth credentials")?;
-    // A machine without a gateway has no CA file at the default place; one that was asked for by
-    // name must be there.
-    let trust = if access.ca_cert_is_explicit || access.ca_cert.exists() {
-        Trust::CaFile(access.ca_cert.clone())
-    } else {
-        Trust::System
-    };
+    let trust = gateway_trust(access);
     let policy = Policy::default();
     ims::Client::new(ims::Config {
         base: access.url.clone(),
@@ -32,6 +26,17 @@ pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {
         policy: Policy { deadline: policy.deadline.min(access.timeout), ..policy },
     })
     .context("cannot set up the IMS client")
+}
+
+/// Whether this site has a CA: a machine without a gateway has no file at the default place; one
+/// that was asked for by name must be there.
+pub fn has_ca(access: &ImsAccess) -> bool {
+    access.ca_cert_is_explicit || access.ca_cert.exists()
+}
+
+/// Whom to trust as the gateway, and as whatever else the site's CA has signed.
+pub fn gateway_trust(access: &ImsAccess) -> Trust {
+    if has_ca(access) { Trust::CaFile(access.ca_cert.clone()) } else { Trust::System }
 }
 
 /// A client of the store that `access` names. `timeout` is the longest silence of the store.

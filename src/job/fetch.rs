@@ -1,4 +1,4 @@
-//! Where the job's image comes from, and how it gets to the job's directory.
+//! Where the job's image or recipe comes from, and how it gets to the job's directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +17,22 @@ use crate::telemetry::progress::{Meter, Unit};
 
 /// Downloads the image of the job to `path`, verified.
 pub(super) async fn image(job: &Job, store: &Store, path: &Path) -> anyhow::Result<Downloaded> {
+    fetch(job, store, path, What::Image).await.context("cannot fetch the image")
+}
+
+/// Downloads the archive of the job's recipe to `path`, verified.
+pub(super) async fn recipe(job: &Job, store: &Store, path: &Path) -> anyhow::Result<Downloaded> {
+    fetch(job, store, path, What::Recipe).await.context("cannot fetch the recipe")
+}
+
+/// What a job works on.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Image,
+    Recipe,
+}
+
+async fn fetch(job: &Job, store: &Store, path: &Path, what: What) -> anyhow::Result<Downloaded> {
     let lookup = Lookup {
         ims: job.reporter.ims.clone(),
         store: store.clone(),
@@ -26,37 +42,42 @@ pub(super) async fn image(job: &Job, store: &Store, path: &Path) -> anyhow::Resu
     let mut options = get::Options { md5: job.contract.download.md5.clone(), ..Default::default() };
     let given = job.contract.download.url.clone();
     if given.is_none() {
-        let rootfs = lookup.rootfs().await.context("cannot find out which image to fetch")?;
-        options.md5 = options.md5.or(Some(rootfs.md5));
-        options.etag = Some(rootfs.link.etag).filter(|etag| !etag.is_empty());
+        let found = lookup.object(what).await.context("cannot find out what to fetch")?;
+        options.md5 = options.md5.or(found.md5);
+        options.etag = Some(found.link.etag).filter(|etag| !etag.is_empty());
     }
-    let source = Arc::new(JobImage { given: given.into(), lookup });
+    let source = Arc::new(JobSource { given: given.into(), what, lookup });
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     job.reporter.board.watch(&meter);
-    get::to_file(store.http(), source, path, &options, &meter, &job.reporter.stop)
-        .await
-        .context("cannot fetch the image")
+    Ok(get::to_file(store.http(), source, path, &options, &meter, &job.reporter.stop).await?)
 }
 
 /// The presigned URL that the pod was given, for as long as it works; then one of our own.
-struct JobImage {
+struct JobSource {
     given: std::sync::Mutex<Option<Url>>,
+    what: What,
     lookup: Lookup,
 }
 
 #[async_trait]
-impl Source for JobImage {
+impl Source for JobSource {
     async fn url(&self) -> Result<Url, SourceError> {
         // Asked again means refused: the given URL is used once.
         let given = self.given.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         match given {
             Some(url) => Ok(url),
-            None => Ok(self.lookup.url().await?),
+            None => Ok(self.lookup.url(self.what).await?),
         }
     }
 }
 
-/// Finds the image in the records: job, artifact, manifest, root file system.
+/// Where an object lies, and what is known of it.
+struct Found {
+    link: ims::Link,
+    md5: Option<String>,
+}
+
+/// Finds the object in the records: job, image, manifest, root file system; or job, recipe.
 pub(super) struct Lookup {
     pub ims: ims::Client,
     pub store: Store,
@@ -65,10 +86,27 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
-    async fn url(&self) -> anyhow::Result<Url> {
-        let rootfs = self.rootfs().await?;
-        let object: Object = rootfs.link.path.parse()?;
+    async fn url(&self, what: What) -> anyhow::Result<Url> {
+        let object: Object = self.object(what).await?.link.path.parse()?;
         Ok(self.store.presign_get(&object).await?)
+    }
+
+    async fn object(&self, what: What) -> anyhow::Result<Found> {
+        match what {
+            What::Image => {
+                let rootfs = self.rootfs().await?;
+                Ok(Found { link: rootfs.link, md5: Some(rootfs.md5) })
+            }
+            What::Recipe => Ok(Found { link: self.recipe().await?, md5: None }),
+        }
+    }
+
+    /// The archive of the recipe that the job builds.
+    async fn recipe(&self) -> anyhow::Result<ims::Link> {
+        let job = self.ims.job(&self.job_id, &self.stop).await?;
+        let recipe = self.ims.recipe(&job.artifact_id, &self.stop).await?;
+        let none = || format!("recipe {} has no archive linked to it", recipe.id);
+        recipe.link.with_context(none)
     }
 
     /// The root file system of the image that the job customizes.

@@ -4,6 +4,7 @@
 
 mod base;
 pub mod connect;
+mod create;
 mod customize;
 mod fetch;
 mod listen;
@@ -39,6 +40,14 @@ pub struct Options {
     pub engine: Engine,
     /// Let sessions in the agent's own container see mounted secrets that cannot be hidden.
     pub accept_visible_secrets: bool,
+    /// The values of a recipe's templates.
+    pub template_dictionary: PathBuf,
+    /// Every file in it is a key that packages of a recipe may be signed with.
+    pub signing_keys: PathBuf,
+    /// Where the package of the CA certificate is made.
+    pub ca_rpm: PathBuf,
+    /// The home directory, where a site may have configured kiwi.
+    pub home: Option<PathBuf>,
 }
 
 /// A job on its way.
@@ -68,7 +77,7 @@ pub async fn run(
     let work = async move {
         match job.contract.action {
             Action::Customize => customize::run(&job).await,
-            Action::Create => anyhow::bail!("create jobs are not supported by this version"),
+            Action::Create => create::run(&job).await,
         }
     };
     Ok(reporter.conclude(work).await)

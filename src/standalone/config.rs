@@ -20,6 +20,8 @@ pub struct Config {
     /// What IMS clients must send as `Authorization: Bearer`. Needed when anything listens on an
     /// address that is not loopback.
     pub token: Option<SecretString>,
+    /// The site's CA certificate, which jobs put into images.
+    pub ca_cert: Option<PathBuf>,
     /// The program started as `PROGRAM run ...` for each job: normally this very executable.
     pub agent_binary: PathBuf,
 }

@@ -110,6 +110,7 @@ impl Server {
                 s3: store.endpoint.clone(),
                 keys: store.keys,
                 trust: store.trust,
+                ca_cert: config.ca_cert,
             },
         })?;
         launcher.recover().await?;

@@ -54,6 +54,20 @@ impl Layout {
         self.agent().join("upper")
     }
 
+    /// Where kiwi builds.
+    pub fn build(&self) -> PathBuf {
+        self.parent.join("build")
+    }
+
+    /// The downloaded recipe.
+    pub fn recipe_archive(&self) -> PathBuf {
+        self.agent().join("recipe.archive")
+    }
+
+    pub(super) fn build_record(&self) -> PathBuf {
+        self.agent().join("build.json")
+    }
+
     pub(super) fn work(&self) -> PathBuf {
         self.agent().join("work")
     }

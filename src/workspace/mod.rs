@@ -2,6 +2,7 @@
 //!
 //! Called by `job` and `cli`. Everything here blocks and has no tokio in it.
 
+mod build;
 mod error;
 mod insert;
 mod kiwi;
@@ -19,8 +20,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
+pub use build::BuildDirectory;
 pub use error::Error;
-pub use insert::{Inserted, remove_stale_signals};
+pub use insert::{Inserted, put_in_ca, remove_stale_signals};
 pub use kiwi::close_kiwi_directory;
 pub use layout::Layout;
 pub use open::{Options, open, reopen};

@@ -214,7 +214,7 @@ fn ensure_same_job(
 }
 
 /// Two agents in one directory would each take the other's files for its own.
-fn lock(layout: &Layout) -> Result<Flock<File>, Error> {
+pub(super) fn lock(layout: &Layout) -> Result<Flock<File>, Error> {
     let path = layout.lock();
     let file = File::create(&path).map_err(|source| Error::io("make", path, source))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
@@ -243,7 +243,7 @@ pub(super) fn image_id(image: &Path, md5: &str) -> Result<ImageId, Error> {
 }
 
 /// A killed agent whose mount namespace lives on leaves its mounts; they are made anew.
-fn unmount_leftovers(layout: &Layout) -> Result<(), Error> {
+pub(super) fn unmount_leftovers(layout: &Layout) -> Result<(), Error> {
     for path in [layout.root(), layout.lower()] {
         if !path.exists() {
             continue;
@@ -260,7 +260,7 @@ fn unmount_leftovers(layout: &Layout) -> Result<(), Error> {
 }
 
 /// A directory that nobody wrote down as ours is not ours to overlay or overwrite.
-fn ensure_empty(root: &Path) -> Result<(), Error> {
+pub(super) fn ensure_empty(root: &Path) -> Result<(), Error> {
     match std::fs::read_dir(root).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::RootNotEmpty { root: root.into() }),

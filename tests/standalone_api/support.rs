@@ -36,6 +36,7 @@ pub fn config(data: &Path, agent: &Path) -> Config {
         ims_listen: loopback(),
         s3: S3Choice::Embedded { listen: loopback(), keys: Some(keys) },
         token: None,
+        ca_cert: None,
         agent_binary: agent.into(),
     }
 }

@@ -1,6 +1,7 @@
-//! The directory of a job: `mnt/` (what it sees as /mnt/image), `authorized_keys`, `log` (its
-//! stderr), `result.json` (its stdout), `process.json`.
+//! The directory of a job: `mnt/` (what it sees as /mnt/image), `authorized_keys`,
+//! `template_dictionary`, `ca-rpm/`, `log` (its stderr), `result.json` (its stdout), `process.json`.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -19,12 +20,13 @@ impl Directory {
     }
 
     /// Makes the directory with what the agent needs to find in it.
-    pub fn create(&self, public_key: &str) -> io::Result<()> {
+    pub fn create(&self, public_key: &str, values: &BTreeMap<String, String>) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         // As the root of a volume in a pod: everyone may pass, sessions look around in it.
         DirBuilder::new().mode(0o755).create(self.mnt())?;
         let mut keys = private(&self.authorized_keys())?;
         writeln!(keys, "{}", public_key.trim_end())?;
+        serde_json::to_writer(private(&self.template_dictionary())?, values)?;
         Ok(())
     }
 
@@ -34,6 +36,14 @@ impl Directory {
 
     pub fn authorized_keys(&self) -> PathBuf {
         self.path.join("authorized_keys")
+    }
+
+    pub fn template_dictionary(&self) -> PathBuf {
+        self.path.join("template_dictionary")
+    }
+
+    pub fn ca_rpm(&self) -> PathBuf {
+        self.path.join("ca-rpm")
     }
 
     pub fn log(&self) -> PathBuf {

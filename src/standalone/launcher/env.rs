@@ -1,5 +1,8 @@
 //! The environment of a job, as an IMS pod would have it (contract section 2).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
@@ -21,6 +24,8 @@ pub struct Services {
     pub s3: Url,
     pub keys: Keys,
     pub trust: Trust,
+    /// The site's CA certificate, which jobs put into images.
+    pub ca_cert: Option<PathBuf>,
 }
 
 /// What a job downloads at its start.
@@ -29,6 +34,8 @@ pub struct Download {
     pub url: Url,
     /// Hex; empty: not checked.
     pub md5: String,
+    /// What the templates of a recipe are filled in with.
+    pub values: BTreeMap<String, String>,
 }
 
 /// Names and values; nothing else is in the child's environment.
@@ -64,6 +71,9 @@ pub fn variables(job: &Job, services: &Services, download: &Download) -> Vec<(St
         (vars::S3_BUCKET.name, "boot-images".to_owned()),
         (vars::S3_SSL_VALIDATE.name, trust),
     ];
+    if let Some(path) = &services.ca_cert {
+        variables.push((vars::CA_CERT.name, path.display().to_string()));
+    }
     if let Some(token) = &services.token {
         let endpoint = format!("{}/oauth/token", services.ims.as_str().trim_end_matches('/'));
         variables.extend([

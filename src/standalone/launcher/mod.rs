@@ -227,11 +227,15 @@ impl Inner {
     ) -> Result<Child, Error> {
         let directory = self.directory(job.id);
         let failed = |source| Error::Directory { job: job.id, source };
-        directory.create(public_key).map_err(failed)?;
+        directory.create(public_key, &download.values).map_err(failed)?;
         let inherited = port.listener.as_raw_fd();
         let mut command = Command::new(&self.setup.agent_binary);
         command
-            .args(["run", "--ssh-listen", &format!("fd://{inherited}"), "--authorized-keys"])
+            .args(["run", "--ssh-listen", &format!("fd://{inherited}"), "--template-dictionary"])
+            .arg(directory.template_dictionary())
+            .arg("--ca-rpm-dir")
+            .arg(directory.ca_rpm())
+            .arg("--authorized-keys")
             .arg(directory.authorized_keys())
             .env_clear()
             .envs(env::variables(job, &self.setup.services, download))

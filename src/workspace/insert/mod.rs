@@ -55,10 +55,8 @@ impl Inserted {
                 record: Record::default(),
             },
         };
+        put_in_ca(root, ca_cert)?;
         let dir = Dir::open(root).map_err(|source| Error::io("open", root, source))?;
-        ca::copy(&dir, ca_cert).map_err(|source| {
-            Error::io("copy CA certificates to", root.join("etc/cray/ca"), source)
-        })?;
         inserted.put_in_tmp(&dir)?;
         inserted.put_in_resolv(&dir, resolv_conf)?;
         Ok(inserted)
@@ -124,6 +122,13 @@ impl Inserted {
         write_durably(&self.record_path, &text)
             .map_err(|source| Error::io("write", &self.record_path, source))
     }
+}
+
+/// Copies the site's CA certificates into an image root, where they stay (contract section 4.1).
+pub fn put_in_ca(root: &Path, ca_cert: &Path) -> Result<(), Error> {
+    Dir::open(root)
+        .and_then(|dir| ca::copy(&dir, ca_cert))
+        .map_err(|source| Error::io("copy CA certificates to", root.join("etc/cray/ca"), source))
 }
 
 fn record_path(agent: &Path) -> PathBuf {

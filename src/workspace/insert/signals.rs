@@ -23,7 +23,8 @@ pub(super) struct Tmp {
     names: Vec<u8>,
 }
 
-/// Removes signal files that an earlier session or an image packed by others brought along.
+/// Removes signal files that an earlier session or an image packed by others brought along. The
+/// image root need not be there yet.
 pub fn remove_stale_signals(parent: &Path, root: &Path) -> Result<(), Error> {
     for name in [COMPLETE, FAILED, BUILD_FAILED] {
         let path = parent.join(name);
@@ -33,6 +34,9 @@ pub fn remove_stale_signals(parent: &Path, root: &Path) -> Result<(), Error> {
         }
     }
     let remove = || {
+        if !root.is_dir() {
+            return Ok(());
+        }
         let Some(tmp) = open_tmp(&Dir::open(root)?)? else { return Ok(()) };
         let time = tmp.time()?;
         if remove_signals(&tmp)? {

@@ -104,7 +104,8 @@ async fn image(app: &App, new: &New) -> Result<Source> {
     if app.objects.head(&rootfs.object).await?.is_none() {
         return Err(Problem::bad_request(format!("There is no object {}.", rootfs.object)));
     }
-    let download = Download { url: app.objects.presign(&rootfs.object).await?, md5: rootfs.md5 };
+    let url = app.objects.presign(&rootfs.object).await?;
+    let download = Download { url, md5: rootfs.md5, values: BTreeMap::new() };
     Ok(Source { download, arch: image.arch, require_dkms: true })
 }
 
@@ -122,7 +123,9 @@ async fn recipe(app: &App, new: &New) -> Result<Source> {
     let head = app.objects.head(&object).await?;
     let head = head.ok_or_else(|| Problem::bad_request(format!("There is no object {object}.")))?;
     let md5 = head.metadata.get("md5sum").cloned().unwrap_or_default();
-    let download = Download { url: app.objects.presign(&object).await?, md5 };
+    let values = recipe.template_dictionary.into_iter().map(|pair| (pair.key, pair.value));
+    let url = app.objects.presign(&object).await?;
+    let download = Download { url, md5, values: values.collect() };
     Ok(Source { download, arch: recipe.arch, require_dkms: recipe.require_dkms })
 }
 
