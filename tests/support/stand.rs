@@ -38,10 +38,16 @@ pub struct Stand {
     ims_port: u16,
     s3_port: u16,
     objects: Objects,
+    vars: Vec<(&'static str, String)>,
 }
 
 impl Stand {
     pub async fn start(objects: Objects) -> Self {
+        Self::start_with(objects, Vec::new()).await
+    }
+
+    /// With more variables in the server's environment.
+    pub async fn start_with(objects: Objects, vars: Vec<(&'static str, String)>) -> Self {
         let dir = tempfile::Builder::new().prefix("ims-stand").tempdir().unwrap();
         let (ims_port, s3_port) = (free_port(), free_port());
         let s3 = match objects {
@@ -64,6 +70,7 @@ impl Stand {
             ims_port,
             s3_port,
             objects,
+            vars,
         };
         stand.restart().await;
         stand
@@ -81,7 +88,8 @@ impl Stand {
             .args(["--ims-listen", &format!("127.0.0.1:{}", self.ims_port)])
             .env("S3_ACCESS_KEY", &self.s3.access_key)
             .env("S3_SECRET_KEY", self.s3.secret_key.expose_secret())
-            .env("LOG_LEVEL", "DEBUG");
+            .env("LOG_LEVEL", "DEBUG")
+            .envs(self.vars.iter().cloned());
         match self.objects {
             Objects::Embedded => {
                 command.args(["--s3-listen", &format!("127.0.0.1:{}", self.s3_port)])
@@ -133,16 +141,14 @@ impl Stand {
     }
 
     pub async fn put(&self, key: &str, path: &Path) -> s3::Uploaded {
+        self.put_to(&Object::new("boot-images", key), path).await
+    }
+
+    pub async fn put_to(&self, object: &Object, path: &Path) -> s3::Uploaded {
         let file = std::fs::File::open(path).unwrap();
         let meter = ims_job_agent::telemetry::progress::Meter::hidden();
         self.store
-            .put_file(
-                &Object::new("boot-images", key),
-                file,
-                &s3::put::Options::default(),
-                &meter,
-                &CancellationToken::new(),
-            )
+            .put_file(object, file, &s3::put::Options::default(), &meter, &CancellationToken::new())
             .await
             .unwrap()
     }
@@ -179,6 +185,39 @@ impl Stand {
             )
             .await;
         Job { stand: self, id: ims::id(&record), port: ssh_port(&record) }
+    }
+
+    /// Registers an archive as a recipe, as the procedures of IMS do.
+    pub async fn recipe(&self, archive: &Path, values: &[(&str, &str)]) -> String {
+        let pair = |(key, value): &(&str, &str)| json!({"key": key, "value": value});
+        let values: Vec<_> = values.iter().map(pair).collect();
+        let record = json!({
+            "name": "recipe",
+            "recipe_type": "kiwi-ng",
+            "linux_distribution": "sles15",
+            "template_dictionary": values,
+        });
+        let id = ims::id(&self.ims.post("v3/recipes", record).await);
+        let object = Object::new("ims", format!("recipes/{id}/recipe.tar.gz"));
+        let uploaded = self.put_to(&object, archive).await;
+        let link = json!({"path": object.to_string(), "etag": uploaded.etag, "type": "s3"});
+        self.ims.patch(&format!("v3/recipes/{id}"), json!({"link": link})).await;
+        id
+    }
+
+    /// Posts a create job for `recipe`; without `debug` it has no SSH server, and its port is 0.
+    pub async fn create(&self, recipe: &str, debug: bool) -> Job<'_> {
+        let key = self.ims.add_public_key(&self.key.public).await;
+        let job = json!({
+            "job_type": "create",
+            "artifact_id": recipe,
+            "public_key_id": key,
+            "image_root_archive_name": "created",
+            "enable_debug": debug,
+        });
+        let record = self.ims.post("v3/jobs", job).await;
+        let port = if debug { ssh_port(&record) } else { 0 };
+        Job { stand: self, id: ims::id(&record), port }
     }
 }
 
