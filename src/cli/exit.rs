@@ -32,8 +32,12 @@ pub const ALL: &[Exit] = &[SUCCESS, FAILURE, USAGE, GAVE_UP, NOT_TOLD, TERMINATE
 impl Exit {
     /// The exit code of a job.
     pub fn of_job(outcome: &Outcome) -> Self {
-        match outcome.end {
-            _ if !outcome.told => NOT_TOLD,
+        if outcome.told { Self::of_end(outcome.end) } else { NOT_TOLD }
+    }
+
+    /// The exit code of a part of a job.
+    pub fn of_end(end: End) -> Self {
+        match end {
             End::Success => SUCCESS,
             End::GaveUp => GAVE_UP,
             End::Terminated => TERMINATED,

@@ -7,6 +7,7 @@ mod connect;
 mod data;
 mod diff;
 mod docs;
+mod entry_points;
 mod exit;
 mod image;
 mod ls;
@@ -15,8 +16,10 @@ mod package;
 mod recipe;
 mod records;
 mod run;
+mod sessions;
 mod squash;
 mod standalone;
+mod step;
 mod unsquash;
 
 use std::process::ExitCode;
@@ -27,7 +30,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::exit::Exit;
-use crate::contract::{log_level as log_level_of, vars};
+use crate::contract::{Session, log_level as log_level_of, vars};
+use crate::job::Listen;
 use crate::os::{cgroup, hardening};
 use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
@@ -47,6 +51,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Sessions(sessions::Args),
+    #[command(subcommand)]
+    Step(step::Step),
     Package(package::Args),
     Standalone(standalone::Args),
     Image(image::Args),
@@ -62,10 +69,12 @@ enum Command {
 
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(entry_points::arguments(std::env::args_os()));
     logs::init(cli.log_format, log_level());
     let result = match cli.command {
         Command::Run(args) => block_on(run::run(args)),
+        Command::Sessions(args) => block_on(sessions::run(args)),
+        Command::Step(step) => block_on(step::run(step)),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Image(args) => block_on(image::run(args)),
@@ -120,6 +129,11 @@ fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> an
 /// For commands that hold secrets: nobody may read this process's memory or environment.
 fn keep_secrets() -> anyhow::Result<()> {
     hardening::make_undumpable().context("cannot protect this process's memory")
+}
+
+/// Where the SSH server of a job listens.
+fn ssh_listen(asked: Option<Listen>, session: &Session) -> Listen {
+    asked.or(session.sshd_listen.map(Listen::Address)).unwrap_or_default()
 }
 
 /// A variable of the environment; one that is not UTF-8 is shown as such, so that it is a fault of

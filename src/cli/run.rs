@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
 use crate::contract::{JobContract, files};
-use crate::job::{self, Listen, Options};
+use crate::job::{self, Listen, Options, Sessions};
 use crate::squashfs::Engine;
 use crate::telemetry::chain;
 use crate::telemetry::status::{self, Board};
@@ -22,8 +22,20 @@ use crate::workspace;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the SSH server listens; fd://N takes over a listening socket
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:22")]
-    ssh_listen: Listen,
+    /// [default: as SSHD_OPTIONS says, else 0.0.0.0:22]
+    #[arg(long, value_name = "ADDR:PORT")]
+    ssh_listen: Option<Listen>,
+
+    /// Who serves the sessions: this container, or one that runs `ims-job-agent sessions` in the
+    /// same pod
+    ///
+    /// With `separate` the image is unpacked: the other container would not see a mount.
+    #[arg(long, value_name = "WHERE", default_value = "here")]
+    sessions: Sessions,
+
+    /// The job's directory [default: IMAGE_ROOT_PARENT]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
 
     /// The user's public keys
     #[arg(long, value_name = "FILE", default_value = files::AUTHORIZED_KEYS)]
@@ -63,13 +75,16 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
-    let contract = match JobContract::from_vars(super::env_var) {
+    let mut contract = match JobContract::from_vars(super::env_var) {
         Ok(contract) => contract,
         Err(faults) => {
             tracing::error!("{faults}");
             return Ok(exit::USAGE);
         }
     };
+    if let Some(directory) = args.directory {
+        contract.image_root_parent = directory;
+    }
     let stop = super::shutdown_token()?;
     let board = Board::new(contract.job_id.to_string());
     if let Some(address) = args.status_listen {
@@ -79,9 +94,13 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         }
     }
     let options = Options {
-        ssh_listen: args.ssh_listen,
+        ssh_listen: super::ssh_listen(args.ssh_listen, &contract.session),
+        sessions: args.sessions,
         authorized_keys: args.authorized_keys,
-        workspace: args.workspace,
+        workspace: match (args.workspace, args.sessions) {
+            (workspace::Mode::Auto, Sessions::Separate) => workspace::Mode::Unpack,
+            (mode, _) => mode,
+        },
         engine: args.engine,
         accept_visible_secrets: args.accept_visible_secrets,
         template_dictionary: args.template_dictionary,
@@ -94,7 +113,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::of_job(&outcome))
 }
 
-async fn serve_status(
+pub(super) async fn serve_status(
     address: SocketAddr,
     board: Board,
     stop: CancellationToken,

@@ -6,6 +6,14 @@ pub const COMPLETE: &str = "complete";
 pub const FAILED: &str = "failed";
 /// Made by the build step of a create job: the build failed.
 pub const BUILD_FAILED: &str = "build_failed";
+/// Made by the agent of a pod in which another container serves the sessions: it may begin.
+pub const READY: &str = "ready";
+/// Made by the container that serves the sessions: all of them have ended.
+pub const EXITING: &str = "exiting";
+/// Made by either container: the pod cannot do its job any more. What is in it says why.
+pub const POD_ERROR: &str = "pod_error";
+/// Where the agent leaves the user's public keys for the container that serves the sessions.
+pub const SHARED_AUTHORIZED_KEYS: &str = "/etc/cray/ims/authorized_keys";
 /// The user's public keys, mounted by the pod.
 pub const AUTHORIZED_KEYS: &str = "/etc/cray/authorized_keys";
 /// The values of a recipe's templates, mounted by the pod.

@@ -1,6 +1,7 @@
 //! The environment of a job as one checked value.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct Session {
     pub jail: bool,
     pub dkms: bool,
     pub customization_script: Option<PathBuf>,
+    /// Where sshd would listen by `SSHD_OPTIONS`.
+    pub sshd_listen: Option<SocketAddr>,
     pub remote_build_node: String,
 }
 
@@ -122,22 +125,13 @@ impl JobContract {
     pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut reader = Reader::new(lookup);
         let contract = Self::read(&mut reader);
-        match contract {
-            Some(contract) if reader.faults.is_empty() => Ok(contract),
-            _ => Err(Faults(reader.faults)),
-        }
+        reader.finish(contract)
     }
 
     /// `None` when a required value is missing or wrong; the reader then holds the reason.
     fn read<L: Fn(&str) -> Option<String>>(reader: &mut Reader<L>) -> Option<Self> {
-        let action = reader.required(&vars::IMS_ACTION, |text| match text {
-            "customize" => Ok(Action::Customize),
-            "create" => Ok(Action::Create),
-            _ => Err("is neither customize nor create".into()),
-        });
-        let job_id = reader.required(&vars::IMS_JOB_ID, |text| {
-            Uuid::parse_str(text).map_err(|_| "is not a UUID".into())
-        });
+        let action = reader.action();
+        let job_id = reader.job_id();
         let ims = reader.ims();
         let s3 = reader.s3();
         let image = reader.image();
@@ -145,8 +139,7 @@ impl JobContract {
             url: reader.optional(&vars::DOWNLOAD_URL, values::http_url),
             md5: reader.optional(&vars::DOWNLOAD_MD5SUM, values::md5_hex),
         };
-        let image_root_parent =
-            reader.optional(&vars::IMAGE_ROOT_PARENT, absolute).unwrap_or("/mnt/image".into());
+        let image_root_parent = reader.image_root_parent();
         let recipe = reader.recipe(&image_root_parent);
         let session = reader.session();
         let debug = reader.flag(&vars::ENABLE_DEBUG);
@@ -184,21 +177,44 @@ impl S3Access {
 }
 
 /// Reads variables one by one and collects what is wrong with them.
-struct Reader<L> {
+pub(super) struct Reader<L> {
     lookup: L,
     faults: Vec<String>,
 }
 
 impl<L: Fn(&str) -> Option<String>> Reader<L> {
-    fn new(lookup: L) -> Self {
+    pub(super) fn new(lookup: L) -> Self {
         Self { lookup, faults: Vec::new() }
     }
 
-    fn text(&self, var: &Var) -> Option<String> {
+    /// What was read, unless something is wrong.
+    pub(super) fn finish<T>(self, read: Option<T>) -> Result<T, Faults> {
+        read.filter(|_| self.faults.is_empty()).ok_or(Faults(self.faults))
+    }
+
+    pub(super) fn action(&mut self) -> Option<Action> {
+        self.required(&vars::IMS_ACTION, |text| match text {
+            "customize" => Ok(Action::Customize),
+            "create" => Ok(Action::Create),
+            _ => Err("is neither customize nor create".into()),
+        })
+    }
+
+    pub(super) fn job_id(&mut self) -> Option<Uuid> {
+        self.required(&vars::IMS_JOB_ID, |text| {
+            Uuid::parse_str(text).map_err(|_| "is not a UUID".into())
+        })
+    }
+
+    pub(super) fn image_root_parent(&mut self) -> PathBuf {
+        self.optional(&vars::IMAGE_ROOT_PARENT, absolute).unwrap_or("/mnt/image".into())
+    }
+
+    pub(super) fn text(&self, var: &Var) -> Option<String> {
         (self.lookup)(var.name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &mut self,
         var: &Var,
         parse: impl FnOnce(&str) -> Result<T, String>,
@@ -226,12 +242,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         self.optional(var, parse)
     }
 
-    fn flag(&mut self, var: &Var) -> bool {
+    pub(super) fn flag(&mut self, var: &Var) -> bool {
         self.optional(var, values::boolean).unwrap_or(false)
     }
 
     /// `None` with a fault recorded when a value is wrong.
-    fn ims(&mut self) -> Option<ImsAccess> {
+    pub(super) fn ims(&mut self) -> Option<ImsAccess> {
         let faults_before = self.faults.len();
         let url = self.optional(&vars::IMS_URL, values::http_url);
         let ca_cert = self.optional(&vars::CA_CERT, absolute);
@@ -273,16 +289,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             None if self.text(&vars::S3_HOST).is_some() => &vars::S3_HOST,
             _ => &vars::S3_ENDPOINT,
         };
-        let trust_var = match self.text(&vars::S3_SSL_VALIDATE) {
-            None => &vars::S3_SSL_VERIFY,
-            Some(_) => &vars::S3_SSL_VALIDATE,
-        };
         let endpoint = self.required(endpoint_var, values::http_url);
         let access_key = self.required(&vars::S3_ACCESS_KEY, |text| Ok(text.to_owned()));
         let secret_key = self.required(&vars::S3_SECRET_KEY, |text| Ok(SecretString::from(text)));
         let bucket = self.text(&vars::S3_BUCKET).unwrap_or_else(|| "boot-images".into());
         let faults_before = self.faults.len();
-        let trust = self.optional(trust_var, values::s3_trust).unwrap_or_default();
+        let trust = self.s3_trust().unwrap_or_default();
         let trust = (self.faults.len() == faults_before).then_some(trust);
         Some(S3Access {
             endpoint: endpoint?,
@@ -293,15 +305,18 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         })
     }
 
+    /// `None` where nothing is said of it.
+    pub(super) fn s3_trust(&mut self) -> Option<Trust> {
+        let var = match self.text(&vars::S3_SSL_VALIDATE) {
+            None => &vars::S3_SSL_VERIFY,
+            Some(_) => &vars::S3_SSL_VALIDATE,
+        };
+        self.optional(var, values::s3_trust)
+    }
+
     fn image(&mut self) -> Option<ImageNames> {
         let name = self.required(&vars::IMAGE_ROOT_ARCHIVE_NAME, |text| Ok(text.to_owned()));
-        let arch = self
-            .optional(&vars::BUILD_ARCH, |text| match text {
-                "x86_64" => Ok(Arch::X86_64),
-                "aarch64" => Ok(Arch::Aarch64),
-                _ => Err("is neither x86_64 nor aarch64".into()),
-            })
-            .unwrap_or_default();
+        let arch = self.arch();
         let kernel = self.optional(&vars::KERNEL_FILENAME, values::boot_file);
         let initrd = self.optional(&vars::INITRD_FILENAME, values::boot_file);
         let parameters = self.optional(&vars::KERNEL_PARAMETERS_FILENAME, values::boot_file);
@@ -314,7 +329,16 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         })
     }
 
-    fn recipe(&mut self, image_root_parent: &Path) -> Recipe {
+    pub(super) fn arch(&mut self) -> Arch {
+        self.optional(&vars::BUILD_ARCH, |text| match text {
+            "x86_64" => Ok(Arch::X86_64),
+            "aarch64" => Ok(Arch::Aarch64),
+            _ => Err("is neither x86_64 nor aarch64".into()),
+        })
+        .unwrap_or_default()
+    }
+
+    pub(super) fn recipe(&mut self, image_root_parent: &Path) -> Recipe {
         let root = self.optional(&vars::RECIPE_ROOT_PARENT, absolute);
         let timeout = self.optional(&vars::TIMEOUT, values::seconds);
         Recipe {
@@ -323,10 +347,11 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         }
     }
 
-    fn session(&mut self) -> Session {
+    pub(super) fn session(&mut self) -> Session {
         Session {
             jail: self.flag(&vars::SSH_JAIL),
             dkms: self.flag(&vars::JOB_ENABLE_DKMS),
+            sshd_listen: self.optional(&vars::SSHD_OPTIONS, values::sshd_listen),
             customization_script: self.optional(&vars::CUSTOMIZATION_SCRIPT, absolute),
             remote_build_node: self.text(&vars::REMOTE_BUILD_NODE).unwrap_or_default(),
         }

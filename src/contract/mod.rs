@@ -6,6 +6,7 @@
 mod arch;
 pub mod files;
 mod job;
+mod pod;
 mod status;
 mod values;
 pub mod vars;
@@ -15,6 +16,7 @@ pub use job::{
     Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
     kernel_name,
 };
+pub use pod::{SessionContract, StepContract};
 pub use status::Status;
 pub use values::{log_level, s3_trust};
 

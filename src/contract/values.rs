@@ -1,5 +1,6 @@
 //! The forms in which values arrive: `True`/`False` text, URLs, UUIDs, hex. Pure parsers.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,6 +62,32 @@ pub fn s3_trust(text: &str) -> Result<Trust, String> {
     }
 }
 
+/// Where sshd would listen with the options of `SSHD_OPTIONS` (sshd(8): `-p`; sshd_config(5): `Port`,
+/// `ListenAddress`). The last one wins; options of which we know nothing say nothing.
+pub fn sshd_listen(text: &str) -> Result<SocketAddr, String> {
+    let mut listen = SocketAddr::from(([0, 0, 0, 0], 22));
+    let mut words = text.split_whitespace();
+    while let Some(word) = words.next() {
+        let Some(option) = word.strip_prefix('-') else { continue };
+        let (letter, attached) = option.split_at(option.len().min(1));
+        if !matches!(letter, "p" | "o") {
+            continue;
+        }
+        let value = if attached.is_empty() { words.next().unwrap_or_default() } else { attached };
+        let (name, value) = match letter {
+            "p" => ("port", value),
+            _ => value.split_once('=').unwrap_or_default(),
+        };
+        let unusable = || format!("has {value:?} for {name}");
+        match name.to_ascii_lowercase().as_str() {
+            "port" => listen.set_port(value.parse().map_err(|_| unusable())?),
+            "listenaddress" => listen = value.parse().map_err(|_| unusable())?,
+            _ => {}
+        }
+    }
+    Ok(listen)
+}
+
 /// The name of a file in `/boot`. A path below `/boot` is accepted, a way out of it is not.
 pub fn boot_file(text: &str) -> Result<String, String> {
     let stays_below = std::path::Path::new(text)
@@ -91,6 +118,20 @@ mod tests {
         assert_eq!(s3_trust("True"), Ok(Trust::System));
         assert_eq!(s3_trust("/etc/ca.crt"), Ok(Trust::CaFile("/etc/ca.crt".into())));
         assert!(s3_trust("ca.crt").is_err());
+    }
+
+    #[test]
+    fn sshd_listens_where_its_options_say() {
+        for (options, address) in [
+            ("-E /etc/cray/ims/sshd.log -f /etc/cray/ims/sshd_config", "0.0.0.0:22"),
+            ("-p 2222", "0.0.0.0:2222"),
+            ("-p2222 -D", "0.0.0.0:2222"),
+            ("-oPort=24 -f x", "0.0.0.0:24"),
+            ("-o ListenAddress=127.0.0.1:2222", "127.0.0.1:2222"),
+        ] {
+            assert_eq!(sshd_listen(options), Ok(address.parse().unwrap()), "{options}");
+        }
+        assert!(sshd_listen("-p many").is_err());
     }
 
     #[test]

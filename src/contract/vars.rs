@@ -56,6 +56,7 @@ vars! {
     IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds without an answer after which a request to IMS or the store has failed";
     LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING` or `ERROR`";
     CUSTOMIZATION_SCRIPT: "none", "script in the container that is run once the shell of a customize job is up; it may touch `complete` itself";
+    SSHD_OPTIONS: "none", "options that a pod template gives to sshd; `-p`, `-o Port=` and `-o ListenAddress=` say where the container of the sessions listens, the rest is ignored";
     REMOTE_BUILD_NODE: "none", "host of a remote build; passed on to the sessions";
 }
 

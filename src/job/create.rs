@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::listen::Bound;
+use super::entrance::Entrance;
 use super::package::{blocking, package_job};
 use super::{Job, connect, fetch, session};
 use crate::contract::{Status, files, vars};
@@ -17,7 +17,6 @@ use crate::recipe::repositories::{self, Patience};
 use crate::recipe::unpack::Limits;
 use crate::recipe::{description, kiwi, template, unpack};
 use crate::s3::Store;
-use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
@@ -32,16 +31,11 @@ const SECRETS: [&str; 5] = [
     vars::S3_SECRET_KEY.name,
 ];
 
-/// The way in for a look at a failed build (`ENABLE_DEBUG`).
-struct DebugShell {
-    bound: Bound,
-    authorized_keys: AuthorizedKeys,
-}
-
 /// Runs the job from the fetch to the published image.
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
-    let debug = debug_shell(job)?;
+    // The port and the keys are looked at before anything is done, as for customize.
+    let debug = job.contract.debug.then(|| Entrance::prepare(job)).transpose()?;
     job.reporter.enter(Status::FetchingRecipe).await?;
     let directory = blocking({
         let (contract, job_id) = (job.contract.clone(), job.contract.job_id.to_string());
@@ -62,20 +56,11 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     result
 }
 
-/// The port and the keys are looked at before anything is done, as for customize.
-fn debug_shell(job: &Job) -> anyhow::Result<Option<DebugShell>> {
-    if !job.contract.debug {
-        return Ok(None);
-    }
-    let bound = job.options.ssh_listen.bind()?;
-    Ok(Some(DebugShell { bound, authorized_keys: session::authorized_keys(job)? }))
-}
-
 async fn create(
     job: &Job,
     store: &Store,
     directory: &BuildDirectory,
-    debug: Option<DebugShell>,
+    debug: Option<Entrance>,
 ) -> anyhow::Result<Published> {
     let repositories = recipe(job, store, directory).await?;
 
@@ -185,13 +170,12 @@ fn build_failed(job: &Job) {
 async fn look_at(
     job: &Job,
     directory: &BuildDirectory,
-    debug: DebugShell,
+    debug: Entrance,
     why: &anyhow::Error,
 ) -> anyhow::Result<()> {
     let reason = chain(why.as_ref());
     tracing::warn!("a shell opens on the build root, because {reason}");
-    let (authorized_keys, host_keys) = (debug.authorized_keys, session::host_keys(job).await?);
-    let door = session::Door { authorized_keys, host_keys };
+    let entrance = debug.open(job).await?;
     let (root, agent) = (directory.root(), directory.layout().agent());
     let inserted = blocking({
         let (root, agent) = (root.clone(), agent.clone());
@@ -213,7 +197,7 @@ async fn look_at(
         purpose: format!("the build failed: {reason}"),
         script: None,
     };
-    let served = session::serve(job, &site, debug.bound, door).await;
+    let served = entrance.attend(job, &site).await;
     blocking(move || {
         let Some(mut inserted) = inserted else { return Ok(()) };
         mount::unmount_below(&root)?;

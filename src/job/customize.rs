@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::base::Base;
-use super::listen::Bound;
+use super::entrance::{Entrance, Open};
 use super::package::{blocking, package_job};
 use super::report::GaveUp;
 use super::{Job, connect, fetch, session};
@@ -24,17 +24,13 @@ use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
 /// Whatever fails after the user had access, the tree stays as it is for another try.
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
-    let bound = job.options.ssh_listen.bind()?;
-    let authorized_keys = session::authorized_keys(job)?;
+    let entrance = Entrance::prepare(job)?;
 
     job.reporter.enter(Status::FetchingImage).await?;
-    let (host_keys, opened) = tokio::join!(session::host_keys(job), open(job, &store));
+    let (entrance, opened) = tokio::join!(entrance.open(job), open(job, &store));
     let (mut workspace, base) = opened?;
-    let result = match host_keys {
-        Ok(host_keys) => {
-            let door = session::Door { authorized_keys, host_keys };
-            customize(job, &store, &workspace, base, bound, door).await
-        }
+    let result = match entrance {
+        Ok(entrance) => customize(job, &store, &workspace, base, entrance).await,
         Err(error) => Err(error),
     };
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
@@ -52,8 +48,7 @@ async fn customize(
     store: &Store,
     workspace: &Workspace,
     base: Base,
-    bound: Bound,
-    door: session::Door,
+    entrance: Open,
 ) -> anyhow::Result<Published> {
     let mut inserted = prepare(job, workspace).await?;
     let site = session::Site {
@@ -62,7 +57,7 @@ async fn customize(
         purpose: format!("the new image will be {:?}.", job.contract.image.name),
         script: job.contract.session.customization_script.clone(),
     };
-    let signal = session::serve(job, &site, bound, door).await;
+    let signal = entrance.attend(job, &site).await;
     let root = workspace.root();
     let cleaned = blocking(move || {
         // What an unjailed user mounted is seen by nobody any more, and must not be packed.
@@ -102,7 +97,7 @@ async fn prepare(job: &Job, workspace: &Workspace) -> anyhow::Result<Inserted> {
 async fn open(job: &Job, store: &Store) -> anyhow::Result<(Workspace, Base)> {
     let layout = Layout::new(&job.contract.image_root_parent);
     layout.make_agent_dir().with_context(|| format!("cannot use {}", layout.parent().display()))?;
-    let md5 = match left_image(job, &layout)? {
+    let md5 = match left_image(&job.contract.job_id.to_string(), &layout)? {
         Some(state) => {
             tracing::info!("the image was fetched by an earlier run of this job");
             state.image.md5
@@ -146,11 +141,11 @@ fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
 
 /// The state of an earlier run of this job that got as far as letting the user in. Nothing may be
 /// fetched over what another job has left, nor over the base of changes that a user has made.
-fn left_image(job: &Job, layout: &Layout) -> anyhow::Result<Option<State>> {
+pub(super) fn left_image(job_id: &str, layout: &Layout) -> anyhow::Result<Option<State>> {
     let Some(state) = State::load(layout)? else { return Ok(None) };
     let agent = layout.agent();
     anyhow::ensure!(
-        state.job_id == job.contract.job_id.to_string(),
+        state.job_id == job_id,
         "{} holds the work of job {}: give this job a directory of its own, or remove that one",
         agent.display(),
         state.job_id

@@ -17,6 +17,13 @@ pub enum Listen {
     Inherited(RawFd),
 }
 
+impl Default for Listen {
+    /// The port of SSH, on every address.
+    fn default() -> Self {
+        Self::Address(SocketAddr::from(([0, 0, 0, 0], 22)))
+    }
+}
+
 /// The port is ours; nobody can connect yet.
 pub(super) enum Bound {
     Socket(TcpSocket, SocketAddr),

@@ -6,9 +6,11 @@ mod base;
 pub mod connect;
 mod create;
 mod customize;
+mod entrance;
 mod fetch;
 mod listen;
 mod package;
+mod pod;
 mod repackage;
 mod report;
 mod script;
@@ -27,6 +29,7 @@ use crate::telemetry::status::Board;
 use crate::workspace;
 
 pub use listen::Listen;
+pub use pod::{SessionServer, fetch_image, serve_sessions};
 pub use repackage::{Repackaging, repackage};
 use report::Reporter;
 pub use report::{End, Outcome};
@@ -35,6 +38,7 @@ pub use report::{End, Outcome};
 #[derive(Debug)]
 pub struct Options {
     pub ssh_listen: Listen,
+    pub sessions: Sessions,
     pub authorized_keys: PathBuf,
     pub workspace: workspace::Mode,
     pub engine: Engine,
@@ -48,6 +52,16 @@ pub struct Options {
     pub ca_rpm: PathBuf,
     /// The home directory, where a site may have configured kiwi.
     pub home: Option<PathBuf>,
+}
+
+/// Which container serves the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Sessions {
+    /// This one.
+    #[default]
+    Here,
+    /// One that runs `ims-job-agent sessions` in the same pod.
+    Separate,
 }
 
 /// A job on its way.
@@ -73,6 +87,8 @@ pub async fn run(
     if std::process::id() == 1 {
         tokio::spawn(reap_orphans());
     }
+    let separate =
+        (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
     let job = Job { contract, options, reporter: reporter.clone() };
     let work = async move {
         match job.contract.action {
@@ -80,7 +96,11 @@ pub async fn run(
             Action::Create => create::run(&job).await,
         }
     };
-    Ok(reporter.conclude(work).await)
+    let outcome = reporter.conclude(work).await;
+    if let Some(parent) = separate {
+        pod::end(&parent, &outcome);
+    }
+    Ok(outcome)
 }
 
 /// As PID 1 of a pod the agent inherits every orphan, and must wait for it.

@@ -74,6 +74,18 @@ impl Reporter {
         self.finish(result).await
     }
 
+    /// Does one step of a job, of which IMS is told nothing but a failure: the job goes on after it.
+    pub async fn conclude_step(
+        &self,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> Outcome {
+        let work = async move { tokio::spawn(work).await.map_err(|panic| anyhow!(panic))? };
+        match work.await {
+            Ok(()) => Outcome { end: End::Success, told: true, result: String::new() },
+            Err(error) => self.finish(Err(error)).await,
+        }
+    }
+
     /// Logs and reports the end of the job. The one place where its error is logged.
     async fn finish(&self, result: anyhow::Result<Published>) -> Outcome {
         let end = match &result {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::package::blocking;
-use super::{Job, session};
+use super::session::{self, Host};
 use crate::jail::{Child, Jail, Program, Spawn, Stdio3};
 use crate::os::process::Lines;
 
@@ -24,12 +24,12 @@ pub(super) struct Script {
 
 impl Script {
     /// `sessions` is where the job's sessions live.
-    pub async fn prepare(job: &Job, path: PathBuf, sessions: &Jail) -> anyhow::Result<Self> {
-        if !job.contract.session.jail {
+    pub async fn prepare(host: &Host, path: PathBuf, sessions: &Jail) -> anyhow::Result<Self> {
+        if !host.session.jail {
             return Ok(Self { path, jail: sessions.clone(), own: None });
         }
         // The site's own script: it may see what the site has mounted.
-        let jail = session::establish(job, None, true).await?;
+        let jail = session::establish(host, None, true).await?;
         Ok(Self { path, jail: jail.clone(), own: Some(jail) })
     }
 

@@ -2,23 +2,27 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Job;
 use super::listen::Bound;
 use super::package::blocking;
+use super::report::Reporter;
 use super::script::Script;
-use crate::contract::{Status, vars};
+use crate::contract::{self, Arch, Status, vars};
 use crate::jail::{self, Jail, Leftovers, Plan};
 use crate::os::capability::CapSet;
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::ssh::hostkeys::HostKeys;
 use crate::ssh::{self, Server};
+use crate::telemetry::status::Board;
 use crate::watch::{Kind, Places, Signal, Signals};
 use crate::workspace::Layout;
 
@@ -30,6 +34,45 @@ const PROCESS_GRACE: Duration = Duration::from_secs(3);
 
 /// How old the number of sessions in the metrics may be.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What sessions are like and who hears of them.
+pub(super) struct Host {
+    /// `IMAGE_ROOT_PARENT`.
+    pub parent: PathBuf,
+    pub job_id: Uuid,
+    pub arch: Arch,
+    pub session: contract::Session,
+    /// By [`secrets`].
+    pub secrets: Vec<PathBuf>,
+    pub accept_visible_secrets: bool,
+    /// `None` where another container of the pod tells IMS.
+    pub reporter: Option<Arc<Reporter>>,
+    pub board: Board,
+    pub stop: CancellationToken,
+}
+
+impl Host {
+    /// Sessions in the container of the whole job.
+    pub fn of(job: &Job) -> Self {
+        Self {
+            parent: job.contract.image_root_parent.clone(),
+            job_id: job.contract.job_id,
+            arch: job.contract.image.arch,
+            session: job.contract.session.clone(),
+            secrets: secrets(job.contract.ims.oauth_dir.clone()),
+            accept_visible_secrets: job.options.accept_visible_secrets,
+            reporter: Some(job.reporter.clone()),
+            board: job.reporter.board.clone(),
+            stop: job.reporter.stop.clone(),
+        }
+    }
+}
+
+/// Files that the pod mounts for the agent and not for its users.
+pub(super) fn secrets(oauth_dir: PathBuf) -> Vec<PathBuf> {
+    let mounted = [oauth_dir, "/etc/cray/remote-keys".into()];
+    mounted.into_iter().filter(|path| path.exists()).collect()
+}
 
 /// What the user works on.
 pub(super) struct Site {
@@ -49,13 +92,13 @@ pub(super) struct Door {
 }
 
 /// Reads the user's keys: before anything is fetched, as nobody could log in without.
-pub(super) fn authorized_keys(job: &Job) -> anyhow::Result<AuthorizedKeys> {
-    AuthorizedKeys::load(&job.options.authorized_keys).context("nobody could log in to this job")
+pub(super) fn authorized_keys(path: &Path) -> anyhow::Result<AuthorizedKeys> {
+    AuthorizedKeys::load(path).context("nobody could log in to this job")
 }
 
 /// Finds the host's keys of an earlier run, or makes them: seconds of work, beside the fetch.
-pub(super) async fn host_keys(job: &Job) -> anyhow::Result<HostKeys> {
-    let layout = Layout::new(&job.contract.image_root_parent);
+pub(super) async fn host_keys(parent: &Path) -> anyhow::Result<HostKeys> {
+    let layout = Layout::new(parent);
     let keys = blocking(move || {
         layout
             .make_agent_dir()
@@ -72,14 +115,14 @@ pub(super) async fn host_keys(job: &Job) -> anyhow::Result<HostKeys> {
 /// Lets the user in, waits for the signal, and sees everybody out. When this returns no session, no
 /// process and no mount of a session is left, whatever the result.
 pub(super) async fn serve(
-    job: &Job,
+    host: &Host,
     site: &Site,
     bound: Bound,
     door: Door,
 ) -> anyhow::Result<Signal> {
-    let root = job.contract.session.jail.then(|| site.root.clone());
-    let jail = establish(job, root, job.options.accept_visible_secrets).await?;
-    let result = serve_with_script(job, site, bound, door, &jail).await;
+    let root = host.session.jail.then(|| site.root.clone());
+    let jail = establish(host, root, host.accept_visible_secrets).await?;
+    let result = serve_with_script(host, site, bound, door, &jail).await;
     close(jail).await?;
     result
 }
@@ -103,17 +146,17 @@ async fn close(jail: Jail) -> anyhow::Result<()> {
 
 /// Serves, with the script where there is one; its own place is closed as that of the sessions is.
 async fn serve_with_script(
-    job: &Job,
+    host: &Host,
     site: &Site,
     bound: Bound,
     door: Door,
     jail: &Jail,
 ) -> anyhow::Result<Signal> {
     let Some(path) = site.script.clone() else {
-        return serve_in(job, site, bound, door, jail, None).await;
+        return serve_in(host, site, bound, door, jail, None).await;
     };
-    let script = Script::prepare(job, path, jail).await?;
-    let result = serve_in(job, site, bound, door, jail, Some(&script)).await;
+    let script = Script::prepare(host, path, jail).await?;
+    let result = serve_in(host, site, bound, door, jail, Some(&script)).await;
     if let Some(own) = script.own {
         close(own).await?;
     }
@@ -121,18 +164,15 @@ async fn serve_with_script(
 }
 
 async fn serve_in(
-    job: &Job,
+    host: &Host,
     site: &Site,
     bound: Bound,
     door: Door,
     jail: &Jail,
     script: Option<&Script>,
 ) -> anyhow::Result<Signal> {
-    let places = Places {
-        parent: job.contract.image_root_parent.clone(),
-        root: site.root.clone(),
-        build_failed: false,
-    };
+    let places =
+        Places { parent: host.parent.clone(), root: site.root.clone(), build_failed: false };
     let mut signals = Signals::start(places).context("cannot watch for the signal files")?;
     let listener = bound.listen()?;
     let address = listener.local_addr().context("cannot tell the address of the SSH server")?;
@@ -140,16 +180,16 @@ async fn serve_in(
         host_keys: door.host_keys,
         authorized_keys: door.authorized_keys,
         jail: jail.clone(),
-        motd: motd(job, site),
+        motd: motd(host, site),
         forwarding: ssh::Forwarding::default(),
         limits: ssh::Limits::default(),
         spill_directory: site.agent.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
-    tracing::info!(%address, jailed = job.contract.session.jail, "ssh server accepts connections");
+    tracing::info!(%address, jailed = host.session.jail, "ssh server accepts connections");
     let signal = tokio::select! {
-        signal = wait(job, &mut signals) => signal,
-        never = count_sessions(job, &server) => match never {},
+        signal = wait(host, &mut signals) => signal,
+        never = count_sessions(host, &server) => match never {},
         never = run_script(script) => match never {},
     };
     server.close(farewell(&signal), SESSION_GRACE).await;
@@ -159,10 +199,12 @@ async fn serve_in(
 }
 
 /// Reports `waiting_on_user` and waits for the signal file.
-async fn wait(job: &Job, signals: &mut Signals) -> anyhow::Result<Signal> {
-    job.reporter.enter(Status::WaitingOnUser).await?;
-    let stop = &job.reporter.stop;
-    stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
+async fn wait(host: &Host, signals: &mut Signals) -> anyhow::Result<Signal> {
+    match &host.reporter {
+        Some(reporter) => reporter.enter(Status::WaitingOnUser).await?,
+        None => host.board.set_status(Status::WaitingOnUser),
+    }
+    host.stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
 }
 
 async fn run_script(script: Option<&Script>) -> Infallible {
@@ -173,26 +215,26 @@ async fn run_script(script: Option<&Script>) -> Infallible {
 }
 
 /// Keeps the metrics' number of sessions up to date.
-async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
+async fn count_sessions(host: &Host, server: &ssh::Handle) -> Infallible {
     let mut interval = tokio::time::interval(COUNT_INTERVAL);
     loop {
         interval.tick().await;
-        job.reporter.board.set_sessions(server.sessions().len());
+        host.board.set_sessions(server.sessions().len());
     }
 }
 
 /// Sets up where sessions run: inside `root`, or in the container.
 pub(super) async fn establish(
-    job: &Job,
+    host: &Host,
     root: Option<PathBuf>,
     accept_visible_secrets: bool,
 ) -> anyhow::Result<Jail> {
     let options = jail::Options {
         root,
-        dkms: job.contract.session.dkms,
-        masks: secrets(job),
+        dkms: host.session.dkms,
+        masks: host.secrets.clone(),
         accept_visible_secrets,
-        env: environment(job),
+        env: environment(host),
     };
     let jail = blocking(move || {
         let held = CapSet::effective().context("cannot read this process's capabilities")?;
@@ -205,19 +247,13 @@ pub(super) async fn establish(
     Ok(jail)
 }
 
-/// Files that the pod mounts for the agent and not for its users.
-fn secrets(job: &Job) -> Vec<PathBuf> {
-    let mounted = [job.contract.ims.oauth_dir.clone(), "/etc/cray/remote-keys".into()];
-    mounted.into_iter().filter(|path| path.exists()).collect()
-}
-
 /// What every session finds in its environment (contract section 2).
-fn environment(job: &Job) -> Vec<(OsString, OsString)> {
+fn environment(host: &Host) -> Vec<(OsString, OsString)> {
     let python_bool = |value| if value { "True" } else { "False" };
-    let session = &job.contract.session;
+    let session = &host.session;
     [
-        (vars::session::IMS_JOB_ID, job.contract.job_id.to_string()),
-        (vars::session::IMS_ARCH, job.contract.image.arch.to_string()),
+        (vars::session::IMS_JOB_ID, host.job_id.to_string()),
+        (vars::session::IMS_ARCH, host.arch.to_string()),
         (vars::session::IMS_DKMS_ENABLED, python_bool(session.dkms).to_owned()),
         (vars::session::REMOTE_BUILD_NODE, session.remote_build_node.clone()),
     ]
@@ -225,9 +261,9 @@ fn environment(job: &Job) -> Vec<(OsString, OsString)> {
     .into()
 }
 
-fn motd(job: &Job, site: &Site) -> String {
-    let parent = job.contract.image_root_parent.display();
-    let (place, signals) = if job.contract.session.jail {
+fn motd(host: &Host, site: &Site) -> String {
+    let parent = host.parent.display();
+    let (place, signals) = if host.session.jail {
         ("This session is inside the image.".to_owned(), "/tmp".to_owned())
     } else {
         (format!("The image root is {}.", site.root.display()), parent.to_string())
@@ -235,7 +271,7 @@ fn motd(job: &Job, site: &Site) -> String {
     format!(
         "IMS job {}: {}\n{place}\nWhen you are done: touch {signals}/{}\n\
          To give up:        touch {signals}/{}\n",
-        job.contract.job_id,
+        host.job_id,
         site.purpose,
         crate::watch::COMPLETE,
         crate::watch::FAILED,

@@ -18,7 +18,7 @@ pub struct Places {
 
 impl Places {
     /// The signal that is given now. Failure wins.
-    pub(super) fn look(&self) -> Option<Signal> {
+    pub fn look(&self) -> Option<Signal> {
         let parent = Dir::open(&self.parent).ok();
         let tmp = self.tmp();
         let in_parent = (parent.as_ref(), self.parent.clone());

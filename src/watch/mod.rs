@@ -2,6 +2,7 @@
 //!
 //! Called by `job`. A thread watches; whoever awaits a signal only reads what it found.
 
+mod flag;
 mod look;
 mod watched;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::watch;
 
+pub use flag::one_of;
 pub use look::Places;
 use watched::Watched;
 

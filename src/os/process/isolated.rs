@@ -1,7 +1,7 @@
 //! External commands that mount things: in a mount and a pid namespace of their own, so that neither a
 //! mount nor a process outlives them. Called by `recipe::kiwi`.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio_util::sync::CancellationToken;
 
 use super::run::{self, Error, Output, run};
+use crate::os::exec::close_on_exec_from;
 
 /// The kernel ends such a command, and not the agent, where memory runs out.
 const OOM_SCORE: &[u8] = b"500";
@@ -53,19 +54,12 @@ fn isolate(command: &mut Command) {
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, NONE)?;
-        close_on_exec()
+        close_on_exec_from(3)
     };
     // SAFETY: needed because namespaces must change between fork and exec. The closure makes system
     // calls only: it takes no lock and allocates nothing (all paths are shorter than the buffers on
     // the stack that std and nix use for them).
     unsafe { command.pre_exec(enter) };
-}
-
-/// Marks every descriptor above stderr (close_range(2), Linux 5.11).
-fn close_on_exec() -> io::Result<()> {
-    // SAFETY: plain numbers. Nothing is closed before the exec, to which the child is on its way.
-    let rc = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::Error;
+use crate::contract::files::{BUILD_FAILED, COMPLETE, EXITING, FAILED, POD_ERROR, READY};
 use crate::os::dir::{Dir, Time};
-use crate::watch::{BUILD_FAILED, COMPLETE, FAILED};
 
 const TMP: &str = "/tmp";
 
@@ -26,7 +26,7 @@ pub(super) struct Tmp {
 /// Removes signal files that an earlier session or an image packed by others brought along. The
 /// image root need not be there yet.
 pub fn remove_stale_signals(parent: &Path, root: &Path) -> Result<(), Error> {
-    for name in [COMPLETE, FAILED, BUILD_FAILED] {
+    for name in [COMPLETE, FAILED, BUILD_FAILED, READY, EXITING, POD_ERROR] {
         let path = parent.join(name);
         if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
             tracing::warn!(path = %path.display(), "removing a stale signal file");

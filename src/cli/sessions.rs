@@ -1,0 +1,73 @@
+//! `sessions`: the SSH server alone, beside an agent in another container of the pod.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::exit::{self, Exit};
+use super::run::serve_status;
+use crate::contract::{SessionContract, files};
+use crate::job::{self, Listen, SessionServer};
+use crate::telemetry::chain;
+use crate::telemetry::status::Board;
+
+/// Serve the sessions of a job whose agent runs in another container (`run --sessions separate`)
+///
+/// This container shares the job's directory and the network with the agent's, and needs no secret.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the SSH server listens [default: as SSHD_OPTIONS says, else 0.0.0.0:22]
+    #[arg(long, value_name = "ADDR:PORT")]
+    ssh_listen: Option<Listen>,
+
+    /// The user's public keys; the first of these files that exists
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_values = [files::SHARED_AUTHORIZED_KEYS, files::AUTHORIZED_KEYS]
+    )]
+    authorized_keys: Vec<PathBuf>,
+
+    /// Let sessions that are not jailed see mounted secret files where nothing can hide them
+    #[arg(long)]
+    accept_visible_secrets: bool,
+
+    /// The steps of a create job have ended when this starts: without a failed build there are no
+    /// sessions
+    #[arg(long)]
+    after_build: bool,
+
+    /// The job's directory [default: IMAGE_ROOT_PARENT]
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    directory: Option<Option<PathBuf>>,
+
+    /// Serve /healthz, /readyz and /metrics there
+    #[arg(long, value_name = "ADDR:PORT")]
+    status_listen: Option<SocketAddr>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let mut contract = match SessionContract::from_vars(super::env_var) {
+        Ok(contract) => contract,
+        Err(faults) => {
+            tracing::error!("{faults}");
+            return Ok(exit::USAGE);
+        }
+    };
+    if let Some(Some(directory)) = args.directory {
+        contract.image_root_parent = directory;
+    }
+    let stop = super::shutdown_token()?;
+    let board = Board::new(contract.job_id.to_string());
+    if let Some(address) = args.status_listen
+        && let Err(error) = serve_status(address, board.clone(), stop.clone()).await
+    {
+        tracing::error!("no status listener: {}", chain(error.as_ref()));
+    }
+    let server = SessionServer {
+        listen: super::ssh_listen(args.ssh_listen, &contract.session),
+        authorized_keys: args.authorized_keys,
+        accept_visible_secrets: args.accept_visible_secrets,
+        after_build: args.after_build,
+    };
+    Ok(Exit::of_end(job::serve_sessions(contract, server, board, stop).await))
+}

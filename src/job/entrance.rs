@@ -1,0 +1,52 @@
+//! The way in for the user: a server in this container, or one in another container of the pod.
+
+use super::listen::Bound;
+use super::session::{self, Door, Host, Site};
+use super::{Job, Sessions, pod};
+use crate::ssh::authorized_keys::AuthorizedKeys;
+use crate::watch::Signal;
+
+/// What is taken before anything is fetched, so that what is missing is known at once.
+pub(super) enum Entrance {
+    Here { bound: Bound, authorized_keys: AuthorizedKeys },
+    Separate,
+}
+
+/// Ready for the user.
+pub(super) enum Open {
+    Here { bound: Bound, door: Door },
+    Separate,
+}
+
+impl Entrance {
+    pub fn prepare(job: &Job) -> anyhow::Result<Self> {
+        Ok(match job.options.sessions {
+            Sessions::Here => Self::Here {
+                bound: job.options.ssh_listen.bind()?,
+                authorized_keys: session::authorized_keys(&job.options.authorized_keys)?,
+            },
+            Sessions::Separate => Self::Separate,
+        })
+    }
+
+    /// Makes the host's keys, which takes seconds.
+    pub async fn open(self, job: &Job) -> anyhow::Result<Open> {
+        Ok(match self {
+            Self::Here { bound, authorized_keys } => {
+                let host_keys = session::host_keys(&job.contract.image_root_parent).await?;
+                Open::Here { bound, door: Door { authorized_keys, host_keys } }
+            }
+            Self::Separate => Open::Separate,
+        })
+    }
+}
+
+impl Open {
+    /// Lets the user in and waits for the signal; when this returns all sessions have ended.
+    pub async fn attend(self, job: &Job, site: &Site) -> anyhow::Result<Signal> {
+        match self {
+            Self::Here { bound, door } => session::serve(&Host::of(job), site, bound, door).await,
+            Self::Separate => pod::hand_over(job, site).await,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The agent's side of a pod in which another container serves the sessions.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpStream;
+
+use super::tell;
+use crate::contract::{Status, files};
+use crate::job::package::blocking;
+use crate::job::report::{End, Outcome};
+use crate::job::session::Site;
+use crate::job::{Job, Listen};
+use crate::watch::{self, Kind, Places, Signal};
+
+/// Longest time from `ready` to a server that accepts connections.
+const SERVER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Between two tries to reach it.
+const TRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Lets the other container serve the sessions and waits until it has done so.
+pub(in crate::job) async fn hand_over(job: &Job, site: &Site) -> anyhow::Result<Signal> {
+    let parent = &job.contract.image_root_parent;
+    let keys = job.options.authorized_keys.clone();
+    blocking(move || share_keys(&keys)).await?;
+    tell(parent, files::READY, "");
+    let stop = &job.reporter.stop;
+    let signal = stop.run_until_cancelled(attended(job, site)).await;
+    signal.context("stopped while the user worked")?
+}
+
+/// The container of the sessions may have the keys mounted, or look for them in a volume that both
+/// share.
+fn share_keys(keys: &Path) -> anyhow::Result<()> {
+    let shared = Path::new(files::SHARED_AUTHORIZED_KEYS);
+    if !keys.exists() || !shared.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    std::fs::copy(keys, shared)
+        .with_context(|| format!("cannot copy the user's keys to {}", shared.display()))?;
+    Ok(())
+}
+
+async fn attended(job: &Job, site: &Site) -> anyhow::Result<Signal> {
+    let parent = &job.contract.image_root_parent;
+    let end = watch::one_of(parent, &[files::POD_ERROR, files::EXITING]);
+    let served = async {
+        wait_for_server(job.options.ssh_listen).await?;
+        job.reporter.enter(Status::WaitingOnUser).await?;
+        anyhow::Ok(std::future::pending::<std::convert::Infallible>().await)
+    };
+    let said = tokio::select! {
+        said = end => said,
+        failed = served => match failed? {},
+    };
+    if said == files::POD_ERROR {
+        let why = std::fs::read_to_string(parent.join(said)).unwrap_or_default();
+        anyhow::bail!("the container that serves the sessions failed: {}", why.trim());
+    }
+    let path = parent.join(said);
+    let places = Places { parent: parent.clone(), root: site.root.clone(), build_failed: false };
+    let signal = blocking(move || {
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        // A `complete` is removed by who serves the sessions, or by us later; `failed` stays.
+        let found = places.look().filter(|signal| signal.kind == Kind::Failed);
+        Ok(found.unwrap_or(Signal { kind: Kind::Complete, path }))
+    })
+    .await?;
+    tracing::info!(kind = ?signal.kind, "the sessions have ended");
+    Ok(signal)
+}
+
+/// CFS connects as soon as the job waits for its user. The containers of a pod share their network,
+/// so a connection can be tried.
+async fn wait_for_server(listen: Listen) -> anyhow::Result<()> {
+    let Listen::Address(mut address) = listen else {
+        anyhow::bail!("--ssh-listen must name a port where another container serves the sessions");
+    };
+    if address.ip().is_unspecified() {
+        address = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+    }
+    let accepted = async {
+        while TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(TRY_INTERVAL).await;
+        }
+    };
+    tokio::time::timeout(SERVER_DEADLINE, accepted).await.with_context(|| {
+        format!(
+            "no SSH server accepted connections on {address} for {} s: is there a container in \
+             the pod that serves the sessions, and what does its log say?",
+            SERVER_DEADLINE.as_secs()
+        )
+    })
+}
+
+/// Tells the container of the sessions that the job is over, so that it ends too.
+pub(in crate::job) fn end(parent: &Path, outcome: &Outcome) {
+    let ready = parent.join(files::READY);
+    let handed_over = ready.exists();
+    if handed_over && let Err(error) = std::fs::remove_file(&ready) {
+        tracing::warn!(path = %ready.display(), %error, "cannot be removed");
+    }
+    match outcome.end {
+        // It has ended before.
+        End::Success | End::GaveUp if handed_over => {}
+        End::Success | End::GaveUp => tell(parent, files::EXITING, "there are no sessions"),
+        End::Failed | End::Terminated => tell(parent, files::POD_ERROR, "the job has ended"),
+    }
+}

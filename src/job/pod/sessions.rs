@@ -1,0 +1,122 @@
+//! The container that serves the sessions and nothing else: it has no secrets, and needs no IMS.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use super::tell;
+use crate::contract::{Action, SessionContract, files};
+use crate::job::listen::Listen;
+use crate::job::report::End;
+use crate::job::session::{self, Door, Host, Site};
+use crate::telemetry::chain;
+use crate::telemetry::status::Board;
+use crate::watch::{self, Kind, Signal};
+use crate::workspace::Layout;
+
+/// What the command line adds to the environment.
+#[derive(Debug)]
+pub struct SessionServer {
+    pub listen: Listen,
+    /// Where the user's keys may be; the first that exists is read.
+    pub authorized_keys: Vec<PathBuf>,
+    pub accept_visible_secrets: bool,
+    /// All steps before have been done when this container starts: a build has failed, or it has not.
+    pub after_build: bool,
+}
+
+/// Waits for the agent, serves the sessions and tells the agent when they have ended.
+pub async fn serve_sessions(
+    contract: SessionContract,
+    server: SessionServer,
+    board: Board,
+    stop: CancellationToken,
+) -> End {
+    let parent = contract.image_root_parent.clone();
+    match run(contract, &server, board, &stop).await {
+        Ok(None) => End::Success,
+        Ok(Some(signal)) => {
+            if signal.kind == Kind::Complete
+                && let Err(error) = std::fs::remove_file(&signal.path)
+            {
+                tracing::warn!(path = %signal.path.display(), %error, "cannot be removed");
+            }
+            tell(&parent, files::EXITING, "");
+            if signal.kind == Kind::Complete { End::Success } else { End::GaveUp }
+        }
+        Err(error) => {
+            let error = chain(error.as_ref());
+            tracing::error!("the sessions cannot go on: {error}");
+            if stop.is_cancelled() {
+                return End::Terminated;
+            }
+            tell(&parent, files::POD_ERROR, &error);
+            End::Failed
+        }
+    }
+}
+
+/// `None` where there was nothing to do.
+async fn run(
+    contract: SessionContract,
+    server: &SessionServer,
+    board: Board,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Signal>> {
+    let layout = Layout::new(&contract.image_root_parent);
+    let build_failed = contract.image_root_parent.join(files::BUILD_FAILED);
+    let create = contract.action == Action::Create;
+    if create && (!contract.debug || server.after_build && !build_failed.exists()) {
+        tracing::info!("this job needs no sessions");
+        return Ok(None);
+    }
+    let bound = server.listen.bind()?;
+    let parent = layout.parent();
+    let names = [files::POD_ERROR, files::READY, files::EXITING];
+    let ready = async { Ok(watch::one_of(parent, &names).await) };
+    let both = async { tokio::try_join!(ready, session::host_keys(parent)) };
+    let both = stop.run_until_cancelled(both).await;
+    let (said, host_keys) = both.context("stopped before the agent was ready")??;
+    if said != files::READY {
+        tracing::info!(said, "the agent ended before there was a session");
+        return Ok(None);
+    }
+    let authorized_keys = session::authorized_keys(first_that_exists(&server.authorized_keys))?;
+    let (root, purpose, script) = if create {
+        (layout.build().join("image-root"), "the build failed.", None)
+    } else {
+        let script = contract.session.customization_script.clone();
+        (layout.root(), "the image is yours to change.", script)
+    };
+    let site = Site { root, agent: layout.agent(), purpose: purpose.into(), script };
+    let host = Host {
+        parent: contract.image_root_parent,
+        job_id: contract.job_id,
+        arch: contract.arch,
+        session: contract.session,
+        secrets: session::secrets(contract.oauth_dir),
+        accept_visible_secrets: server.accept_visible_secrets,
+        reporter: None,
+        board,
+        stop: stop.child_token(),
+    };
+    let agent_failed = async {
+        watch::one_of(parent, &[files::POD_ERROR]).await;
+        tracing::warn!("the agent has ended");
+        host.stop.cancel();
+        std::future::pending().await
+    };
+    tokio::select! {
+        signal = session::serve(&host, &site, bound, Door { authorized_keys, host_keys }) => {
+            signal.map(Some)
+        }
+        never = agent_failed => never,
+    }
+}
+
+/// The last one where there is none: the error then names it.
+fn first_that_exists(paths: &[PathBuf]) -> &Path {
+    let found = paths.iter().find(|path| path.exists()).or(paths.last());
+    found.map_or(Path::new(files::AUTHORIZED_KEYS), PathBuf::as_path)
+}
