@@ -13,19 +13,6 @@ use support::stand::{Job, Objects, Stand};
 use support::tree::{self, Kind, Tree};
 use support::{SOON, eventually, lab};
 
-/// Ends the session as CFS does: one exec, and the connection is closed as soon as the server has
-/// accepted it, without waiting for the command's end.
-const CFS: &str = r#"
-import sys, paramiko
-port, key, command = sys.argv[1:]
-client = paramiko.SSHClient()
-client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-client.connect("127.0.0.1", port=int(port), username="root", allow_agent=False, look_for_keys=False,
-               pkey=paramiko.ECDSAKey.from_private_key_file(key))
-client.exec_command(command)
-client.close()
-"#;
-
 /// The playbook of IMS's guide, without what only its distribution has.
 const PLAYBOOK: &str = r#"---
 - hosts: all
@@ -93,9 +80,7 @@ async fn cfs(objects: Objects, command: &str) -> (Stand, Value) {
     let image = small_image(&stand, "").await;
     let job = stand.customize(&image, true).await;
     job.reaches("waiting_on_user").await;
-    let mut client = Command::new("/usr/bin/python3");
-    client.args(["-c", CFS, &job.port.to_string()]).arg(&stand.key.private).arg(command);
-    tree::run(&mut client);
+    support::cfs::exec(job.port, &stand.key.private, command);
     let record = ended_for_cfs(&job).await;
     if record["status"] == "error" {
         return (stand, record);

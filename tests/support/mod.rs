@@ -3,6 +3,7 @@
 //! Nothing here sleeps in place of a condition, and everything that is started ends with its guard.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod cfs;
 pub mod ims;
 pub mod pod;
 pub mod process;
