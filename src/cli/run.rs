@@ -11,6 +11,7 @@ use super::exit::{self, Exit};
 use crate::contract::{JobContract, files};
 use crate::job::{self, Listen, Options};
 use crate::squashfs::Engine;
+use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::{self, Board};
 use crate::workspace;
@@ -44,6 +45,10 @@ pub struct Args {
     #[arg(long)]
     accept_visible_secrets: bool,
 
+    /// What clients may forward: nothing, only towards the job (ssh -L, -D, -W), or all (also ssh -R, -A)
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    forwarding: ssh::Forwarding,
+
     /// Serve /healthz, /readyz and /metrics there
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
@@ -72,6 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         workspace: args.workspace,
         engine: args.engine,
         accept_visible_secrets: args.accept_visible_secrets,
+        forwarding: args.forwarding,
     };
     let outcome = job::run(contract, options, board, stop).await?;
     println!("{}", outcome.result);

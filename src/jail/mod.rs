@@ -15,6 +15,7 @@ mod link;
 mod mounts;
 mod plan;
 mod session;
+mod socket;
 mod wire;
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,7 @@ pub use child::Child;
 pub use close::Leftovers;
 pub use link::ENTRY;
 pub use plan::{Impossible, Options, Plan, Shape};
+pub use socket::SocketFile;
 
 use crate::os::capability::CapSet;
 use crate::os::pty::Pty;

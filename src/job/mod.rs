@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::contract::{Action, JobContract};
 use crate::os::process::Reaper;
 use crate::squashfs::Engine;
+use crate::ssh;
 use crate::telemetry::status::Board;
 use crate::workspace;
 
@@ -38,6 +39,7 @@ pub struct Options {
     pub engine: Engine,
     /// Let sessions in the agent's own container see mounted secrets that cannot be hidden.
     pub accept_visible_secrets: bool,
+    pub forwarding: ssh::Forwarding,
 }
 
 /// A job on its way.

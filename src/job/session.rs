@@ -102,7 +102,7 @@ async fn serve_in(
         authorized_keys: door.authorized_keys,
         jail: jail.clone(),
         motd: motd(job, workspace),
-        forwarding: ssh::Forwarding::default(),
+        forwarding: job.options.forwarding,
         limits: ssh::Limits::default(),
         spill_directory: workspace.layout().agent(),
     };
