@@ -11,7 +11,7 @@ use super::plan::Shape;
 use super::socket;
 use super::wire::{Become, Bytes, Fault, Setup};
 use crate::os::exec::{self, SingleThreaded, Stdio};
-use crate::os::namespace;
+use crate::os::{landlock, namespace};
 
 /// What the agent asked for.
 pub struct Launch {
@@ -114,6 +114,8 @@ fn enter(fds: Vec<OwnedFd>, root: Option<&OwnedFd>, setup: &Setup) -> Result<Std
     if setup.shape == Shape::Plain {
         setup.keep.keep_only().map_err(fault("drop capabilities"))?;
     }
+    // By each session anew: what an earlier one has made beside the secrets can then be read.
+    landlock::hide(&setup.hide).map_err(fault("hide secrets"))?;
     let stdio = stdio(fds).map_err(fault("take stdio"))?;
     exec::lead_session(&stdio).map_err(fault("lead a session"))?;
     Ok(stdio)

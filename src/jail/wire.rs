@@ -56,6 +56,7 @@ pub struct Setup {
     pub shape: Shape,
     pub root: Option<PathBuf>,
     pub steps: Vec<Step>,
+    pub hide: Vec<PathBuf>,
     pub keep: CapSet,
     pub level: Level,
 }

@@ -139,7 +139,7 @@ async fn establish(job: &Job, workspace: &Workspace) -> anyhow::Result<Jail> {
         root: job.contract.session.jail.then(|| workspace.root()),
         dkms: job.contract.session.dkms,
         masks: secrets(job),
-        accept_visible_secrets: job.options.accept_visible_secrets,
+        agent_dir: Some(workspace.layout().agent()),
         env: environment(job),
     };
     let jail = blocking(move || {
