@@ -2,16 +2,17 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::Job;
 use super::listen::Bound;
 use super::package::blocking;
+use super::{Job, control, limits};
 use crate::contract::{Status, vars};
 use crate::jail::{self, Jail, Leftovers, Plan};
 use crate::os::capability::CapSet;
@@ -36,8 +37,13 @@ pub(super) struct Door {
     pub host_keys: HostKeys,
 }
 
-/// Reads the user's keys: before anything is fetched, as nobody could log in without.
+/// Reads the user's keys and makes room for recordings: before anything is fetched, as nobody could log
+/// in without.
 pub(super) fn authorized_keys(job: &Job) -> anyhow::Result<AuthorizedKeys> {
+    if let Some(directory) = &job.options.record {
+        make_private(directory)
+            .with_context(|| format!("cannot record to {}", directory.display()))?;
+    }
     AuthorizedKeys::load(&job.options.authorized_keys).context("nobody could log in to this job")
 }
 
@@ -48,12 +54,14 @@ pub(super) async fn host_keys(job: &Job) -> anyhow::Result<HostKeys> {
         layout
             .make_agent_dir()
             .with_context(|| format!("cannot use {}", layout.parent().display()))?;
-        Ok(HostKeys::load_or_make(&layout.agent().join("ssh"))?)
+        Ok(HostKeys::load_or_make(&layout.host_keys())?)
     })
     .await?;
-    for (kind, fingerprint) in keys.fingerprints() {
+    let fingerprints = keys.public().fingerprints();
+    for (kind, fingerprint) in &fingerprints {
         tracing::info!(kind, fingerprint, "ssh host key");
     }
+    job.reporter.board.set_host_keys(fingerprints);
     Ok(keys)
 }
 
@@ -105,11 +113,14 @@ async fn serve_in(
         forwarding: job.options.forwarding,
         limits: ssh::Limits::default(),
         spill_directory: workspace.layout().agent(),
+        record: job.options.record.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
     tracing::info!(%address, jailed = job.contract.session.jail, "ssh server accepts connections");
+    let _control = control::serve(workspace.layout(), server.clone())?;
     let signal = tokio::select! {
         signal = wait(job, &mut signals) => signal,
+        struck = limits::watch(job.options.limits, job.started, &server) => Err(struck.into()),
         never = count_sessions(job, &server) => match never {},
     };
     server.close(farewell(&signal), SESSION_GRACE).await;
@@ -123,6 +134,11 @@ async fn wait(job: &Job, signals: &mut Signals) -> anyhow::Result<Signal> {
     job.reporter.enter(Status::WaitingOnUser).await?;
     let stop = &job.reporter.stop;
     stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
+}
+
+/// A directory that only root may enter, if it is not there yet.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// Keeps the metrics' number of sessions up to date.

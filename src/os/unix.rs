@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
@@ -54,10 +54,54 @@ fn check(passed: &impl AsFd, listens: bool) -> io::Result<()> {
     }
 }
 
+/// Listens at `path` for root alone; what a process before us has left there is replaced. For a path of
+/// any length (a socket's address has room for 107 bytes), in a directory that only root may enter.
+pub fn listen_private(path: &Path) -> io::Result<UnixListener> {
+    let (_directory, short) = shortened(path)?;
+    match std::fs::remove_file(&short) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&short)?;
+    std::fs::set_permissions(&short, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Connects to such a socket.
+pub fn connect_private(path: &Path) -> io::Result<UnixStream> {
+    let (_directory, short) = shortened(path)?;
+    let stream = UnixStream::connect(&short)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// A name for `path` that is good as long as the descriptor of its directory is open.
+fn shortened(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = super::openat::directory(parent)?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    Ok((directory, short))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_private_socket_may_lie_deep_and_replaces_a_stale_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep".repeat(40)).join("socket");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        drop(listen_private(&path).unwrap());
+        assert!(connect_private(&path).is_err());
+        let _listener = listen_private(&path).unwrap();
+        assert!(connect_private(&path).is_ok());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 
     #[test]
     fn only_what_was_asked_for_is_taken() {

@@ -53,6 +53,7 @@ pub(super) struct Terminal {
     pub pty: Pty,
     /// The client's TERM.
     pub term: String,
+    pub window: Window,
 }
 
 /// How requests reach a running session. Nothing here waits.

@@ -300,7 +300,8 @@ impl russh::server::Handler for Handler {
         if let Some(entry) = self.connection.channels().get_mut(&id) {
             if let Some(control) = entry.control() {
                 done = control.window.send(window).is_ok();
-            } else if let Some(terminal) = entry.setup().and_then(|setup| setup.terminal.as_ref()) {
+            } else if let Some(terminal) = entry.setup().and_then(|setup| setup.terminal.as_mut()) {
+                terminal.window = window;
                 done = pty::resize(&terminal.pty.master, window).is_ok();
             }
         }

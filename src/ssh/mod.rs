@@ -17,6 +17,7 @@ mod flow;
 mod forward;
 mod handler;
 pub mod hostkeys;
+mod public_hostkeys;
 mod registry;
 mod requests;
 mod server;

@@ -91,7 +91,7 @@ impl Handler {
         });
         let pty = tokio::time::timeout(session::START, opening).await???;
         if let Some(setup) = self.connection.channels().get_mut(&id).and_then(Entry::setup) {
-            setup.terminal = Some(Terminal { pty, term: term.to_owned() });
+            setup.terminal = Some(Terminal { pty, term: term.to_owned(), window });
         }
         Ok(true)
     }

@@ -107,6 +107,11 @@ impl Handle {
         self.inner.shared.registry.live().iter().map(|live| live.info()).collect()
     }
 
+    /// How long nobody has begun or ended a session, sent or been sent a byte.
+    pub fn idle(&self) -> Duration {
+        self.inner.shared.registry.idle()
+    }
+
     /// Shows `text` (lines end with `\n`) in every session that a person looks at.
     pub fn notice(&self, text: &str) {
         let text = Bytes::copy_from_slice(text.as_bytes());

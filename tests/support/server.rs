@@ -50,12 +50,13 @@ impl Lab {
             forwarding: Forwarding::All,
             limits: Limits::default(),
             spill_directory: dir.path().to_owned(),
+            record: None,
         };
         change(&mut config);
         let host_keys = config.host_keys.clone();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
-        let known = config.host_keys.known_hosts("[127.0.0.1]:*,127.0.0.1,job");
+        let known = config.host_keys.public().known_hosts("[127.0.0.1]:*,127.0.0.1,job");
         std::fs::write(dir.path().join("known_hosts"), known).unwrap();
         let server = Server::start(listener, config, shutdown.clone()).unwrap();
         Self { dir, server, host_keys, shutdown }
@@ -67,7 +68,7 @@ impl Lab {
 
     /// Of the ed25519 host key.
     pub fn fingerprint(&self) -> String {
-        self.host_keys.fingerprints()[0].1.clone()
+        self.host_keys.public().fingerprints()[0].1.clone()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
