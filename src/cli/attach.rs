@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(changes(&mut known, vec![session(1, 0), session(2, 0)]), Vec::<String>::new());
         let lines = changes(&mut known, vec![session(2, 9)]);
         assert!(lines[0].starts_with("1 ") && lines[0].contains("ended"), "{lines:?}");
-        assert!(lines[1].contains("1970-01-01T00:00:00Z live") && lines[1].contains(" 9 "));
+        assert!(lines[1].contains("1970-01-01T00:00:00Z  live") && lines[1].contains(" 9 "));
         assert!(!lines[1].contains('\u{1b}'), "a command cannot act on the terminal");
     }
 }
