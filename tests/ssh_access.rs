@@ -108,6 +108,52 @@ async fn silent_and_slow_clients_are_cut_at_login_grace_time() {
     assert_eq!(text(&done.stdout), "still here\n", "the limit is the login's alone");
 }
 
+/// Resident memory of this process, which is the server, in MiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}
+
+/// Sends for as long as the server listens: a little at a time, or much at once.
+async fn pester(lab: &Lab, number: usize) {
+    let mut tcp = TcpStream::connect(lab.server.local_addr()).await.unwrap();
+    let greeting = if number % 3 == 0 { &b""[..] } else { b"SSH-2.0-pest\r\n" };
+    let piece = match number % 2 {
+        0 => vec![number as u8],
+        _ => (0..1 << 20).map(|n| (n * number) as u8).collect(),
+    };
+    let mut sent = tcp.write_all(greeting).await;
+    while sent.is_ok() {
+        sent = tcp.write_all(&piece).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_and_drips_before_login_cost_neither_memory_nor_the_place_of_others() {
+    let lab = Lab::with("", |config| {
+        config.limits.login_grace_time = Duration::from_secs(5);
+        config.limits.max_startups =
+            MaxStartups { start: 500, rate: 30, full: 1000, per_source: None };
+    })
+    .await;
+    assert!(lab.exec("true").await.status.success());
+    let before = resident();
+    let pests = futures::future::join_all((0..100).map(|number| pester(&lab, number)));
+    tokio::time::timeout(DEADLINE, async {
+        let served = async {
+            for _ in 0..3 {
+                assert!(lab.exec("true").await.status.success(), "others are served meanwhile");
+            }
+        };
+        tokio::join!(pests, served)
+    })
+    .await
+    .expect("all are cut at LoginGraceTime");
+    assert!(resident() < before + 60, "memory grew from {before} to {} MiB", resident());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_that_does_not_log_in_is_turned_away() {
     let crowd = MaxStartups { start: 3, rate: 100, full: 3, per_source: None };
