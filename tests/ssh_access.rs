@@ -118,7 +118,7 @@ fn resident() -> u64 {
 /// Sends for as long as the server listens: a little at a time, or much at once.
 async fn pester(lab: &Lab, number: usize) {
     let mut tcp = TcpStream::connect(lab.server.local_addr()).await.unwrap();
-    let greeting = if number % 3 == 0 { &b""[..] } else { b"SSH-2.0-pest\r\n" };
+    let greeting = if number.is_multiple_of(3) { &b""[..] } else { b"SSH-2.0-pest\r\n" };
     let piece = match number % 2 {
         0 => vec![number as u8],
         _ => (0..1 << 20).map(|n| (n * number) as u8).collect(),
