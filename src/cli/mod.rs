@@ -2,12 +2,14 @@
 //!
 //! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
 
+mod attach;
 mod completions;
 mod connect;
 mod data;
 mod diff;
 mod docs;
 mod exit;
+mod host_keys;
 mod image;
 mod ls;
 mod output;
@@ -47,6 +49,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Attach(attach::Args),
+    HostKeys(host_keys::Args),
     Package(package::Args),
     Standalone(standalone::Args),
     Image(image::Args),
@@ -66,6 +70,8 @@ pub fn main() -> ExitCode {
     logs::init(cli.log_format, log_level());
     let result = match cli.command {
         Command::Run(args) => block_on(run::run(args)),
+        Command::Attach(args) => block_on(attach::run(args)),
+        Command::HostKeys(args) => host_keys::run(&args),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Image(args) => block_on(image::run(args)),

@@ -4,9 +4,11 @@
 
 mod base;
 pub mod connect;
+pub mod control;
 mod create;
 mod customize;
 mod fetch;
+mod limits;
 mod listen;
 mod package;
 mod repackage;
@@ -16,16 +18,18 @@ mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Action, JobContract};
 use crate::os::process::Reaper;
 use crate::squashfs::Engine;
+use crate::ssh;
 use crate::telemetry::status::Board;
 use crate::workspace;
 
+pub use limits::TimeLimits;
 pub use listen::Listen;
 pub use repackage::{Repackaging, repackage};
 use report::Reporter;
@@ -38,8 +42,6 @@ pub struct Options {
     pub authorized_keys: PathBuf,
     pub workspace: workspace::Mode,
     pub engine: Engine,
-    /// Let sessions in the agent's own container see mounted secrets that cannot be hidden.
-    pub accept_visible_secrets: bool,
     /// The values of a recipe's templates.
     pub template_dictionary: PathBuf,
     /// Every file in it is a key that packages of a recipe may be signed with.
@@ -48,6 +50,10 @@ pub struct Options {
     pub ca_rpm: PathBuf,
     /// The home directory, where a site may have configured kiwi.
     pub home: Option<PathBuf>,
+    pub forwarding: ssh::Forwarding,
+    /// A directory for recordings of terminals.
+    pub record: Option<PathBuf>,
+    pub limits: TimeLimits,
 }
 
 /// A job on its way.
@@ -55,6 +61,7 @@ struct Job {
     contract: JobContract,
     options: Options,
     reporter: Arc<Reporter>,
+    started: Instant,
 }
 
 /// Runs the job to its end and tells IMS how it ended, whatever happens on the way.
@@ -64,6 +71,7 @@ pub async fn run(
     board: Board,
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
     let ims = match connect::ims(&contract.ims) {
         Ok(ims) => ims,
         Err(error) => return Ok(Outcome::without_ims(&error)),
@@ -73,7 +81,7 @@ pub async fn run(
     if std::process::id() == 1 {
         tokio::spawn(reap_orphans());
     }
-    let job = Job { contract, options, reporter: reporter.clone() };
+    let job = Job { contract, options, reporter: reporter.clone(), started };
     let work = async move {
         match job.contract.action {
             Action::Customize => customize::run(&job).await,

@@ -2,17 +2,18 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::Job;
 use super::listen::Bound;
 use super::package::blocking;
 use super::script::Script;
+use super::{Job, control, limits};
 use crate::contract::{Status, vars};
 use crate::jail::{self, Jail, Leftovers, Plan};
 use crate::os::capability::CapSet;
@@ -48,8 +49,13 @@ pub(super) struct Door {
     pub host_keys: HostKeys,
 }
 
-/// Reads the user's keys: before anything is fetched, as nobody could log in without.
+/// Reads the user's keys and makes room for recordings: before anything is fetched, as nobody could log
+/// in without.
 pub(super) fn authorized_keys(job: &Job) -> anyhow::Result<AuthorizedKeys> {
+    if let Some(directory) = &job.options.record {
+        make_private(directory)
+            .with_context(|| format!("cannot record to {}", directory.display()))?;
+    }
     AuthorizedKeys::load(&job.options.authorized_keys).context("nobody could log in to this job")
 }
 
@@ -60,12 +66,14 @@ pub(super) async fn host_keys(job: &Job) -> anyhow::Result<HostKeys> {
         layout
             .make_agent_dir()
             .with_context(|| format!("cannot use {}", layout.parent().display()))?;
-        Ok(HostKeys::load_or_make(&layout.agent().join("ssh"))?)
+        Ok(HostKeys::load_or_make(&layout.host_keys())?)
     })
     .await?;
-    for (kind, fingerprint) in keys.fingerprints() {
+    let fingerprints = keys.public().fingerprints();
+    for (kind, fingerprint) in &fingerprints {
         tracing::info!(kind, fingerprint, "ssh host key");
     }
+    job.reporter.board.set_host_keys(fingerprints);
     Ok(keys)
 }
 
@@ -78,7 +86,7 @@ pub(super) async fn serve(
     door: Door,
 ) -> anyhow::Result<Signal> {
     let root = job.contract.session.jail.then(|| site.root.clone());
-    let jail = establish(job, root, job.options.accept_visible_secrets).await?;
+    let jail = establish(job, root).await?;
     let result = serve_with_script(job, site, bound, door, &jail).await;
     close(jail).await?;
     result
@@ -141,14 +149,17 @@ async fn serve_in(
         authorized_keys: door.authorized_keys,
         jail: jail.clone(),
         motd: motd(job, site),
-        forwarding: ssh::Forwarding::default(),
+        forwarding: job.options.forwarding,
         limits: ssh::Limits::default(),
         spill_directory: site.agent.clone(),
+        record: job.options.record.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
     tracing::info!(%address, jailed = job.contract.session.jail, "ssh server accepts connections");
+    let _control = control::serve(&Layout::new(&job.contract.image_root_parent), server.clone())?;
     let signal = tokio::select! {
         signal = wait(job, &mut signals) => signal,
+        struck = limits::watch(job.options.limits, job.started, &server) => Err(struck.into()),
         never = count_sessions(job, &server) => match never {},
         never = run_script(script) => match never {},
     };
@@ -172,6 +183,11 @@ async fn run_script(script: Option<&Script>) -> Infallible {
     }
 }
 
+/// A directory that only root may enter, if it is not there yet.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 /// Keeps the metrics' number of sessions up to date.
 async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
     let mut interval = tokio::time::interval(COUNT_INTERVAL);
@@ -182,16 +198,12 @@ async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
 }
 
 /// Sets up where sessions run: inside `root`, or in the container.
-pub(super) async fn establish(
-    job: &Job,
-    root: Option<PathBuf>,
-    accept_visible_secrets: bool,
-) -> anyhow::Result<Jail> {
+pub(super) async fn establish(job: &Job, root: Option<PathBuf>) -> anyhow::Result<Jail> {
     let options = jail::Options {
         root,
         dkms: job.contract.session.dkms,
         masks: secrets(job),
-        accept_visible_secrets,
+        agent_dir: Some(Layout::new(&job.contract.image_root_parent).agent()),
         env: environment(job),
     };
     let jail = blocking(move || {

@@ -6,6 +6,7 @@
 mod artifacts;
 mod auth;
 mod collection;
+mod host_keys;
 mod images;
 mod input;
 mod jobs;
@@ -62,6 +63,7 @@ pub fn router(app: App) -> Router {
     let protected = collections(Version::V2)
         .nest("/v2", collections(Version::V2))
         .nest("/v3", v3)
+        .merge(host_keys::routes())
         .route("/version", get(version))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check));
     Router::new()

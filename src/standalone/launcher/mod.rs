@@ -26,7 +26,9 @@ use uuid::Uuid;
 use super::records::{self, Job, Records};
 use crate::contract::Status;
 use crate::os::launch;
+use crate::ssh::hostkeys::{self, PublicHostKeys};
 use crate::telemetry::chain;
+use crate::workspace::Layout;
 use directory::Directory;
 use process::Identity;
 use spawner::Spawner;
@@ -165,6 +167,12 @@ impl Launcher {
                 running.ended.cancel();
             }
         }
+    }
+
+    /// The SSH host keys of a job; an error of kind `NotFound` in it when there are none (any more).
+    pub fn host_keys(&self, job: Uuid) -> Result<PublicHostKeys, hostkeys::Error> {
+        let layout = Layout::new(&self.inner.directory(job).mnt());
+        PublicHostKeys::load(&layout.host_keys())
     }
 
     /// Ends a job if it runs, and removes its directory. Returns when that is done.
