@@ -4,6 +4,7 @@
 
 mod attach;
 mod completions;
+mod configure;
 mod connect;
 mod data;
 mod diff;
@@ -56,6 +57,7 @@ enum Command {
     Image(image::Args),
     Recipe(recipe::Args),
     Data(data::Args),
+    Configure(Box<configure::Args>),
     Squash(squash::Args),
     Unsquash(unsquash::Args),
     Ls(ls::Args),
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Image(args) => block_on(image::run(args)),
         Command::Recipe(args) => block_on(recipe::run(args)),
         Command::Data(args) => block_on(data::run(args)),
+        Command::Configure(args) => block_on(configure::run(*args)),
         Command::Squash(args) => block_on(cancellable(move |it| squash::run(&args, it))),
         Command::Unsquash(args) => block_on(cancellable(move |it| unsquash::run(&args, it))),
         Command::Ls(args) => ls::run(&args),

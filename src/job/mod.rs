@@ -3,6 +3,7 @@
 //! Called by `cli`. This room alone knows the order of things; every step is another room's.
 
 mod base;
+pub mod configure;
 pub mod connect;
 pub mod control;
 mod create;

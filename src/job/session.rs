@@ -24,7 +24,7 @@ use crate::watch::{Kind, Places, Signal, Signals};
 use crate::workspace::Layout;
 
 /// Time that sessions have to end by themselves after the notice.
-const SESSION_GRACE: Duration = Duration::from_secs(5);
+pub(super) const SESSION_GRACE: Duration = Duration::from_secs(5);
 
 /// Time that processes which sessions left running have between SIGTERM and SIGKILL.
 const PROCESS_GRACE: Duration = Duration::from_secs(3);
@@ -93,7 +93,7 @@ pub(super) async fn serve(
 }
 
 /// Ends what sessions have left in the jail, and the jail.
-async fn close(jail: Jail) -> anyhow::Result<()> {
+pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     let leftovers = blocking(move || Ok(jail.close(PROCESS_GRACE))).await?;
     tell_leftovers(&leftovers);
     anyhow::ensure!(
@@ -199,13 +199,18 @@ async fn count_sessions(job: &Job, server: &ssh::Handle) -> Infallible {
 
 /// Sets up where sessions run: inside `root`, or in the container.
 pub(super) async fn establish(job: &Job, root: Option<PathBuf>) -> anyhow::Result<Jail> {
-    let options = jail::Options {
+    enter(jail::Options {
         root,
         dkms: job.contract.session.dkms,
         masks: secrets(job),
         agent_dir: Some(Layout::new(&job.contract.image_root_parent).agent()),
         env: environment(job),
-    };
+    })
+    .await
+}
+
+/// Makes what sessions run in; [`close`] ends it.
+pub(super) async fn enter(options: jail::Options) -> anyhow::Result<Jail> {
     let jail = blocking(move || {
         let held = CapSet::effective().context("cannot read this process's capabilities")?;
         let plan = Plan::new(options, held)?;

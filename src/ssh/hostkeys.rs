@@ -65,6 +65,14 @@ impl HostKeys {
     }
 }
 
+/// Makes a key pair for a client of ours: the private key is written to `path`, which must not exist
+/// yet, the line for authorized_keys is returned.
+pub fn make_client_key(path: &Path) -> Result<String, Error> {
+    let key = make_ed25519()?;
+    save(path, &key)?;
+    key.public_key().to_openssh().map_err(|error| Error::Make(error.to_string()))
+}
+
 fn load_or_make(path: &Path, make: fn() -> Result<PrivateKey, Error>) -> Result<PrivateKey, Error> {
     match std::fs::read_to_string(path) {
         Ok(text) => PrivateKey::from_openssh(&text)
