@@ -7,6 +7,7 @@
 #![recursion_limit = "256"]
 
 pub mod cli;
+pub mod configure;
 pub mod contract;
 pub mod ims;
 pub mod jail;

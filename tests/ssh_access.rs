@@ -1,4 +1,4 @@
-//! Who gets into the ssh room, what keys and certificates allow, forwarding, and the limits.
+//! Who gets into the ssh room, what keys and certificates allow, and the limits.
 
 #[path = "support/server.rs"]
 mod support;
@@ -6,10 +6,10 @@ mod support;
 use std::process::Stdio;
 use std::time::Duration;
 
-use ims_job_agent::ssh::{Forwarding, MaxStartups};
+use ims_job_agent::ssh::MaxStartups;
 use support::{DEADLINE, Lab, eventually, output, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,120 +86,6 @@ async fn sha1_signatures_and_too_many_tries_are_refused() {
     assert!(done.status.success(), "the RSA host key: {done:?}");
 }
 
-/// A server that answers every connection with what it gets.
-async fn echo() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = tcp.into_split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-            });
-        }
-    });
-    port
-}
-
-/// A port below those that the kernel gives out, so that no other test gets it meanwhile.
-async fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(20_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Sends 8 MiB through `port` and expects them back, end included.
-async fn through(port: u16) {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    let tcp = loop {
-        match TcpStream::connect(("127.0.0.1", port)).await {
-            Ok(tcp) => break tcp,
-            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let (mut read, mut write) = tcp.into_split();
-    let sent = vec![3; 8 << 20];
-    let writing = tokio::spawn(async move {
-        write.write_all(&sent).await.unwrap();
-        write.shutdown().await.unwrap();
-    });
-    let mut got = Vec::new();
-    tokio::time::timeout(DEADLINE, read.read_to_end(&mut got)).await.unwrap().unwrap();
-    writing.await.unwrap();
-    assert_eq!(got.len(), 8 << 20);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tcp_is_forwarded_both_ways_and_stops_with_the_client() {
-    let lab = Lab::start().await;
-    let (target, near, far) = (echo().await, free_port().await, free_port().await);
-    let local = format!("-L{near}:127.0.0.1:{target}");
-    let remote = format!("-R{far}:127.0.0.1:{target}");
-    let mut child =
-        lab.ssh(&["-N", "-oExitOnForwardFailure=yes", &local, &remote]).spawn().unwrap();
-    for _ in 0..10 {
-        through(near).await;
-        through(far).await;
-    }
-    child.kill().await.unwrap();
-    eventually("the listener's end", || std::net::TcpStream::connect(("127.0.0.1", far)).is_err())
-        .await;
-}
-
-/// The client closes as soon as it has sent everything: what is on its way must still arrive.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forwarded_greeting_arrives_whole_when_its_sender_closes_at_once() {
-    let lab = Lab::start().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            tcp.write_all(&vec![1; 1 << 20]).await.unwrap();
-        }
-    });
-    let far = free_port().await;
-    let remote = format!("-R{far}:127.0.0.1:{target}");
-    let mut child = lab.ssh(&["-N", "-oExitOnForwardFailure=yes", &remote]).spawn().unwrap();
-    eventually("the listener", || std::net::TcpStream::connect(("127.0.0.1", far)).is_ok()).await;
-    for _ in 0..20 {
-        let mut tcp = TcpStream::connect(("127.0.0.1", far)).await.unwrap();
-        tcp.shutdown().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let mut got = Vec::new();
-        tokio::time::timeout(DEADLINE, tcp.read_to_end(&mut got)).await.unwrap().unwrap();
-        assert_eq!(got.len(), 1 << 20);
-    }
-    child.kill().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn forwarding_can_be_forbidden_by_the_server_and_by_the_key() {
-    let target = echo().await;
-    let through = format!("127.0.0.1:{target}");
-    let permitted = format!(r#"permitopen="127.0.0.1:{target}""#);
-    let elsewhere = r#"permitopen="127.0.0.1:1""#;
-    for (options, forwarding, local, remote) in [
-        ("", Forwarding::None, false, false),
-        ("", Forwarding::Local, true, false),
-        ("no-port-forwarding", Forwarding::All, false, false),
-        ("restrict,port-forwarding", Forwarding::All, true, true),
-        (permitted.as_str(), Forwarding::All, true, true),
-        (elsewhere, Forwarding::All, false, true),
-        (r#"permitlisten="localhost:1""#, Forwarding::All, true, false),
-    ] {
-        let lab = Lab::with(options, |config| config.forwarding = forwarding).await;
-        let done = output(&mut lab.ssh(&["-W", &through])).await;
-        assert_eq!(done.status.success(), local, "{options} {forwarding:?}: {done:?}");
-        let listen = format!("-R127.0.0.1:{}:{through}", free_port().await);
-        let done = output(lab.ssh(&["-oExitOnForwardFailure=yes", &listen]).arg("true")).await;
-        assert_eq!(done.status.success(), remote, "{options} {forwarding:?}: {done:?}");
-    }
-}
-
 /// The error of reading from a connection that sends `bytes` and then nothing.
 async fn until_cut(lab: &Lab, bytes: &[u8]) -> Duration {
     let begun = tokio::time::Instant::now();
@@ -220,6 +106,52 @@ async fn silent_and_slow_clients_are_cut_at_login_grace_time() {
     }
     let done = lab.exec("sleep 3; echo still here").await;
     assert_eq!(text(&done.stdout), "still here\n", "the limit is the login's alone");
+}
+
+/// Resident memory of this process, which is the server, in MiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}
+
+/// Sends for as long as the server listens: a little at a time, or much at once.
+async fn pester(lab: &Lab, number: usize) {
+    let mut tcp = TcpStream::connect(lab.server.local_addr()).await.unwrap();
+    let greeting = if number.is_multiple_of(3) { &b""[..] } else { b"SSH-2.0-pest\r\n" };
+    let piece = match number % 2 {
+        0 => vec![number as u8],
+        _ => (0..1 << 20).map(|n| (n * number) as u8).collect(),
+    };
+    let mut sent = tcp.write_all(greeting).await;
+    while sent.is_ok() {
+        sent = tcp.write_all(&piece).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_and_drips_before_login_cost_neither_memory_nor_the_place_of_others() {
+    let lab = Lab::with("", |config| {
+        config.limits.login_grace_time = Duration::from_secs(5);
+        config.limits.max_startups =
+            MaxStartups { start: 500, rate: 30, full: 1000, per_source: None };
+    })
+    .await;
+    assert!(lab.exec("true").await.status.success());
+    let before = resident();
+    let pests = futures::future::join_all((0..100).map(|number| pester(&lab, number)));
+    tokio::time::timeout(DEADLINE, async {
+        let served = async {
+            for _ in 0..3 {
+                assert!(lab.exec("true").await.status.success(), "others are served meanwhile");
+            }
+        };
+        tokio::join!(pests, served)
+    })
+    .await
+    .expect("all are cut at LoginGraceTime");
+    assert!(resident() < before + 60, "memory grew from {before} to {} MiB", resident());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,11 +184,17 @@ async fn an_interrupt_stops_a_flood_on_a_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ssh_audit_finds_no_failure() {
+async fn ssh_audit_warns_of_nothing_that_could_be_avoided() {
     let lab = Lab::start().await;
     let mut audit = Command::new("ssh-audit");
-    let done =
-        output(audit.args(["-l", "fail", "--port", &lab.port().to_string(), "127.0.0.1"])).await;
+    let port = lab.port().to_string();
+    let done = output(audit.args(["-l", "warn", "--port", &port, "127.0.0.1"])).await;
     let report = text(&done.stdout);
-    assert!(!report.contains("[fail]"), "{report}");
+    assert!(report.contains("[warn]") && !report.contains("[fail]"), "{report}");
+    for line in report.lines().filter(|line| line.contains("[warn]")) {
+        // Old clients have no other MACs; what is newer than this ssh-audit it does not know.
+        let known =
+            ["(mac) hmac-sha2-", "unknown algorithm"].iter().any(|text| line.contains(text));
+        assert!(known, "{line}");
+    }
 }

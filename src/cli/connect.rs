@@ -1,6 +1,8 @@
 //! Where IMS and the store are: the variables of a job, or flags of the same meaning. Shared by the
 //! commands that speak to a site outside a job.
 
+use std::path::PathBuf;
+
 use super::exit::{self, Exit};
 use crate::contract::vars::{self, Var};
 use crate::contract::{ImsAccess, S3Access};
@@ -48,7 +50,7 @@ impl Connection {
     /// Clients of both; `Err` with the exit code when the environment is wrong, which is logged.
     pub fn site(&self) -> anyhow::Result<Result<Site, Exit>> {
         super::keep_secrets()?;
-        let lookup = |name: &str| self.flag(name).or_else(|| super::env_var(name));
+        let lookup = |name: &str| self.lookup(name);
         let (ims, s3) = match (ImsAccess::from_vars(lookup), S3Access::from_vars(lookup)) {
             (Ok(ims), Ok(s3)) => (ims, s3),
             (ims, s3) => {
@@ -60,6 +62,15 @@ impl Connection {
         };
         let store = connect::store(&s3, ims.timeout)?;
         Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket }))
+    }
+
+    /// The certificate that images get (contract section 4). What is wrong is told by [`Self::site`].
+    pub fn ca_cert(&self) -> PathBuf {
+        ImsAccess::from_vars(|name| self.lookup(name)).map(|ims| ims.ca_cert).unwrap_or_default()
+    }
+
+    fn lookup(&self, name: &str) -> Option<String> {
+        self.flag(name).or_else(|| super::env_var(name))
     }
 
     fn flag(&self, name: &str) -> Option<String> {

@@ -24,10 +24,14 @@ pub const NOT_TOLD: Exit = Exit {
     code: 4,
     meaning: "the job ended, but IMS could not be told its terminal status; the log says which",
 };
+pub const LAYER_FAILED: Exit = Exit {
+    code: 5,
+    meaning: "a layer of `configure` failed; the same command goes on after the last good one",
+};
 pub const TERMINATED: Exit =
     Exit { code: 143, meaning: "ended by SIGTERM or SIGINT; a job's status is `error`" };
 
-pub const ALL: &[Exit] = &[SUCCESS, FAILURE, USAGE, GAVE_UP, NOT_TOLD, TERMINATED];
+pub const ALL: &[Exit] = &[SUCCESS, FAILURE, USAGE, GAVE_UP, NOT_TOLD, LAYER_FAILED, TERMINATED];
 
 impl Exit {
     /// The exit code of a job.

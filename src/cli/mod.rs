@@ -2,13 +2,16 @@
 //!
 //! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
 
+mod attach;
 mod completions;
+mod configure;
 mod connect;
 mod data;
 mod diff;
 mod docs;
 mod entry_points;
 mod exit;
+mod host_keys;
 mod image;
 mod ls;
 mod output;
@@ -54,11 +57,14 @@ enum Command {
     Sessions(sessions::Args),
     #[command(subcommand)]
     Step(step::Step),
+    Attach(attach::Args),
+    HostKeys(host_keys::Args),
     Package(package::Args),
     Standalone(standalone::Args),
     Image(image::Args),
     Recipe(recipe::Args),
     Data(data::Args),
+    Configure(Box<configure::Args>),
     Squash(squash::Args),
     Unsquash(unsquash::Args),
     Ls(ls::Args),
@@ -75,11 +81,14 @@ pub fn main() -> ExitCode {
         Command::Run(args) => block_on(run::run(args)),
         Command::Sessions(args) => block_on(sessions::run(args)),
         Command::Step(step) => block_on(step::run(step)),
+        Command::Attach(args) => block_on(attach::run(args)),
+        Command::HostKeys(args) => host_keys::run(&args),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Image(args) => block_on(image::run(args)),
         Command::Recipe(args) => block_on(recipe::run(args)),
         Command::Data(args) => block_on(data::run(args)),
+        Command::Configure(args) => block_on(configure::run(*args)),
         Command::Squash(args) => block_on(cancellable(move |it| squash::run(&args, it))),
         Command::Unsquash(args) => block_on(cancellable(move |it| unsquash::run(&args, it))),
         Command::Ls(args) => ls::run(&args),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -9,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
 use crate::contract::{JobContract, files};
-use crate::job::{self, Listen, Options, Sessions};
+use crate::job::{self, Listen, Options, Sessions, TimeLimits};
 use crate::squashfs::Engine;
+use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::{self, Board};
 use crate::workspace;
@@ -49,12 +51,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "own")]
     engine: Engine,
 
-    /// Let sessions that are not jailed see mounted secret files where nothing can hide them
-    ///
-    /// Without CAP_SYS_ADMIN such sessions could read the OAuth credentials of the pod; the job
-    /// refuses to start then.
-    #[arg(long)]
-    accept_visible_secrets: bool,
+    /// What clients may forward: nothing, only towards the job (ssh -L, -D, -W), or all (also ssh -R, -A)
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    forwarding: ssh::Forwarding,
 
     /// The values of a recipe's templates, in JSON or YAML
     #[arg(long, value_name = "FILE", default_value = files::TEMPLATE_DICTIONARY)]
@@ -68,7 +67,19 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
     ca_rpm_dir: PathBuf,
 
-    /// Serve /healthz, /readyz and /metrics there
+    /// End the job with an error when no session had a byte for so long (90m, 8h)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    idle_limit: Option<Duration>,
+
+    /// End the job with an error when its user is not done so long after its start (90m, 8h)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deadline: Option<Duration>,
+
+    /// Record what terminals show there, a file a session (asciicast v2)
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+
+    /// Serve /healthz, /readyz, /metrics and /status there
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
 }
@@ -102,15 +113,26 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
             (mode, _) => mode,
         },
         engine: args.engine,
-        accept_visible_secrets: args.accept_visible_secrets,
         template_dictionary: args.template_dictionary,
         signing_keys: args.signing_keys,
         ca_rpm: args.ca_rpm_dir,
         home: std::env::home_dir(),
+        forwarding: args.forwarding,
+        record: args.record,
+        limits: TimeLimits { idle: args.idle_limit, deadline: args.deadline },
     };
     let outcome = job::run(contract, options, board, stop).await?;
     println!("{}", outcome.result);
     Ok(Exit::of_job(&outcome))
+}
+
+/// `90m`, `1h30m`, `2 days`; a bare number means seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    parsed.try_into().map_err(|_| "a time must not be negative".into())
 }
 
 pub(super) async fn serve_status(

@@ -27,10 +27,6 @@ pub struct Args {
     )]
     authorized_keys: Vec<PathBuf>,
 
-    /// Let sessions that are not jailed see mounted secret files where nothing can hide them
-    #[arg(long)]
-    accept_visible_secrets: bool,
-
     /// The steps of a create job have ended when this starts: without a failed build there are no
     /// sessions
     #[arg(long)]
@@ -66,7 +62,6 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let server = SessionServer {
         listen: super::ssh_listen(args.ssh_listen, &contract.session),
         authorized_keys: args.authorized_keys,
-        accept_visible_secrets: args.accept_visible_secrets,
         after_build: args.after_build,
     };
     Ok(Exit::of_end(job::serve_sessions(contract, server, board, stop).await))

@@ -257,7 +257,18 @@ fn prepare_plain(setup: &Setup) -> Result<Prepared, Fault> {
     hardening::make_undumpable().map_err(fault("become undumpable"))?;
     let root = setup.root.as_deref().map(namespace::handle).transpose();
     let root = root.map_err(fault("open the image root"))?;
+    if root.is_none() && landlock::can_hide() {
+        confine_plain().map_err(fault("confine by landlock"))?;
+    }
     Ok(Prepared { root, notes: Vec::new(), mounts: None })
+}
+
+/// In the agent's own container `/proc` shows the agent and what else runs there: processes of a domain
+/// cannot signal, trace or look into those outside of it. Setuid programs are the price; in an image
+/// they are part of what is built, and there is no `/proc` there.
+fn confine_plain() -> io::Result<()> {
+    hardening::forbid_new_privileges()?;
+    landlock::scope_before_hiding()
 }
 
 fn prepare_namespaces(setup: &Setup) -> Result<Prepared, Fault> {

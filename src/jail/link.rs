@@ -164,6 +164,7 @@ fn handshake(socket: &UnixStream, plan: &Plan, started: i32) -> Result<Greeting,
         shape: plan.shape,
         root: plan.root.clone(),
         steps: plan.steps.clone(),
+        hide: plan.hide.clone(),
         keep: plan.keep,
         level: plan.level,
     };

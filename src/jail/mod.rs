@@ -15,6 +15,7 @@ mod link;
 mod mounts;
 mod plan;
 mod session;
+mod socket;
 mod wire;
 
 use std::ffi::{OsStr, OsString};
@@ -29,10 +30,11 @@ pub use child::Child;
 pub use close::Leftovers;
 pub use link::ENTRY;
 pub use plan::{Impossible, Options, Plan, Shape};
+pub use socket::SocketFile;
 
 use crate::os::capability::CapSet;
 use crate::os::pty::Pty;
-use crate::os::{self, hardening};
+use crate::os::{self, hardening, landlock};
 use fixtures::Fixtures;
 use link::Link;
 use wire::{Become, Bytes, Request};
@@ -112,12 +114,13 @@ impl Jail {
     pub fn establish(plan: Plan) -> Result<Jail, Error> {
         let exe = hardening::sealed_self_exe().map_err(Error::Binary)?;
         let account = account(&plan)?;
+        let plan = without_hiding_in_vain(plan);
         let (plan, (link, fixtures)) = match start(&exe, &plan) {
             Err(error) if plan.shape == Shape::Namespaces => {
                 let reason = crate::telemetry::chain(&error);
                 tracing::warn!(reason, "sessions get no namespaces");
                 let held = CapSet::effective().map_err(|source| Error::Start { source })?;
-                let plan = plan.without_namespaces(held)?;
+                let plan = without_hiding_in_vain(plan.without_namespaces(held)?);
                 let started = start(&exe, &plan)?;
                 (plan, started)
             }
@@ -211,6 +214,22 @@ impl Jail {
         leftovers.additions = std::mem::take(&mut *fixtures).take_out();
         leftovers
     }
+}
+
+/// Where nothing can hide secrets the job goes on all the same, since IMS's pods are like that by
+/// default; but it is told.
+fn without_hiding_in_vain(mut plan: Plan) -> Plan {
+    if plan.hide.is_empty() || landlock::can_hide() {
+        return plan;
+    }
+    tracing::warn!(
+        visible = ?plan.hide,
+        "SESSIONS CAN READ SECRETS OF THIS POD: it lacks CAP_SYS_ADMIN and the kernel lacks Landlock \
+         (Linux 5.19); to avoid it use SSH_JAIL=True or JOB_ENABLE_DKMS=True, or run agent and \
+         sessions in two containers"
+    );
+    plan.hide.clear();
+    plan
 }
 
 /// Puts into the image what the jail needs there and starts init; leaves nothing if that fails.

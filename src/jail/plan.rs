@@ -15,9 +15,9 @@ pub struct Options {
     pub dkms: bool,
     /// Files and directories that hold secrets: hidden from sessions in the agent's container.
     pub masks: Vec<PathBuf>,
-    /// Accept `masks` that cannot be hidden (told in docs/limits.md: agent and sessions share a
-    /// container without CAP_SYS_ADMIN).
-    pub accept_visible_secrets: bool,
+    /// The agent's own directory: hidden there as well, but only by a mount. Landlock would make its
+    /// parent, where users work, a place whose new files cannot be read.
+    pub agent_dir: Option<PathBuf>,
     /// Variables of every session.
     pub env: Vec<(OsString, OsString)>,
 }
@@ -80,6 +80,8 @@ pub struct Plan {
     /// The image root, unless sessions live in the agent's container.
     pub root: Option<PathBuf>,
     pub steps: Vec<Step>,
+    /// Files that no mount can hide, only Landlock.
+    pub hide: Vec<PathBuf>,
     /// Capabilities that sessions keep.
     pub keep: CapSet,
     pub level: Level,
@@ -95,16 +97,6 @@ pub enum Impossible {
          container or set SSH_JAIL=False"
     )]
     NoChroot,
-    #[error(
-        "sessions in this container could read {}: give the container CAP_SYS_ADMIN so that they \
-         are hidden, use SSH_JAIL=True, or run agent and sessions in separate containers",
-        list(.0)
-    )]
-    VisibleSecrets(Vec<PathBuf>),
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// What a container runtime gives by default: enough for package managers, dracut, useradd, chroot.
@@ -147,6 +139,7 @@ impl Plan {
             shape: Shape::Namespaces,
             root: options.root.clone(),
             steps: steps(&options),
+            hide: Vec::new(),
             keep,
             level,
             env: session_env(&options),
@@ -159,9 +152,6 @@ impl Plan {
         if jailed && !held.has(CapSet::SYS_CHROOT) {
             return Err(Impossible::NoChroot);
         }
-        if !jailed && !options.masks.is_empty() && !options.accept_visible_secrets {
-            return Err(Impossible::VisibleSecrets(options.masks));
-        }
         // Who may chroot walks out of a chroot, and nothing forbids opening a node that was made:
         // without namespaces both capabilities would be ways out.
         let keep = match jailed {
@@ -172,6 +162,7 @@ impl Plan {
             shape: Shape::Plain,
             root: options.root.clone(),
             steps: Vec::new(),
+            hide: if jailed { Vec::new() } else { options.masks.clone() },
             keep,
             level: Level::Strict,
             env: session_env(&options),
@@ -194,6 +185,9 @@ impl Plan {
         let means = match (self.shape, self.level) {
             (Shape::Namespaces, Level::Strict) => "own mount and pid namespaces, no mounts",
             (Shape::Namespaces, Level::Mounts) => "own mount and pid namespaces, mounts allowed",
+            (Shape::Plain, _) if !self.hide.is_empty() => {
+                "no CAP_SYS_ADMIN: no namespaces, fewer capabilities, secrets hidden by Landlock"
+            }
             (Shape::Plain, _) => "no CAP_SYS_ADMIN: no namespaces, fewer capabilities only",
         };
         format!("{place} ({means})")
@@ -223,7 +217,8 @@ fn steps(options: &Options) -> Vec<Step> {
         steps.push(Step::directory("/run/lock", 0o1777));
     } else {
         // Last, so that nothing is mounted over them afterwards.
-        steps.extend(options.masks.iter().cloned().map(Step::Hide));
+        let hidden = options.masks.iter().chain(&options.agent_dir);
+        steps.extend(hidden.cloned().map(Step::Hide));
     }
     steps
 }
@@ -329,18 +324,20 @@ mod tests {
         let open = Options { masks: masks.clone(), ..Options::default() };
         let plan = Plan::new(open, all()).unwrap();
         assert_eq!(plan.steps.last(), Some(&Step::Hide(masks[0].clone())));
+        assert!(plan.hide.is_empty());
         let plan = Plan::new(Options { masks: masks.clone(), ..jailed() }, all()).unwrap();
         assert!(!plan.steps.contains(&Step::Hide(masks[0].clone())));
     }
 
     #[test]
-    fn visible_secrets_are_refused_unless_accepted() {
+    fn without_mounts_secrets_of_the_container_are_left_to_landlock() {
         let masks = vec![PathBuf::from("/etc/admin-client-auth")];
-        let options = Options { masks: masks.clone(), ..Options::default() };
-        let refused = Plan::new(options.clone(), BUILDING).unwrap_err();
-        assert_eq!(refused, Impossible::VisibleSecrets(masks));
-        let accepted = Options { accept_visible_secrets: true, ..options };
-        assert_eq!(Plan::new(accepted, BUILDING).unwrap().shape, Shape::Plain);
+        let agent_dir = Some(PathBuf::from("/mnt/image/.ims-job-agent"));
+        let options = Options { masks: masks.clone(), agent_dir, ..Options::default() };
+        let plan = Plan::new(options, BUILDING).unwrap();
+        assert_eq!((plan.shape, &plan.hide), (Shape::Plain, &masks));
+        let jailed = Plan::new(Options { masks, ..jailed() }, BUILDING).unwrap();
+        assert!(jailed.hide.is_empty(), "they are not in the image");
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::os::fd::OwnedFd;
 use nix::unistd::Pid;
 
 use super::plan::Shape;
+use super::socket;
 use super::wire::{Become, Bytes, Fault, Setup};
 use crate::os::exec::{self, SingleThreaded, Stdio};
-use crate::os::namespace;
+use crate::os::{landlock, namespace};
 
 /// What the agent asked for.
 pub struct Launch {
@@ -68,18 +69,31 @@ fn live(launch: Launch, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) 
         Ok(stdio) => stdio,
         Err(fault) => return tell(report, &fault),
     };
-    // Failing here leaves nothing to tell it through: init sees the pipe end and then this status.
-    let Ok(report) = exec::arrange_descriptors(stdio, report) else { return FAILED };
-    go_home(&home.into_os());
-    let env: Vec<(OsString, OsString)> =
-        env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();
     match program {
-        Become::Sftp => {
-            drop(report);
-            crate::sftp::serve_stdio()
-        }
-        Become::Exec { path, argv } => tell(report, &execute(path, argv, &env)),
+        Become::Socket(task) => match socket::perform(task, stdio) {
+            Ok(()) => 0,
+            Err(fault) => tell(report, &fault),
+        },
+        Become::Sftp => match settle(stdio, report, home) {
+            Ok(report) => {
+                drop(report);
+                crate::sftp::serve_stdio()
+            }
+            Err(_) => FAILED,
+        },
+        Become::Exec { path, argv } => match settle(stdio, report, home) {
+            Ok(report) => tell(report, &execute(path, argv, env)),
+            Err(_) => FAILED,
+        },
     }
+}
+
+/// Takes stdio as its own and goes home; gives the report at its new number. Failing here leaves
+/// nothing to tell it through: init sees the pipe end and then the status.
+fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
+    let report = exec::arrange_descriptors(stdio, report)?;
+    go_home(&home.into_os());
+    Ok(report)
 }
 
 /// Exit status of a process that never became its program.
@@ -100,6 +114,8 @@ fn enter(fds: Vec<OwnedFd>, root: Option<&OwnedFd>, setup: &Setup) -> Result<Std
     if setup.shape == Shape::Plain {
         setup.keep.keep_only().map_err(fault("drop capabilities"))?;
     }
+    // By each session anew: what an earlier one has made beside the secrets can then be read.
+    landlock::hide(&setup.hide).map_err(fault("hide secrets"))?;
     let stdio = stdio(fds).map_err(fault("take stdio"))?;
     exec::lead_session(&stdio).map_err(fault("lead a session"))?;
     Ok(stdio)
@@ -126,13 +142,15 @@ fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
     }
 }
 
-fn execute(path: Bytes, argv: Vec<Bytes>, env: &[(OsString, OsString)]) -> Fault {
+fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>) -> Fault {
+    let env: Vec<(OsString, OsString)> =
+        env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();
     let what = format!("execute {}", String::from_utf8_lossy(&path.0));
     let strings: Result<Vec<CString>, _> =
         argv.into_iter().map(|argument| CString::new(argument.0)).collect();
     match (CString::new(path.0), strings) {
         (Ok(path), Ok(argv)) => {
-            Fault::new(what, &exec::exec(&path, &argv, &super::env::to_strings(env)))
+            Fault::new(what, &exec::exec(&path, &argv, &super::env::to_strings(&env)))
         }
         _ => Fault { what: format!("{what}: a NUL in the command"), errno: libc::EINVAL },
     }

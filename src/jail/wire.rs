@@ -31,6 +31,10 @@ impl Bytes {
     pub fn into_os(self) -> OsString {
         OsString::from_vec(self.0)
     }
+
+    pub fn into_path(self) -> PathBuf {
+        self.into_os().into()
+    }
 }
 
 impl Serialize for Bytes {
@@ -52,6 +56,7 @@ pub struct Setup {
     pub shape: Shape,
     pub root: Option<PathBuf>,
     pub steps: Vec<Step>,
+    pub hide: Vec<PathBuf>,
     pub keep: CapSet,
     pub level: Level,
 }
@@ -59,8 +64,36 @@ pub struct Setup {
 /// What a session's process becomes.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Become {
-    Exec { path: Bytes, argv: Vec<Bytes> },
+    Exec {
+        path: Bytes,
+        argv: Vec<Bytes>,
+    },
     Sftp,
+    /// Does this with a Unix socket, sends what came of it through its stdin, and ends.
+    Socket(SocketTask),
+}
+
+/// Paths are as the session sees them.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum SocketTask {
+    /// Answered by the socket.
+    Connect { path: Bytes },
+    /// Answered by the socket and a `Made`.
+    Listen { path: Bytes },
+    /// The same, in a new directory of its own: for the client's ssh-agent.
+    ListenForAgent,
+    /// Removes a socket that one of the two has made, if it is still there.
+    Remove(Made),
+}
+
+/// A socket that was made, so that nothing else is removed in its place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Made {
+    pub path: Bytes,
+    pub device: u64,
+    pub inode: u64,
+    /// So was the directory that it is in.
+    pub directory: bool,
 }
 
 /// Agent to init. Descriptors with `Spawn`: the terminal, or stdin, stdout and stderr.

@@ -67,14 +67,14 @@ struct ChangeList<'a> {
     diff: &'a Diff,
 }
 
-/// Compares the new image with the base and writes what differs to `path`.
+/// Compares the new image with the base, writes what differs to `path`, and gives it.
 pub(super) fn write_changes(
     base: &Path,
     new: &Path,
     ranges: &[Range],
     link: Option<&Link>,
     path: &Path,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Diff> {
     let diff = diff::diff(base, new, ranges).context("cannot compare the image with its base")?;
     tracing::info!(
         added = diff.added.len(),
@@ -84,7 +84,8 @@ pub(super) fn write_changes(
     );
     let list = ChangeList { version: VERSION, base: link, diff: &diff };
     let json = serde_json::to_vec(&list).context("cannot write the change list as JSON")?;
-    std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(diff)
 }
 
 /// The base's root file system as the records name it. A base that nobody knows any more costs an

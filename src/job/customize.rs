@@ -130,7 +130,7 @@ async fn open(job: &Job, store: &Store) -> anyhow::Result<(Workspace, Base)> {
 }
 
 /// What the files of a root look like that was just unpacked: by this, changed ones are known later.
-fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
+pub(super) fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
     if workspace.kind() != workspace::Kind::Unpacked || workspace.resumed() {
         return Ok(None);
     }

@@ -1,5 +1,7 @@
 //! The way in for the user: a server in this container, or one in another container of the pod.
 
+use anyhow::Context;
+
 use super::listen::Bound;
 use super::session::{self, Door, Host, Site};
 use super::{Job, Sessions, pod};
@@ -21,10 +23,15 @@ pub(super) enum Open {
 impl Entrance {
     pub fn prepare(job: &Job) -> anyhow::Result<Self> {
         Ok(match job.options.sessions {
-            Sessions::Here => Self::Here {
-                bound: job.options.ssh_listen.bind()?,
-                authorized_keys: session::authorized_keys(&job.options.authorized_keys)?,
-            },
+            Sessions::Here => {
+                let bound = job.options.ssh_listen.bind()?;
+                if let Some(directory) = &job.options.record {
+                    session::make_private(directory)
+                        .with_context(|| format!("cannot record to {}", directory.display()))?;
+                }
+                let authorized_keys = session::authorized_keys(&job.options.authorized_keys)?;
+                Self::Here { bound, authorized_keys }
+            }
             Sessions::Separate => Self::Separate,
         })
     }
@@ -33,7 +40,9 @@ impl Entrance {
     pub async fn open(self, job: &Job) -> anyhow::Result<Open> {
         Ok(match self {
             Self::Here { bound, authorized_keys } => {
-                let host_keys = session::host_keys(&job.contract.image_root_parent).await?;
+                let host_keys =
+                    session::host_keys(&job.contract.image_root_parent, &job.reporter.board)
+                        .await?;
                 Open::Here { bound, door: Door { authorized_keys, host_keys } }
             }
             Self::Separate => Open::Separate,

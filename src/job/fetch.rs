@@ -113,16 +113,23 @@ impl Lookup {
     pub async fn rootfs(&self) -> anyhow::Result<Artifact> {
         let job = self.ims.job(&self.job_id, &self.stop).await?;
         let image = self.ims.image(&job.artifact_id, &self.stop).await?;
-        let link = image
-            .link
-            .with_context(|| format!("image {} has no manifest linked to it", image.id))?;
-        let object: Object = link.path.parse()?;
-        let json = self.store.get_bytes(&object, manifest::SIZE_LIMIT, &self.stop).await?;
-        let manifest = Manifest::parse(&json)
-            .with_context(|| format!("the manifest {object} cannot be used"))?;
-        Ok(manifest
-            .rootfs()
-            .with_context(|| format!("the manifest {object} cannot be used"))?
-            .clone())
+        rootfs(&self.store, &image, &self.stop).await
     }
+}
+
+/// The root file system of an image, by its manifest.
+pub(super) async fn rootfs(
+    store: &Store,
+    image: &ims::Image,
+    stop: &CancellationToken,
+) -> anyhow::Result<Artifact> {
+    let link = image
+        .link
+        .as_ref()
+        .with_context(|| format!("image {} has no manifest linked to it", image.id))?;
+    let object: Object = link.path.parse()?;
+    let json = store.get_bytes(&object, manifest::SIZE_LIMIT, stop).await?;
+    let unusable = || format!("the manifest {object} cannot be used");
+    let manifest = Manifest::parse(&json).with_context(unusable)?;
+    Ok(manifest.rootfs().with_context(unusable)?.clone())
 }

@@ -3,11 +3,14 @@
 //! Called by `cli`. This room alone knows the order of things; every step is another room's.
 
 mod base;
+pub mod configure;
 pub mod connect;
+pub mod control;
 mod create;
 mod customize;
 mod entrance;
 mod fetch;
+mod limits;
 mod listen;
 mod package;
 mod pod;
@@ -18,16 +21,18 @@ mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Action, JobContract};
 use crate::os::process::Reaper;
 use crate::squashfs::Engine;
+use crate::ssh;
 use crate::telemetry::status::Board;
 use crate::workspace;
 
+pub use limits::TimeLimits;
 pub use listen::Listen;
 pub use pod::{SessionServer, fetch_image, serve_sessions};
 pub use repackage::{Repackaging, repackage};
@@ -42,8 +47,6 @@ pub struct Options {
     pub authorized_keys: PathBuf,
     pub workspace: workspace::Mode,
     pub engine: Engine,
-    /// Let sessions in the agent's own container see mounted secrets that cannot be hidden.
-    pub accept_visible_secrets: bool,
     /// The values of a recipe's templates.
     pub template_dictionary: PathBuf,
     /// Every file in it is a key that packages of a recipe may be signed with.
@@ -52,6 +55,10 @@ pub struct Options {
     pub ca_rpm: PathBuf,
     /// The home directory, where a site may have configured kiwi.
     pub home: Option<PathBuf>,
+    pub forwarding: ssh::Forwarding,
+    /// A directory for recordings of terminals.
+    pub record: Option<PathBuf>,
+    pub limits: TimeLimits,
 }
 
 /// Which container serves the sessions.
@@ -69,6 +76,7 @@ struct Job {
     contract: JobContract,
     options: Options,
     reporter: Arc<Reporter>,
+    started: Instant,
 }
 
 /// Runs the job to its end and tells IMS how it ended, whatever happens on the way.
@@ -78,6 +86,7 @@ pub async fn run(
     board: Board,
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
     let ims = match connect::ims(&contract.ims) {
         Ok(ims) => ims,
         Err(error) => return Ok(Outcome::without_ims(&error)),
@@ -89,7 +98,7 @@ pub async fn run(
     }
     let separate =
         (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
-    let job = Job { contract, options, reporter: reporter.clone() };
+    let job = Job { contract, options, reporter: reporter.clone(), started };
     let work = async move {
         match job.contract.action {
             Action::Customize => customize::run(&job).await,

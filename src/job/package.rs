@@ -107,6 +107,7 @@ pub(super) async fn package(
         reuse,
         boot,
         changes,
+        provenance: None,
     };
     publish::publish(&reporter.ims, store, request, &reporter.stop)
         .await
@@ -148,7 +149,7 @@ async fn squash(package: &Package, reporter: &Reporter) -> anyhow::Result<Vec<Ra
     blocking(move || {
         let out = package.layout.result();
         let packed = match package.engine {
-            Engine::Own => pack(&package, &out, &meter, &stop),
+            Engine::Own => pack(package.base.as_deref(), &package.root, &out, &meter, &stop),
             Engine::Mksquashfs => pack_with_mksquashfs(&package.root, &out, &meter, &stop),
         };
         let ranges = packed.with_context(|| format!("cannot pack {}", package.root.display()))?;
@@ -160,14 +161,16 @@ async fn squash(package: &Package, reporter: &Reporter) -> anyhow::Result<Vec<Ra
     .await
 }
 
-fn pack(
-    package: &Package,
+/// Packs `root` by our own engine, on the blocks of `base`. Blocks.
+pub(super) fn pack(
+    base: Option<&Base>,
+    root: &Path,
     out: &Path,
     meter: &Meter,
     stop: &CancellationToken,
 ) -> anyhow::Result<Vec<Range>> {
-    let (root, options) = (&package.root, Options::default());
-    let packed = match &package.base {
+    let options = Options::default();
+    let packed = match base {
         Some(base) => reuse::pack(&base.image, base.changes(), root, out, &options, meter, stop)?,
         None => squashfs::pack(root, out, &options, meter, stop)?.into(),
     };
@@ -212,7 +215,7 @@ async fn changes(package: &Package, base: Option<&Artifact>, ranges: &[Range]) -
     })
     .await;
     match written {
-        Ok(()) => Some(path),
+        Ok(_) => Some(path),
         Err(error) => {
             tracing::warn!("no changes.json will be published: {}", chain(error.as_ref()));
             None

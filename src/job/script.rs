@@ -28,8 +28,7 @@ impl Script {
         if !host.session.jail {
             return Ok(Self { path, jail: sessions.clone(), own: None });
         }
-        // The site's own script: it may see what the site has mounted.
-        let jail = session::establish(host, None, true).await?;
+        let jail = session::establish(host, None).await?;
         Ok(Self { path, jail: jail.clone(), own: Some(jail) })
     }
 

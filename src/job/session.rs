@@ -2,20 +2,21 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Job;
 use super::listen::Bound;
 use super::package::blocking;
 use super::report::Reporter;
 use super::script::Script;
+use super::{Job, control, limits};
 use crate::contract::{self, Arch, Status, vars};
 use crate::jail::{self, Jail, Leftovers, Plan};
 use crate::os::capability::CapSet;
@@ -27,7 +28,7 @@ use crate::watch::{Kind, Places, Signal, Signals};
 use crate::workspace::Layout;
 
 /// Time that sessions have to end by themselves after the notice.
-const SESSION_GRACE: Duration = Duration::from_secs(5);
+pub(super) const SESSION_GRACE: Duration = Duration::from_secs(5);
 
 /// Time that processes which sessions left running have between SIGTERM and SIGKILL.
 const PROCESS_GRACE: Duration = Duration::from_secs(3);
@@ -44,7 +45,12 @@ pub(super) struct Host {
     pub session: contract::Session,
     /// By [`secrets`].
     pub secrets: Vec<PathBuf>,
-    pub accept_visible_secrets: bool,
+    pub forwarding: ssh::Forwarding,
+    /// A directory for recordings of terminals.
+    pub record: Option<PathBuf>,
+    pub limits: limits::TimeLimits,
+    /// From when on the deadline counts.
+    pub started: Instant,
     /// `None` where another container of the pod tells IMS.
     pub reporter: Option<Arc<Reporter>>,
     pub board: Board,
@@ -60,7 +66,10 @@ impl Host {
             arch: job.contract.image.arch,
             session: job.contract.session.clone(),
             secrets: secrets(job.contract.ims.oauth_dir.clone()),
-            accept_visible_secrets: job.options.accept_visible_secrets,
+            forwarding: job.options.forwarding,
+            record: job.options.record.clone(),
+            limits: job.options.limits,
+            started: job.started,
             reporter: Some(job.reporter.clone()),
             board: job.reporter.board.clone(),
             stop: job.reporter.stop.clone(),
@@ -97,18 +106,20 @@ pub(super) fn authorized_keys(path: &Path) -> anyhow::Result<AuthorizedKeys> {
 }
 
 /// Finds the host's keys of an earlier run, or makes them: seconds of work, beside the fetch.
-pub(super) async fn host_keys(parent: &Path) -> anyhow::Result<HostKeys> {
+pub(super) async fn host_keys(parent: &Path, board: &Board) -> anyhow::Result<HostKeys> {
     let layout = Layout::new(parent);
     let keys = blocking(move || {
         layout
             .make_agent_dir()
             .with_context(|| format!("cannot use {}", layout.parent().display()))?;
-        Ok(HostKeys::load_or_make(&layout.agent().join("ssh"))?)
+        Ok(HostKeys::load_or_make(&layout.host_keys())?)
     })
     .await?;
-    for (kind, fingerprint) in keys.fingerprints() {
+    let fingerprints = keys.public().fingerprints();
+    for (kind, fingerprint) in &fingerprints {
         tracing::info!(kind, fingerprint, "ssh host key");
     }
+    board.set_host_keys(fingerprints);
     Ok(keys)
 }
 
@@ -121,14 +132,14 @@ pub(super) async fn serve(
     door: Door,
 ) -> anyhow::Result<Signal> {
     let root = host.session.jail.then(|| site.root.clone());
-    let jail = establish(host, root, host.accept_visible_secrets).await?;
+    let jail = establish(host, root).await?;
     let result = serve_with_script(host, site, bound, door, &jail).await;
     close(jail).await?;
     result
 }
 
 /// Ends what sessions have left in the jail, and the jail.
-async fn close(jail: Jail) -> anyhow::Result<()> {
+pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     let leftovers = blocking(move || Ok(jail.close(PROCESS_GRACE))).await?;
     tell_leftovers(&leftovers);
     anyhow::ensure!(
@@ -181,14 +192,17 @@ async fn serve_in(
         authorized_keys: door.authorized_keys,
         jail: jail.clone(),
         motd: motd(host, site),
-        forwarding: ssh::Forwarding::default(),
+        forwarding: host.forwarding,
         limits: ssh::Limits::default(),
         spill_directory: site.agent.clone(),
+        record: host.record.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
     tracing::info!(%address, jailed = host.session.jail, "ssh server accepts connections");
+    let _control = control::serve(&Layout::new(&host.parent), server.clone())?;
     let signal = tokio::select! {
         signal = wait(host, &mut signals) => signal,
+        struck = limits::watch(host.limits, host.started, &server) => Err(struck.into()),
         never = count_sessions(host, &server) => match never {},
         never = run_script(script) => match never {},
     };
@@ -214,6 +228,11 @@ async fn run_script(script: Option<&Script>) -> Infallible {
     }
 }
 
+/// A directory that only root may enter, if it is not there yet.
+pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 /// Keeps the metrics' number of sessions up to date.
 async fn count_sessions(host: &Host, server: &ssh::Handle) -> Infallible {
     let mut interval = tokio::time::interval(COUNT_INTERVAL);
@@ -224,18 +243,19 @@ async fn count_sessions(host: &Host, server: &ssh::Handle) -> Infallible {
 }
 
 /// Sets up where sessions run: inside `root`, or in the container.
-pub(super) async fn establish(
-    host: &Host,
-    root: Option<PathBuf>,
-    accept_visible_secrets: bool,
-) -> anyhow::Result<Jail> {
-    let options = jail::Options {
+pub(super) async fn establish(host: &Host, root: Option<PathBuf>) -> anyhow::Result<Jail> {
+    enter(jail::Options {
         root,
         dkms: host.session.dkms,
         masks: host.secrets.clone(),
-        accept_visible_secrets,
+        agent_dir: Some(Layout::new(&host.parent).agent()),
         env: environment(host),
-    };
+    })
+    .await
+}
+
+/// Makes what sessions run in; [`close`] ends it.
+pub(super) async fn enter(options: jail::Options) -> anyhow::Result<Jail> {
     let jail = blocking(move || {
         let held = CapSet::effective().context("cannot read this process's capabilities")?;
         let plan = Plan::new(options, held)?;

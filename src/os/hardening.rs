@@ -19,6 +19,12 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
+/// Nothing executed from here on gains privileges (setuid, file capabilities): what Landlock asks for
+/// where CAP_SYS_ADMIN is missing.
+pub fn forbid_new_privileges() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_no_new_privs()?)
+}
+
 /// uapi/linux/memfd.h, Linux 6.3.
 const MFD_EXEC: libc::c_uint = 0x10;
 

@@ -1,4 +1,4 @@
-//! Children in a mount namespace of their own. Called by `standalone::launcher`.
+//! Children in a mount namespace of their own. Called by `standalone`.
 
 use std::ffi::CString;
 use std::io;
@@ -15,13 +15,13 @@ use tokio::process::Command;
 
 /// Lets the child of `command` see `directory` as `at`, in a mount namespace of its own.
 ///
-/// `inherited` stays open in the child, under the same number. The child leads a process group, and
-/// gets SIGTERM when the *thread* that spawns it ends: spawn from one that lives on.
+/// `inherited`, if any, stays open in the child, under the same number. The child leads a process
+/// group, and gets SIGTERM when the *thread* that spawns it ends: spawn from one that lives on.
 pub fn isolate(
     command: &mut Command,
     directory: &Path,
     at: &Path,
-    inherited: RawFd,
+    inherited: Option<RawFd>,
 ) -> io::Result<()> {
     let directory = CString::new(directory.as_os_str().as_bytes())?;
     let at = CString::new(at.as_os_str().as_bytes())?;
@@ -32,10 +32,12 @@ pub fn isolate(
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
         mount(Some(directory.as_c_str()), at.as_c_str(), NONE, MsFlags::MS_BIND, NONE)?;
-        // SAFETY: a descriptor number is only handed to fcntl, which checks it; the caller keeps it
-        // open until the child was spawned.
-        let inherited = unsafe { std::os::fd::BorrowedFd::borrow_raw(inherited) };
-        fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        if let Some(inherited) = inherited {
+            // SAFETY: a descriptor number is only handed to fcntl, which checks it; the caller keeps
+            // it open until the child was spawned.
+            let inherited = unsafe { std::os::fd::BorrowedFd::borrow_raw(inherited) };
+            fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
         Ok(())
     };
     // SAFETY: needed because namespaces and descriptor flags must change between fork and exec. The

@@ -30,3 +30,4 @@ pub mod seccomp;
 #[cfg(test)]
 mod test_entry;
 pub mod tree;
+pub mod unix;

@@ -22,6 +22,8 @@ pub enum Kind {
     Manifest,
     /// What differs from the base image; manifests do not list it.
     Changes,
+    /// What the image was made of; manifests do not list it.
+    Provenance,
 }
 
 impl Kind {
@@ -33,7 +35,7 @@ impl Kind {
             Kind::Initrd => "application/vnd.cray.image.initrd",
             Kind::DebugKernel => "application/vnd.cray.image.debug.kernel",
             Kind::BootParameters => "application/vnd.cray.image.parameters.boot",
-            Kind::Manifest | Kind::Changes => "application/json",
+            Kind::Manifest | Kind::Changes | Kind::Provenance => "application/json",
         }
     }
 
@@ -47,6 +49,7 @@ impl Kind {
             Kind::BootParameters => "boot_parameters",
             Kind::Manifest => "manifest.json",
             Kind::Changes => "changes.json",
+            Kind::Provenance => "provenance.json",
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Request {
     pub boot: boot::Files,
     /// Published as `changes.json` beside the manifest, which does not name it.
     pub changes: Option<PathBuf>,
+    /// Published as `provenance.json`, likewise.
+    pub provenance: Option<PathBuf>,
 }
 
 /// What is uploaded, opened before the record is made so that a missing file needs no roll-back.
@@ -47,6 +49,7 @@ struct Payload {
     reuse: Option<Reuse>,
     boot: boot::Files,
     changes: Option<File>,
+    provenance: Option<File>,
 }
 
 /// A registered image.
@@ -96,6 +99,7 @@ pub async fn publish(
     };
     let rootfs = open(&request.rootfs)?;
     let changes = request.changes.as_ref().map(open).transpose()?;
+    let provenance = request.provenance.as_ref().map(open).transpose()?;
     let image = create(ims, &request, cancel).await?;
     tracing::info!(id = image.id, name = request.image_name, "image record made");
     let publication = Publication {
@@ -106,7 +110,7 @@ pub async fn publish(
         image_id: image.id,
         job_id: request.job_id,
     };
-    let payload = Payload { rootfs, reuse: request.reuse, boot: request.boot, changes };
+    let payload = Payload { rootfs, reuse: request.reuse, boot: request.boot, changes, provenance };
     match publication.run(payload, cancel).await {
         Ok(published) => Ok(published),
         Err(error) => {
@@ -172,7 +176,7 @@ impl Publication<'_> {
         payload: Payload,
         cancel: &CancellationToken,
     ) -> Result<Vec<Artifact>, Error> {
-        let Payload { rootfs, mut reuse, boot, changes } = payload;
+        let Payload { rootfs, mut reuse, boot, changes, provenance } = payload;
         let files = [
             (Kind::Rootfs, Some(rootfs)),
             (Kind::Kernel, boot.kernel),
@@ -180,6 +184,7 @@ impl Publication<'_> {
             (Kind::DebugKernel, boot.debug_kernel),
             (Kind::BootParameters, boot.parameters),
             (Kind::Changes, changes),
+            (Kind::Provenance, provenance),
         ];
         let files: Vec<_> =
             files.into_iter().filter_map(|(kind, file)| Some((kind, file?))).collect();
@@ -192,7 +197,7 @@ impl Publication<'_> {
             let options = Options { reuse, ..self.options() };
             let uploaded = self.store.put_file(&object, file, &options, &meter, cancel).await;
             let artifact = self.artifact(kind, uploaded)?;
-            if kind != Kind::Changes {
+            if !matches!(kind, Kind::Changes | Kind::Provenance) {
                 artifacts.push(artifact);
             }
         }

@@ -82,6 +82,7 @@ impl Site {
             reuse: None,
             boot,
             changes: Some(self.rootfs.path().to_owned()),
+            provenance: Some(self.rootfs.path().to_owned()),
         };
         publish(&self.ims, &self.lab.store, request, &self.cancel).await
     }
@@ -130,6 +131,7 @@ async fn every_step_comes_in_the_order_of_the_contract() {
             "PUT /boot-images/1/initrd",
             "PUT /boot-images/1/boot_parameters",
             "PUT /boot-images/1/changes.json",
+            "PUT /boot-images/1/provenance.json",
             "PUT /boot-images/1/manifest.json",
             "PATCH /images/1",
             "PATCH /jobs/24",
@@ -198,7 +200,7 @@ async fn a_linked_record_that_cannot_be_removed_keeps_its_objects() {
     .await;
     let error = site.publish(false).await.unwrap_err();
     assert!(matches!(error, Error::Result { .. }), "{error}");
-    assert_eq!(site.lab.keys().await.len(), 5);
+    assert_eq!(site.lab.keys().await.len(), 6);
 }
 
 #[tokio::test]

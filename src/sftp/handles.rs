@@ -36,21 +36,23 @@ pub enum Handle {
 #[derive(Debug)]
 pub struct Handles {
     open: BTreeMap<u32, Handle>,
+    /// Given back, the next to be given out last; OpenSSH's order.
+    free: Vec<u32>,
     most: usize,
 }
 
 impl Handles {
     pub fn new(most: usize) -> Handles {
-        Handles { open: BTreeMap::new(), most }
+        Handles { open: BTreeMap::new(), free: Vec::new(), most }
     }
 
-    /// The number given to it, the lowest that is free; `None` when as many as may be are open.
+    /// The number given to it; `None` when as many as may be are open.
     pub fn insert(&mut self, handle: Handle) -> Option<u32> {
         if self.open.len() >= self.most {
             return None;
         }
-        let number = (0..).zip(self.open.keys()).find(|(free, used)| free != *used);
-        let number = number.map_or(self.open.len() as u32, |(free, _)| free);
+        // With none given back, those in use are all there ever were.
+        let number = self.free.pop().unwrap_or(self.open.len() as u32);
         self.open.insert(number, handle);
         Some(number)
     }
@@ -70,7 +72,10 @@ impl Handles {
     }
 
     pub fn remove(&mut self, name: HandleName) -> Option<Handle> {
-        self.open.remove(&name?)
+        let number = name?;
+        let removed = self.open.remove(&number)?;
+        self.free.push(number);
+        Some(removed)
     }
 }
 
@@ -90,8 +95,12 @@ mod tests {
             assert_eq!(handles.insert(dir()), Some(expected));
         }
         assert_eq!(handles.insert(dir()), None);
+        handles.remove(Some(0)).unwrap();
         handles.remove(Some(1)).unwrap();
+        assert!(handles.remove(Some(1)).is_none());
         assert!(handles.dir(Some(1)).is_none() && handles.file(Some(0)).is_none());
-        assert_eq!(handles.insert(dir()), Some(1));
+        assert_eq!(handles.insert(dir()), Some(1), "the last that was given back");
+        assert_eq!(handles.insert(dir()), Some(0));
+        assert_eq!(handles.insert(dir()), None);
     }
 }

@@ -12,7 +12,7 @@ mod handles;
 mod listing;
 mod names;
 mod ops;
-mod request;
+pub mod request;
 mod server;
 mod status;
 mod transfer;

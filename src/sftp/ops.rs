@@ -79,33 +79,52 @@ pub fn realpath(id: u32, given: &Path) -> Packet {
     answer(id, resolve(given).map(|resolved| name(id, &resolved)))
 }
 
-/// The absolute path without links; unlike realpath(3) the last component need not exist.
+/// The absolute path without links, as OpenSSH's server finds it: unlike with realpath(3) the last
+/// component need not exist, and `..` takes a component away without asking whether it is a directory.
 pub fn resolve(path: &Path) -> io::Result<PathBuf> {
-    /// As the kernel: more links than that are a loop.
-    const LINKS: usize = 40;
-    let bytes = path.as_os_str().as_bytes();
-    let must_exist = bytes.ends_with(b"/");
-    // Unlike the kernel, realpath takes a slash after what is no directory.
-    let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(1, |last| last + 1);
-    let mut path = self::path(&bytes[..end]).to_owned();
-    for _ in 0..LINKS {
-        let missing = match fs::canonicalize(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => error,
-            other => return other,
-        };
-        let (Some(parent), Some(last), false) = (path.parent(), path.file_name(), must_exist)
-        else {
-            return Err(missing);
-        };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let parent = fs::canonicalize(parent)?;
-        match fs::read_link(parent.join(last)) {
-            // A link to nothing: what it names is what does not exist.
-            Ok(target) => path = parent.join(target),
-            Err(_) => return Ok(parent.join(last)),
+    /// As OpenSSH (SYMLOOP_MAX): more links than that are a loop.
+    const LINKS: usize = 32;
+    let mut links = 0;
+    let mut left = path.as_os_str().as_bytes().to_vec();
+    let mut resolved = match left.first() {
+        Some(b'/') => PathBuf::from("/"),
+        _ => std::env::current_dir()?,
+    };
+    while !left.is_empty() {
+        // `None`: nothing follows, not even a slash.
+        let slash = left.iter().position(|&byte| byte == b'/');
+        let rest = slash.map(|at| left[at + 1..].to_vec());
+        left.truncate(slash.unwrap_or(left.len()));
+        match left.as_slice() {
+            b"" | b"." => {}
+            b".." => drop(resolved.pop()),
+            name => {
+                resolved.push(self::path(name));
+                match fs::symlink_metadata(&resolved) {
+                    Ok(found) if found.is_symlink() => {
+                        links += 1;
+                        if links > LINKS {
+                            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                        }
+                        let target =
+                            fs::read_link(&resolved)?.into_os_string().into_encoded_bytes();
+                        resolved.pop();
+                        if target.starts_with(b"/") {
+                            resolved = PathBuf::from("/");
+                        }
+                        let rest = rest.map_or(Vec::new(), |rest| [b"/", &rest[..]].concat());
+                        left = [target, rest].concat();
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && rest.is_none() => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
+        left = rest.unwrap_or_default();
     }
-    Err(io::Error::from_raw_os_error(libc::ELOOP))
+    Ok(resolved)
 }
 
 /// Version 3 renames onto nothing that exists; a hard link makes sure of it without a race.

@@ -2,6 +2,8 @@
 //!
 //! Needs root and the package openssh-sftp-server; fails loudly without.
 
+mod random;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -88,6 +88,10 @@ impl Transfer {
         let id = self.id;
         match &self.kind {
             Kind::Read(length) => self.read((*length as usize).min(MAX_DATA)),
+            // A file that is open for reading alone refuses nothing as well.
+            Kind::Write(data) if data.is_empty() => {
+                Status::from(self.file.file.write_at(data, self.offset).map(drop)).packet(id)
+            }
             Kind::Write(data) => {
                 Status::from(self.file.file.write_all_at(data, self.offset)).packet(id)
             }
@@ -96,8 +100,9 @@ impl Transfer {
 
     fn read(&self, most: usize) -> Packet {
         let fill = |room: &mut [u8]| match self.file.file.read_at(room, self.offset) {
-            // Nothing asked for is nothing found, not the end.
-            Ok(0) if !room.is_empty() => Err(Status::Eof),
+            // Nothing asked for is nothing found: neither the end nor, in a directory, an error.
+            _ if room.is_empty() => Ok(0),
+            Ok(0) => Err(Status::Eof),
             Ok(count) => Ok(count),
             Err(error) => Err(Status::of(&error)),
         };

@@ -1,5 +1,7 @@
 //! A channel as the handler knows it: where its input goes, and what was asked for before its start.
 
+use std::path::PathBuf;
+
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +44,8 @@ pub(super) struct Setup {
     pub write: ChannelWriteHalf<Msg>,
     pub environment: Vec<(String, String)>,
     pub terminal: Option<Terminal>,
+    /// The socket that leads to the client's ssh-agent.
+    pub agent: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -49,6 +53,7 @@ pub(super) struct Terminal {
     pub pty: Pty,
     /// The client's TERM.
     pub term: String,
+    pub window: Window,
 }
 
 /// How requests reach a running session. Nothing here waits.
@@ -60,7 +65,7 @@ pub(super) struct Control {
 
 impl Setup {
     pub(super) fn new(write: ChannelWriteHalf<Msg>) -> Self {
-        Self { write, environment: Vec::new(), terminal: None }
+        Self { write, environment: Vec::new(), terminal: None, agent: None }
     }
 
     /// Remembers a variable if clients may set it.

@@ -20,6 +20,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where input that programs do not read is kept. Files there have no names.
     pub spill_directory: PathBuf,
+    /// Where what terminals show is recorded; `None`: nowhere.
+    pub record: Option<PathBuf>,
 }
 
 /// Which forwarding the clients may use (keys may be restricted further).

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use russh::server::Msg;
 use russh::{ChannelId, ChannelWriteHalf};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Config;
 use super::auth::Grant;
@@ -26,6 +28,10 @@ pub(super) struct Shared {
     pub config: Config,
     pub budget: Arc<Budget>,
     pub registry: Registry,
+    /// Sockets of clients in the jail: each is taken out of it before its task ends.
+    pub sockets: TaskTracker,
+    /// How many tasks may wait for the jail to open a socket.
+    pub openings: Arc<Semaphore>,
 }
 
 /// One connection. The handler owns its protocol side; this survives it while programs run.

@@ -30,6 +30,9 @@ pub(super) fn environment(
     let (from, to) = (peer.ip().to_canonical(), local.ip().to_canonical());
     set("SSH_CLIENT", format!("{from} {} {}", peer.port(), local.port()).into());
     set("SSH_CONNECTION", format!("{from} {} {to} {}", peer.port(), local.port()).into());
+    if let Some(agent) = &setup.agent {
+        set("SSH_AUTH_SOCK", agent.into());
+    }
     if let Some(terminal) = &setup.terminal {
         set("SSH_TTY", terminal.pty.name.clone().into());
         if !terminal.term.is_empty() && !terminal.term.contains('\0') {

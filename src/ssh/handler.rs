@@ -1,9 +1,8 @@
 //! The SSH library's callbacks. They turn what the client asks for into state and messages, and never
-//! wait for a client or for a queue. The one exception is the jail: whether a program was started, or a
-//! terminal opened, the client must be told in the callback (the library has one reply flag a channel,
-//! and the next request overwrites it), so these two wait for the jail, within a bound.
+//! wait for a client or for a queue. The one exception is the jail: whether a program was started, a
+//! terminal opened or a socket made, the client must be told in the callback (the library has one reply
+//! flag a channel, and the next request overwrites it), so these wait for the jail, within a bound.
 
-use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,15 +11,16 @@ use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, Verif
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
 use super::auth::{self, Attempt, Grant};
-use super::channel::{Entry, Setup, State, Terminal};
-use super::connection::{Connection, MAX_CHANNELS};
-use super::session::{self, Request};
+use super::channel::{Entry, Setup, State};
+use super::connection::Connection;
+use super::forward::Place;
+use super::session::Request;
 use super::{algorithms, forward, signals};
 use crate::os::pty::{self, Mode, Window};
 
 /// One connection's handler. Its drop is the sure sign that the connection has ended.
 pub(super) struct Handler {
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
 }
 
 impl Handler {
@@ -44,79 +44,8 @@ impl Handler {
         Auth::Accept
     }
 
-    fn grant(&self) -> Option<&Grant> {
+    pub(super) fn grant(&self) -> Option<&Grant> {
         self.connection.grant.get()
-    }
-
-    /// Starts what the client asks for, and answers.
-    async fn start(
-        &self,
-        id: ChannelId,
-        request: Request,
-        session: &mut Session,
-    ) -> Result<(), russh::Error> {
-        match session::start(&self.connection, id, request, session.handle()).await {
-            Ok(()) => session.channel_success(id),
-            Err(error) => {
-                tracing::warn!(
-                    connection = self.connection.id, peer = %self.connection.peer,
-                    error = crate::telemetry::chain(&error), "session refused"
-                );
-                session.channel_failure(id)
-            }
-        }
-    }
-
-    fn answer(&self, id: ChannelId, done: bool, session: &mut Session) -> Result<(), russh::Error> {
-        if done { session.channel_success(id) } else { session.channel_failure(id) }
-    }
-
-    /// Gives a channel its inbox; `false` when the connection has too many.
-    fn enter(&self, id: ChannelId, state: State) -> bool {
-        let mut channels = self.connection.channels();
-        let sessions = channels.values().filter(|entry| entry.is_session()).count();
-        let most = self.connection.shared.config.limits.max_sessions;
-        let is_session = matches!(state, State::Waiting(_));
-        if channels.len() >= MAX_CHANNELS || (is_session && sessions >= most) {
-            return false;
-        }
-        let (inbox, closed) = (self.connection.inbox(), self.connection.gone.child_token());
-        channels.insert(id, Entry { inbox, closed, state });
-        true
-    }
-
-    /// Whether channel `id` may be given a terminal now.
-    fn may_have_terminal(&self, id: ChannelId) -> bool {
-        let allowed = self.grant().is_some_and(|grant| grant.options.pty);
-        let mut channels = self.connection.channels();
-        let setup = channels.get_mut(&id).and_then(Entry::setup);
-        allowed && setup.is_some_and(|setup| setup.terminal.is_none())
-    }
-
-    /// Gives channel `id` its terminal; `false` when it may not have one. The jail opens it, which takes
-    /// as short a time as a program's start, and is waited for alike.
-    async fn open_terminal(
-        &self,
-        id: ChannelId,
-        term: &str,
-        window: Window,
-        modes: Vec<(Mode, u32)>,
-    ) -> io::Result<bool> {
-        if !self.may_have_terminal(id) {
-            return Ok(false);
-        }
-        let jail = self.connection.shared.config.jail.clone();
-        let opening = tokio::task::spawn_blocking(move || {
-            let pty = jail.open_pty().map_err(io::Error::other)?;
-            pty::resize(&pty.master, window)?;
-            pty::set_modes(&pty.slave, &modes)?;
-            Ok::<_, io::Error>(pty)
-        });
-        let pty = tokio::time::timeout(session::START, opening).await???;
-        if let Some(setup) = self.connection.channels().get_mut(&id).and_then(Entry::setup) {
-            setup.terminal = Some(Terminal { pty, term: term.to_owned() });
-        }
-        Ok(true)
     }
 }
 
@@ -189,13 +118,33 @@ impl russh::server::Handler for Handler {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(target) = forward::Target::permitted(&self.connection, host, port) else {
+        let Some(target) = forward::tcp::Target::permitted(&self.connection, host, port) else {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
         let (id, (_, write)) = (channel.id(), channel.split());
         match self.enter(id, State::Forward) {
-            true => forward::direct(Arc::clone(&self.connection), write, target, reply),
+            true => forward::tcp::direct(Arc::clone(&self.connection), write, target, reply),
+            false => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+        }
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if !forward::unix::may_connect(&self.connection, path) {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        }
+        let (id, (_, write)) = (channel.id(), channel.split());
+        let connection = Arc::clone(&self.connection);
+        match self.enter(id, State::Forward) {
+            true => forward::unix::direct(connection, write, path.into(), reply),
             false => reply.reject(ChannelOpenFailure::ResourceShortage).await,
         }
         Ok(())
@@ -302,6 +251,15 @@ impl russh::server::Handler for Handler {
         session.channel_failure(id)
     }
 
+    async fn agent_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let socket = forward::unix::agent(&self.connection, session.handle()).await;
+        Ok(socket.is_some_and(|socket| self.set_agent(id, socket)))
+    }
+
     async fn shell_request(
         &mut self,
         id: ChannelId,
@@ -342,7 +300,8 @@ impl russh::server::Handler for Handler {
         if let Some(entry) = self.connection.channels().get_mut(&id) {
             if let Some(control) = entry.control() {
                 done = control.window.send(window).is_ok();
-            } else if let Some(terminal) = entry.setup().and_then(|setup| setup.terminal.as_ref()) {
+            } else if let Some(terminal) = entry.setup().and_then(|setup| setup.terminal.as_mut()) {
+                terminal.window = window;
                 done = pty::resize(&terminal.pty.master, window).is_ok();
             }
         }
@@ -369,7 +328,7 @@ impl russh::server::Handler for Handler {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(forward::listen(&self.connection, address, port, session.handle()))
+        Ok(forward::tcp::listen(&self.connection, address, port, session.handle()))
     }
 
     async fn cancel_tcpip_forward(
@@ -378,6 +337,22 @@ impl russh::server::Handler for Handler {
         port: u32,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(self.connection.forwards.cancel(address, port))
+        Ok(self.connection.forwards.cancel(&Place::Tcp(address.to_owned(), port)))
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        path: &str,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(forward::unix::listen(&self.connection, path, session.handle()).await)
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.connection.forwards.cancel(&Place::Unix(path.to_owned())))
     }
 }

@@ -1,5 +1,5 @@
 //! The host keys of a job: made once, kept in the job's directory so that a restarted container shows
-//! the same. Called before the server starts.
+//! the same. Called before the server starts. The public halves lie beside them (`public_hostkeys`).
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::KeySize;
 use base64::Engine;
+use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
-use russh::keys::{HashAlg, PrivateKey};
-use sha2::{Digest, Sha256};
+
+pub use super::public_hostkeys::PublicHostKeys;
 
 /// Why the host keys could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -49,39 +50,27 @@ impl HostKeys {
             .map_err(|source| file_error("make the directory of", directory, source))?;
         let ed25519 = load_or_make(&directory.join("ssh_host_ed25519_key"), make_ed25519)?;
         let rsa = load_or_make(&directory.join("ssh_host_rsa_key"), make_rsa)?;
-        Ok(Self { keys: vec![ed25519, rsa] })
+        let keys = Self { keys: vec![ed25519, rsa] };
+        keys.public().save(directory)?;
+        Ok(keys)
     }
 
     pub(super) fn private(&self) -> Vec<PrivateKey> {
         self.keys.clone()
     }
 
-    /// `SHA256:...` of each key with its type's name, as ssh-keygen -l shows them.
-    pub fn fingerprints(&self) -> Vec<(String, String)> {
-        self.keys
-            .iter()
-            .map(|key| (key.algorithm().to_string(), key.fingerprint(HashAlg::Sha256).to_string()))
-            .collect()
+    /// What clients are shown.
+    pub fn public(&self) -> PublicHostKeys {
+        PublicHostKeys::new(self.keys.iter().map(|key| key.public_key().clone()).collect())
     }
+}
 
-    /// SSHFP resource records (RFC 4255, 6594, 7479) for `host`, SHA-256 only.
-    pub fn sshfp(&self, host: &str) -> Vec<String> {
-        let record = |key: &PrivateKey| {
-            let algorithm = if key.algorithm().is_rsa() { 1 } else { 4 };
-            let blob = key.public_key().to_bytes().expect("a key that was made or read encodes");
-            format!("{host} IN SSHFP {algorithm} 2 {}", hex::encode(Sha256::digest(blob)))
-        };
-        self.keys.iter().map(record).collect()
-    }
-
-    /// Lines for a known_hosts file, `host` being a name, `[name]:port`, or several with commas.
-    pub fn known_hosts(&self, host: &str) -> String {
-        let line = |key: &PrivateKey| {
-            let text = key.public_key().to_openssh().expect("a key that was made or read encodes");
-            format!("{host} {text}\n")
-        };
-        self.keys.iter().map(line).collect()
-    }
+/// Makes a key pair for a client of ours: the private key is written to `path`, which must not exist
+/// yet, the line for authorized_keys is returned.
+pub fn make_client_key(path: &Path) -> Result<String, Error> {
+    let key = make_ed25519()?;
+    save(path, &key)?;
+    key.public_key().to_openssh().map_err(|error| Error::Make(error.to_string()))
 }
 
 fn load_or_make(path: &Path, make: fn() -> Result<PrivateKey, Error>) -> Result<PrivateKey, Error> {
@@ -115,7 +104,7 @@ fn save(path: &Path, key: &PrivateKey) -> Result<(), Error> {
     write().map_err(|source| file_error("write", path, source))
 }
 
-fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+pub(super) fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::File { action, path: path.to_owned(), source }
 }
 
@@ -146,18 +135,23 @@ mod tests {
         let directory = dir.path().join("keys");
         let first = HostKeys::load_or_make(&directory).unwrap();
         let again = HostKeys::load_or_make(&directory).unwrap();
-        assert_eq!(first.fingerprints(), again.fingerprints());
-        assert_eq!(first.fingerprints()[0].0, "ssh-ed25519");
-        assert!(first.fingerprints()[1].1.starts_with("SHA256:"));
+        let fingerprints = first.public().fingerprints();
+        assert_eq!(fingerprints, again.public().fingerprints());
+        assert_eq!(fingerprints, PublicHostKeys::load(&directory).unwrap().fingerprints());
+        assert_eq!(fingerprints[0].0, "ssh-ed25519");
+        assert!(fingerprints[1].1.starts_with("SHA256:"));
         for entry in std::fs::read_dir(&directory).unwrap() {
-            assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            let entry = entry.unwrap();
+            let public = entry.path().extension().is_some();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, if public { 0o644 } else { 0o600 }, "{entry:?}");
         }
     }
 
     #[test]
     fn ssh_keygen_agrees_about_fingerprints_and_sshfp() {
         let dir = tempfile::tempdir().unwrap();
-        let keys = HostKeys::load_or_make(dir.path()).unwrap();
+        let keys = HostKeys::load_or_make(dir.path()).unwrap().public();
         for ((_, fingerprint), name) in keys.fingerprints().iter().zip(["ed25519", "rsa"]) {
             let file = dir.path().join(format!("ssh_host_{name}_key"));
             let run = |arguments: &[&str]| {

@@ -2,7 +2,7 @@
 //!
 //! `job` starts one with [`Server::start`] and speaks to it by its [`Handle`]. The protocol is russh's;
 //! this room is what it leaves to its users. The shape: `handler` turns the library's callbacks into
-//! state and messages and never waits; `session` has one task a program; `flow` bounds what clients
+//! state and messages (what it does with a channel is in `requests`) and never waits; `session` has one task a program; `flow` bounds what clients
 //! send; `server` accepts, admits and ends connections.
 
 mod admission;
@@ -17,7 +17,9 @@ mod flow;
 mod forward;
 mod handler;
 pub mod hostkeys;
+mod public_hostkeys;
 mod registry;
+mod requests;
 mod server;
 mod session;
 mod signals;

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// What a session runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     Shell,
     /// As the client asked for it, in lossy UTF-8.
@@ -20,7 +21,7 @@ pub enum Activity {
 }
 
 /// One session, as it was when [`super::Handle::sessions`] was called.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {
     pub id: u64,
     /// The same for all sessions of one connection.
@@ -70,11 +71,24 @@ pub(super) struct Live {
 }
 
 /// All live sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Registry {
     next: AtomicU64,
     live: Mutex<BTreeMap<u64, Arc<Live>>>,
     changed: Notify,
+    /// When a session began or ended last; before the first, when the server started.
+    moved: Mutex<Instant>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            live: Mutex::default(),
+            changed: Notify::new(),
+            moved: Mutex::new(Instant::now()),
+        }
+    }
 }
 
 impl Registry {
@@ -93,6 +107,7 @@ impl Registry {
             notices,
         });
         self.lock().insert(id, Arc::clone(&live));
+        self.moved();
         (live, receiver)
     }
 
@@ -105,7 +120,19 @@ impl Registry {
     /// The program has ended.
     pub(super) fn leave(&self, live: &Live) {
         self.lock().remove(&live.id);
+        self.moved();
         self.disconnected(live);
+    }
+
+    fn moved(&self) {
+        *self.moved.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Instant::now();
+    }
+
+    /// How long nothing has begun or ended, and no session has had a byte.
+    pub(super) fn idle(&self) -> Duration {
+        let moved = *self.moved.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let quietest = self.lock().values().map(|live| live.idle()).min();
+        quietest.map_or(moved.elapsed(), |idle| idle.min(moved.elapsed()))
     }
 
     pub(super) fn live(&self) -> Vec<Arc<Live>> {

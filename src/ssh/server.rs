@@ -10,6 +10,7 @@ use bytes::Bytes;
 use russh::Disconnect;
 use russh::server::{RunningSession, run_stream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +33,9 @@ const QUIET: Duration = Duration::from_secs(2);
 const HANGUP: Duration = Duration::from_secs(2);
 /// What a client gets to read that it is disconnected, and to close.
 const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Sockets that are being opened in the jail at once: each takes a thread and a process.
+const MAX_OPENINGS: usize = 16;
 
 /// Starts servers.
 pub struct Server;
@@ -82,6 +86,8 @@ impl Server {
             shared: Arc::new(Shared {
                 budget: Arc::new(budget),
                 registry: Registry::default(),
+                sockets: TaskTracker::new(),
+                openings: Arc::new(Semaphore::new(MAX_OPENINGS)),
                 config,
             }),
         });
@@ -99,6 +105,11 @@ impl Handle {
     /// The sessions whose programs run, in the order they were opened.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.inner.shared.registry.live().iter().map(|live| live.info()).collect()
+    }
+
+    /// How long nobody has begun or ended a session, sent or been sent a byte.
+    pub fn idle(&self) -> Duration {
+        self.inner.shared.registry.idle()
     }
 
     /// Shows `text` (lines end with `\n`) in every session that a person looks at.
@@ -134,6 +145,10 @@ impl Handle {
         if tokio::time::timeout(GOODBYE, self.inner.connections.wait()).await.is_err() {
             self.inner.cut.cancel();
             let _ = tokio::time::timeout(GOODBYE, self.inner.connections.wait()).await;
+        }
+        self.inner.shared.sockets.close();
+        if tokio::time::timeout(HANGUP, self.inner.shared.sockets.wait()).await.is_err() {
+            tracing::warn!("sockets that clients forward may be left in the image");
         }
     }
 

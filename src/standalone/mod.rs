@@ -2,9 +2,10 @@
 //!
 //! Called by `cli`. Rooms inside: `api` (what clients of IMS see), `records` (what is kept of it),
 //! `s3` (the embedded object store), `objects` (how the API reaches whichever object store there
-//! is), `launcher` (jobs as child processes), `keys` (credentials made at the first start).
+//! is), `launcher` (jobs as child processes), `cfs` (what configures images, layer by layer), `keys` (credentials made at the first start).
 
 mod api;
+mod cfs;
 mod config;
 mod keys;
 mod launcher;

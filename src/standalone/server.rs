@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::api::{self, App};
+use super::cfs::{self, Cfs};
 use super::config::{Config, Keys, S3Choice};
 use super::launcher::{self, Launcher, Services, Setup};
 use super::objects::Objects;
@@ -53,6 +54,8 @@ pub enum Error {
     Store(#[from] s3::Error),
     #[error("cannot use the object store {endpoint}")]
     Client { endpoint: Url, source: Box<client::Error> },
+    #[error("cannot keep the configurations and sessions of CFS")]
+    Cfs(#[source] io::Error),
     #[error(transparent)]
     Launcher(#[from] launcher::Error),
     #[error("a task of standalone was lost")]
@@ -64,6 +67,7 @@ pub struct Server {
     router: Router,
     listener: TcpListener,
     launcher: Launcher,
+    cfs: Cfs,
     ims: Url,
     s3: Url,
     /// The embedded store, and what ends it.
@@ -98,33 +102,42 @@ impl Server {
         let store = store(&config, stop.clone()).await?;
         let objects = connect(&store, stop.clone()).await?;
         let ims = local_url(addr);
+        let services = Services {
+            ims: ims.clone(),
+            token: config.token.clone(),
+            s3: store.endpoint.clone(),
+            keys: store.keys,
+            trust: store.trust,
+            ca_cert: config.ca_cert,
+        };
+        let cfs = Cfs::start(cfs::Setup {
+            directory: config.data.join("cfs"),
+            agent_binary: config.agent_binary.clone(),
+            records: records.clone(),
+            services: services.clone(),
+        })
+        .map_err(Error::Cfs)?;
         let launcher = Launcher::new(Setup {
             records: records.clone(),
             jobs: config.data.join("jobs"),
             agent_binary: config.agent_binary,
             ssh_ip: addr.ip(),
             ssh_host: host(addr.ip()),
-            services: Services {
-                ims: ims.clone(),
-                token: config.token.clone(),
-                s3: store.endpoint.clone(),
-                keys: store.keys,
-                trust: store.trust,
-                ca_cert: config.ca_cert,
-            },
+            services,
         })?;
         launcher.recover().await?;
-        let router = api::router(App {
+        let app = App {
             records,
             objects,
             launcher: launcher.clone(),
             token: config.token,
             links: Default::default(),
-        });
+        };
+        let router = api::router(app, cfs::routes(cfs.clone()));
         tracing::info!(ims = %addr, s3 = %store.endpoint, data = %config.data.display(), "standalone listens");
         let s3 = store.endpoint;
         guard.disarm();
-        Ok(Self { router, listener, launcher, ims, s3, store: store.task, stop })
+        Ok(Self { router, listener, launcher, cfs, ims, s3, store: store.task, stop })
     }
 
     /// The IMS API, as reached from this machine.
@@ -148,7 +161,7 @@ impl Server {
             _ = shutdown.cancelled() => None,
         };
         tracing::info!("ending jobs");
-        self.launcher.shut_down().await;
+        tokio::join!(self.launcher.shut_down(), self.cfs.shut_down());
         self.stop.cancel();
         if early.is_none() && tokio::time::timeout(GRACE, &mut api).await.is_err() {
             api.abort();

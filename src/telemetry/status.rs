@@ -1,15 +1,16 @@
-//! The status listener: `/healthz`, `/readyz` for probes, `/metrics` for Prometheus.
+//! The status listener: `/healthz`, `/readyz` for probes, `/metrics` for Prometheus, `/status` for people.
 //!
 //! `job` writes what it does into a [`Board`]; the listener (off by default) only reads it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use axum::{Json, Router};
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ struct Shown {
     since: Instant,
     ready: bool,
     sessions: usize,
+    /// Types and fingerprints.
+    host_keys: Vec<(String, String)>,
     meters: Vec<Meter>,
 }
 
@@ -46,6 +49,7 @@ impl Board {
             since: now,
             ready: false,
             sessions: 0,
+            host_keys: Vec::new(),
             meters: Vec::new(),
         };
         Self { inner: Arc::new(Inner { job_id, started: now, shown: Mutex::new(shown) }) }
@@ -60,6 +64,23 @@ impl Board {
 
     pub fn set_sessions(&self, count: usize) {
         self.shown().sessions = count;
+    }
+
+    /// Shows how the SSH server proves itself: type and fingerprint of each key.
+    pub fn set_host_keys(&self, keys: Vec<(String, String)>) {
+        self.shown().host_keys = keys;
+    }
+
+    fn summary(&self) -> Value {
+        let shown = self.shown();
+        let key = |(kind, fingerprint): &(String, String)| json!({"type": kind, "fingerprint": fingerprint});
+        json!({
+            "job_id": self.inner.job_id,
+            "status": shown.status.to_string(),
+            "status_seconds": shown.since.elapsed().as_secs(),
+            "ssh_sessions": shown.sessions,
+            "ssh_host_keys": shown.host_keys.iter().map(key).collect::<Vec<_>>(),
+        })
     }
 
     /// Shows the progress of a step from now on.
@@ -113,6 +134,7 @@ pub async fn serve(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/status", get(async |State(board): State<Board>| Json(board.summary())))
         .with_state(board);
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
@@ -163,6 +185,11 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"ims_job_agent_status_seconds{status="waiting_on_user"}"#));
+
+        board.set_host_keys(vec![("ssh-ed25519".into(), "SHA256:x".into())]);
+        let (_, text) = get(address, "/status").await;
+        let summary: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(summary["ssh_host_keys"][0]["fingerprint"], "SHA256:x", "{text}");
 
         shutdown.cancel();
         server.await.unwrap().unwrap();

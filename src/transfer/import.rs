@@ -82,6 +82,7 @@ pub async fn import(
         rootfs: rootfs.clone(),
         reuse: None,
         changes: None,
+        provenance: None,
         boot: publish::boot::Files {
             kernel: clone(&boot.kernel)?,
             initrd: clone(&boot.initrd)?,

@@ -29,6 +29,16 @@ impl Layout {
         self.parent.join(".ims-job-agent")
     }
 
+    /// The SSH host keys.
+    pub fn host_keys(&self) -> PathBuf {
+        self.agent().join("ssh")
+    }
+
+    /// The socket by which `attach` asks for the sessions.
+    pub fn control(&self) -> PathBuf {
+        self.agent().join("control")
+    }
+
     /// The downloaded image.
     pub fn image(&self) -> PathBuf {
         self.agent().join("rootfs.sqsh")

@@ -50,12 +50,13 @@ impl Lab {
             forwarding: Forwarding::All,
             limits: Limits::default(),
             spill_directory: dir.path().to_owned(),
+            record: None,
         };
         change(&mut config);
         let host_keys = config.host_keys.clone();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
-        let known = config.host_keys.known_hosts("[127.0.0.1]:*,127.0.0.1,job");
+        let known = config.host_keys.public().known_hosts("[127.0.0.1]:*,127.0.0.1,job");
         std::fs::write(dir.path().join("known_hosts"), known).unwrap();
         let server = Server::start(listener, config, shutdown.clone()).unwrap();
         Self { dir, server, host_keys, shutdown }
@@ -67,7 +68,7 @@ impl Lab {
 
     /// Of the ed25519 host key.
     pub fn fingerprint(&self) -> String {
-        self.host_keys.fingerprints()[0].1.clone()
+        self.host_keys.public().fingerprints()[0].1.clone()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -110,10 +111,34 @@ impl Drop for Lab {
     }
 }
 
+/// An image root with a static busybox.
+pub fn image() -> TempDir {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    for name in ["bin", "etc", "root", "tmp", "proc", "sys", "dev", "run"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    std::fs::write(dir.path().join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+    std::fs::copy("/bin/busybox", dir.path().join("bin/busybox"))
+        .expect("busybox (package busybox-static) is installed");
+    for name in ["sh", "ls", "cat", "test", "echo", "true"] {
+        std::os::unix::fs::symlink("busybox", dir.path().join("bin").join(name)).unwrap();
+    }
+    dir
+}
+
 /// Sessions in this machine's own tree, with the job's variables.
 fn jail() -> Jail {
+    establish(None)
+}
+
+/// Sessions inside an image.
+pub fn jail_in(root: &std::path::Path) -> Jail {
+    establish(Some(root.to_owned()))
+}
+
+fn establish(root: Option<PathBuf>) -> Jail {
     let env = vec![("IMS_JOB_ID".into(), "job-1".into())];
-    let options = Options { env, ..Options::default() };
+    let options = Options { root, env, ..Options::default() };
     let held = CapSet::effective().expect("capabilities can be read");
     Jail::establish(Plan::new(options, held).expect("a plan")).expect("a jail")
 }

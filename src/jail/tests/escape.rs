@@ -77,7 +77,7 @@ def call(function, *arguments):
 "#;
 
 /// Runs a script in the jail; its lines.
-fn python(jail: &Jail, script: &str) -> Vec<String> {
+pub(super) fn python(jail: &Jail, script: &str) -> Vec<String> {
     let (mut child, mut stdin, mut stdout, mut stderr) =
         spawn(jail, Program::Command(b"exec python3 -".into()));
     stdin.write_all(PRELUDE.as_bytes()).unwrap();

@@ -113,3 +113,80 @@ fn devices_are_there_while_it_lasts_and_not_in_the_tree() {
         assert_eq!(fs::metadata(&dev).unwrap().modified().unwrap(), before);
     });
 }
+
+/// A directory that is a secret, as IMS's default job has it: not jailed, no CAP_SYS_ADMIN.
+fn with_a_secret() -> (tempfile::TempDir, PathBuf, Options) {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let secret = dir.path().join("auth");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("client-secret"), "s3kr1t").unwrap();
+    let options = Options { masks: vec![secret.clone()], ..Options::default() };
+    (dir, secret, options)
+}
+
+#[test]
+fn secrets_in_the_container_cannot_be_read() {
+    let (dir, secret, options) = with_a_secret();
+    in_a_container(move || {
+        let jail = establish_plain(options);
+        assert!(jail.description().contains("Landlock"), "{}", jail.description());
+        let (place, secret) = (dir.path().display(), secret.display());
+        let command = format!(
+            "cd {secret}; cat client-secret; cat {secret}/client-secret; cat /proc/self/cwd/client-secret
+             ln client-secret {place}/hard && cat {place}/hard
+             mv client-secret {place}/moved && cat {place}/moved; ls {secret}
+             echo x > {place}/new; cat {place}/new; exit 3"
+        );
+        let (out, err, status) = run(&jail, &command);
+        assert!(!out.contains("s3kr1t"), "{out}{err}");
+        assert_eq!(err.matches("Permission denied").count(), 5, "{out}{err}");
+        assert_eq!(err.matches("Invalid cross-device link").count(), 1, "{out}{err}");
+        assert_eq!(status.code(), Some(3));
+        // Made beside a secret: its own session cannot read it, the next one can.
+        assert_eq!(run(&jail, &format!("cat {place}/new")).0, "x\n");
+        let lines = escape::python(
+            &jail,
+            &format!("attempt('open', lambda: open('{secret}/client-secret'))"),
+        );
+        assert_eq!(lines, ["open EACCES"]);
+        jail.close(Duration::ZERO);
+    });
+}
+
+#[test]
+fn the_agent_cannot_be_looked_into_nor_signalled_nor_traced() {
+    in_a_container(|| {
+        // As an agent is.
+        hardening::make_undumpable().unwrap();
+        let jail = establish_plain(Options::default());
+        let script = format!(
+            r#"
+import signal
+agent, bystander = {}, {}
+for pid in agent, bystander:
+    attempt('signal', lambda: os.kill(pid, signal.SIGCONT))
+    attempt('trace', lambda: call('ptrace', 16, pid, 0, 0))
+    for name in 'environ', 'mem', 'maps':
+        attempt(name, lambda: open('/proc/%d/%s' % (pid, name), 'rb').read(1))
+    attempt('descriptors', lambda: os.readlink('/proc/%d/fd/0' % pid))
+    attempt('root', lambda: os.listdir('/proc/%d/root/etc' % pid))
+print(open('/proc/self/status').read().split('NoNewPrivs:')[1].split()[0])
+"#,
+            std::process::id(),
+            std::os::unix::process::parent_id(),
+        );
+        let lines = escape::python(&jail, &script);
+        let expected = [
+            "signal EPERM",
+            "trace EPERM",
+            "environ EACCES",
+            "mem EACCES",
+            "maps EACCES",
+            "descriptors EACCES",
+            "root EACCES",
+        ];
+        let both = [&expected[..], &expected, &["1"]].concat();
+        assert_eq!(lines, both);
+        jail.close(Duration::ZERO);
+    });
+}

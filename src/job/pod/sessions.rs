@@ -1,15 +1,18 @@
 //! The container that serves the sessions and nothing else: it has no secrets, and needs no IMS.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::tell;
 use crate::contract::{Action, SessionContract, files};
+use crate::job::TimeLimits;
 use crate::job::listen::Listen;
 use crate::job::report::End;
 use crate::job::session::{self, Door, Host, Site};
+use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{self, Kind, Signal};
@@ -21,7 +24,6 @@ pub struct SessionServer {
     pub listen: Listen,
     /// Where the user's keys may be; the first that exists is read.
     pub authorized_keys: Vec<PathBuf>,
-    pub accept_visible_secrets: bool,
     /// All steps before have been done when this container starts: a build has failed, or it has not.
     pub after_build: bool,
 }
@@ -75,7 +77,7 @@ async fn run(
     let parent = layout.parent();
     let names = [files::POD_ERROR, files::READY, files::EXITING];
     let ready = async { Ok(watch::one_of(parent, &names).await) };
-    let both = async { tokio::try_join!(ready, session::host_keys(parent)) };
+    let both = async { tokio::try_join!(ready, session::host_keys(parent, &board)) };
     let both = stop.run_until_cancelled(both).await;
     let (said, host_keys) = both.context("stopped before the agent was ready")??;
     if said != files::READY {
@@ -96,7 +98,10 @@ async fn run(
         arch: contract.arch,
         session: contract.session,
         secrets: session::secrets(contract.oauth_dir),
-        accept_visible_secrets: server.accept_visible_secrets,
+        forwarding: ssh::Forwarding::default(),
+        record: None,
+        limits: TimeLimits::default(),
+        started: Instant::now(),
         reporter: None,
         board,
         stop: stop.child_token(),

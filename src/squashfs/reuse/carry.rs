@@ -12,7 +12,7 @@ use crate::squashfs::format::inode::{File, Tail};
 use crate::squashfs::format::metadata::Reference;
 
 /// Bytes of the base that are in the new image as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Range {
     /// Byte offset in the base.
     pub base: u64,

@@ -1,6 +1,7 @@
 //! A session's program: started here for the handler, then owned by one task until it has ended.
 
 mod pump;
+mod record;
 mod run;
 mod stdio;
 
@@ -17,9 +18,10 @@ use super::channel::{Control, Entry, Setup, State};
 use super::connection::{Connection, Outlet};
 use super::environment::environment;
 use super::flow::Inbox;
-use super::registry::{Activity, Identity};
+use super::registry::{Activity, Identity, Live};
 use crate::jail::{self, Child, Program, Spawn, Stdio3};
 use crate::os::pty::Window;
+use record::Recorder;
 use stdio::Stdio;
 
 /// A program that has not been exec'd by then is not going to be: its file system hangs.
@@ -75,7 +77,7 @@ pub(super) async fn start(
     };
     let grant = connection.grant.get().ok_or(Error::NotWaiting)?;
     let env = environment(connection, grant, &setup, plan.original.as_deref());
-    let has_terminal = setup.terminal.is_some();
+    let screen = setup.terminal.as_ref().map(|terminal| (terminal.term.clone(), terminal.window));
     let (stdio, theirs) = Stdio::new(setup.terminal).map_err(Error::Pipes)?;
     let child = spawn(connection, plan.program, env, theirs).await?;
     let (live, notices) = connection.shared.registry.enter(Identity {
@@ -84,13 +86,41 @@ pub(super) async fn start(
         user: auth::USER.to_owned(),
         key: grant.identity.clone(),
         activity: plan.activity,
-        pty: has_terminal,
+        pty: screen.is_some(),
     });
+    let recorder = record(connection, &live, screen).await;
     let outlet = Arc::new(Outlet::new(setup.write, Arc::clone(connection), closed));
-    let running =
-        run::Running { child, stdio, inbox, outlet, handle, live, notices, window, signals };
+    let running = run::Running {
+        child,
+        stdio,
+        inbox,
+        outlet,
+        handle,
+        live,
+        notices,
+        window,
+        signals,
+        recorder,
+    };
     tokio::spawn(running.run());
     Ok(())
+}
+
+/// Begins the recording of a terminal, where one is wanted. That it cannot be had is told, and no more.
+async fn record(
+    connection: &Connection,
+    live: &Live,
+    screen: Option<(String, Window)>,
+) -> Option<Arc<Recorder>> {
+    let (directory, (term, window)) = (connection.shared.config.record.as_ref()?, screen?);
+    match Recorder::begin(directory, live, &term, window).await {
+        Ok(recorder) => Some(Arc::new(recorder)),
+        Err(error) => {
+            let directory = directory.display();
+            tracing::error!(session = live.id, %directory, %error, "a session is not recorded");
+            None
+        }
+    }
 }
 
 fn control() -> (Control, watch::Receiver<Window>, mpsc::Receiver<nix::sys::signal::Signal>) {

@@ -12,6 +12,7 @@ use super::super::connection::Outlet;
 use super::super::flow::Inbox;
 use super::super::registry::Live;
 use super::Discard;
+use super::record::Recorder;
 use crate::os::pty::Master;
 
 /// What is read from a program at once, and so the most that waits for a client's window.
@@ -98,6 +99,7 @@ pub(super) async fn screen(
     live: &Live,
     master: &Master,
     exited: &CancellationToken,
+    recorder: Option<&Recorder>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; READ];
     loop {
@@ -112,6 +114,9 @@ pub(super) async fn screen(
             () = silence => return Ok(()),
         };
         let bytes = Bytes::copy_from_slice(&buffer[..count]);
+        if let Some(recorder) = recorder {
+            recorder.shown(&bytes).await;
+        }
         if count == 0 || !send(outlet, live, bytes, Stream::Stdout).await {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use super::super::flow::Inbox;
 use super::super::registry::{Activity, Live};
 use super::super::signals;
 use super::pump::{self, Stream};
+use super::record::Recorder;
 use super::stdio::Stdio;
 use crate::jail::Child;
 use crate::os::pty::{Master, Window};
@@ -41,6 +42,7 @@ pub(super) struct Running {
     pub notices: mpsc::Receiver<Bytes>,
     pub window: watch::Receiver<Window>,
     pub signals: mpsc::Receiver<Signal>,
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 /// The parts that go on while the streams are pumped.
@@ -51,11 +53,13 @@ struct Controller {
     notices: mpsc::Receiver<Bytes>,
     window: watch::Receiver<Window>,
     signals: mpsc::Receiver<Signal>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Running {
     pub(super) async fn run(self) {
-        let Self { child, stdio, inbox, outlet, handle, live, notices, window, signals } = self;
+        let Self { child, stdio, inbox, outlet, handle, live, notices, window, signals, recorder } =
+            self;
         let identity = &live.identity;
         tracing::info!(
             session = live.id, connection = identity.connection, peer = %identity.peer,
@@ -69,6 +73,7 @@ impl Running {
             notices,
             window,
             signals,
+            recorder: recorder.clone(),
         };
         let status = match stdio {
             Stdio::Pipes { stdin, stdout, stderr } => {
@@ -86,6 +91,9 @@ impl Running {
                 on_terminal(controller, &outlet, &live, &inbox, master).await
             }
         };
+        if let Some(recorder) = recorder {
+            recorder.end().await;
+        }
         inbox.discard();
         finish(&outlet, &handle, status.as_ref().ok()).await;
         gone.abort();
@@ -124,10 +132,11 @@ async fn on_terminal(
         outlet.send(motd).await;
     }
     let exited = CancellationToken::new();
+    let recorder = controller.recorder.clone();
     let show = {
         let (master, exited) = (master.clone(), exited.clone());
         async move {
-            let result = pump::screen(outlet, live, &master, &exited).await;
+            let result = pump::screen(outlet, live, &master, &exited, recorder.as_deref()).await;
             if outlet.closed.is_cancelled() {
                 let _ = tokio::time::timeout(LAST_INPUT, &mut typing).await;
             }
@@ -157,6 +166,9 @@ impl Controller {
                 Some(signal) = self.signals.recv() => self.signal(signal),
                 Ok(()) = self.window.changed() => {
                     let window = *self.window.borrow_and_update();
+                    if let Some(recorder) = &self.recorder {
+                        recorder.resized(window).await;
+                    }
                     if let Some(Err(error)) = terminal.as_ref().map(|m| m.resize(window)) {
                         tracing::debug!(session = self.live.id, %error, "terminal not resized");
                     }

@@ -6,11 +6,12 @@
 mod artifacts;
 mod auth;
 mod collection;
+mod host_keys;
 mod images;
 mod input;
 mod jobs;
 mod manifest;
-mod problem;
+pub(super) mod problem;
 mod public_keys;
 mod recipes;
 mod schema;
@@ -52,8 +53,8 @@ enum Version {
     V3,
 }
 
-/// The whole API as a service.
-pub fn router(app: App) -> Router {
+/// The whole API as a service, with that of CFS under its own path.
+pub fn router(app: App, cfs: Router<Arc<App>>) -> Router {
     let app = Arc::new(app);
     let v3 = collections(Version::V3)
         .merge(collection::deleted::<Image>("/deleted/images"))
@@ -62,6 +63,8 @@ pub fn router(app: App) -> Router {
     let protected = collections(Version::V2)
         .nest("/v2", collections(Version::V2))
         .nest("/v3", v3)
+        .merge(host_keys::routes())
+        .nest("/apis/cfs", cfs)
         .route("/version", get(version))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check));
     Router::new()

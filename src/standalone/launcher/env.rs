@@ -42,17 +42,9 @@ pub struct Download {
 pub fn variables(job: &Job, services: &Services, download: &Download) -> Vec<(String, String)> {
     let text = |flag: bool| if flag { "True" } else { "False" }.to_owned();
     let jail = job.ssh_containers.first().is_some_and(|container| container.jail);
-    let trust = match &services.trust {
-        Trust::System => "True".to_owned(),
-        Trust::Insecure => "False".to_owned(),
-        Trust::CaFile(path) => path.display().to_string(),
-    };
-    let mut variables = vec![
-        ("PATH", PATH.to_owned()),
-        ("HOME", "/root".to_owned()),
+    let variables = vec![
         (vars::IMS_ACTION.name, job.job_type.clone()),
         (vars::IMS_JOB_ID.name, job.id.to_string()),
-        (vars::IMS_URL.name, services.ims.as_str().trim_end_matches('/').to_owned()),
         (vars::DOWNLOAD_URL.name, download.url.to_string()),
         (vars::DOWNLOAD_MD5SUM.name, download.md5.clone()),
         (vars::IMAGE_ROOT_PARENT.name, super::IMAGE_ROOT_PARENT.to_owned()),
@@ -65,6 +57,22 @@ pub fn variables(job: &Job, services: &Services, download: &Download) -> Vec<(St
         (vars::JOB_ENABLE_DKMS.name, text(job.require_dkms)),
         (vars::ENABLE_DEBUG.name, text(job.enable_debug)),
         (vars::REMOTE_BUILD_NODE.name, job.remote_build_node.clone().unwrap_or_default()),
+    ];
+    let named = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
+    named.chain(connection(services)).collect()
+}
+
+/// What every child of ours has: where programs, IMS and the store are.
+pub fn connection(services: &Services) -> Vec<(String, String)> {
+    let trust = match &services.trust {
+        Trust::System => "True".to_owned(),
+        Trust::Insecure => "False".to_owned(),
+        Trust::CaFile(path) => path.display().to_string(),
+    };
+    let mut variables = vec![
+        ("PATH", PATH.to_owned()),
+        ("HOME", "/root".to_owned()),
+        (vars::IMS_URL.name, services.ims.as_str().trim_end_matches('/').to_owned()),
         (vars::S3_ENDPOINT.name, services.s3.as_str().trim_end_matches('/').to_owned()),
         (vars::S3_ACCESS_KEY.name, services.keys.access.clone()),
         (vars::S3_SECRET_KEY.name, services.keys.secret.expose_secret().to_owned()),

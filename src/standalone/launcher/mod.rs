@@ -7,7 +7,8 @@ mod env;
 mod process;
 mod spawner;
 
-pub use env::{Download, Services};
+pub use env::{Download, Services, connection};
+pub use spawner::Spawner;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,10 +27,11 @@ use uuid::Uuid;
 use super::records::{self, Job, Records};
 use crate::contract::Status;
 use crate::os::launch;
+use crate::ssh::hostkeys::{self, PublicHostKeys};
 use crate::telemetry::chain;
+use crate::workspace::Layout;
 use directory::Directory;
 use process::Identity;
-use spawner::Spawner;
 
 /// Where each job finds its own `mnt/`, and users the paths of IMS.
 pub const IMAGE_ROOT_PARENT: &str = "/mnt/image";
@@ -167,6 +169,12 @@ impl Launcher {
         }
     }
 
+    /// The SSH host keys of a job; an error of kind `NotFound` in it when there are none (any more).
+    pub fn host_keys(&self, job: Uuid) -> Result<PublicHostKeys, hostkeys::Error> {
+        let layout = Layout::new(&self.inner.directory(job).mnt());
+        PublicHostKeys::load(&layout.host_keys())
+    }
+
     /// Ends a job if it runs, and removes its directory. Returns when that is done.
     pub async fn end(&self, job: Uuid) {
         let running = self.inner.jobs().running.get(&job).cloned();
@@ -245,8 +253,8 @@ impl Inner {
             .stderr(directory.open_log().map_err(failed)?);
         let program = &self.setup.agent_binary;
         let spawn = |source| Error::Spawn { program: program.clone(), source };
-        launch::isolate(&mut command, &directory.mnt(), Path::new(IMAGE_ROOT_PARENT), inherited)
-            .map_err(spawn)?;
+        let at = Path::new(IMAGE_ROOT_PARENT);
+        launch::isolate(&mut command, &directory.mnt(), at, Some(inherited)).map_err(spawn)?;
         let child = self.spawner.spawn(command).await.map_err(spawn)?;
         drop(port);
         if let Some(pid) = child.id()
@@ -262,7 +270,7 @@ impl Inner {
     async fn watch(self: Arc<Self>, job: Uuid, mut child: Child, running: Running) {
         let waited = tokio::select! {
             waited = child.wait() => waited,
-            _ = running.stop.cancelled() => end(job, &mut child).await,
+            _ = running.stop.cancelled() => end(&job.to_string(), &mut child).await,
         };
         process::end_leftovers(job);
         let directory = self.directory(job);
@@ -310,13 +318,13 @@ impl Inner {
 }
 
 /// SIGTERM, time to tidy up, SIGKILL.
-async fn end(job: Uuid, child: &mut Child) -> io::Result<ExitStatus> {
+pub async fn end(job: &str, child: &mut Child) -> io::Result<ExitStatus> {
     let Some(pid) = child.id() else { return child.wait().await };
     launch::terminate(pid);
     match tokio::time::timeout(GRACE, child.wait()).await {
         Ok(waited) => waited,
         Err(_) => {
-            tracing::warn!(%job, pid, "the job did not end when asked and is killed");
+            tracing::warn!(job, pid, "the job did not end when asked and is killed");
             launch::kill_group(pid);
             child.wait().await
         }

@@ -2,42 +2,34 @@
 //!
 //! Connections are made and accepted in the network of the agent's container, which sessions share.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{ChannelOpenFailure, ChannelWriteHalf};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, tcp};
-use tokio_util::sync::CancellationToken;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
-use super::channel::State;
-use super::config::Forwarding;
-use super::connection::{Connection, Outlet};
-use super::flow::Inbox;
-
-const CONNECT: Duration = Duration::from_secs(30);
-const READ: usize = 64 << 10;
-/// How long a connection may take to accept the rest of what a client sent before it left.
-const LAST_UPLOAD: Duration = Duration::from_secs(60);
-/// Listening sockets of one connection.
-const MAX_LISTENERS: usize = 64;
+use super::super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
+use super::super::config::Forwarding;
+use super::super::connection::{Connection, Outlet};
+use super::{CONNECT, Place, join, join_opened, registered};
 
 /// An address a client may connect to.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(in super::super) struct Target {
     host: String,
     port: u16,
 }
 
 impl Target {
     /// `None` when the server or the key forbid it.
-    pub(super) fn permitted(connection: &Connection, host: &str, port: u32) -> Option<Self> {
+    pub(in super::super) fn permitted(
+        connection: &Connection,
+        host: &str,
+        port: u32,
+    ) -> Option<Self> {
         let options = &connection.grant.get()?.options;
         let port = u16::try_from(port).ok()?;
         let allowed = connection.shared.config.forwarding != Forwarding::None
@@ -65,7 +57,7 @@ impl PermitListen {
 }
 
 /// Connects to `target` and answers the client's request; the rest goes on in its own task.
-pub(super) fn direct(
+pub(in super::super) fn direct(
     connection: Arc<Connection>,
     write: ChannelWriteHalf<Msg>,
     target: Target,
@@ -78,7 +70,9 @@ pub(super) fn direct(
         match tokio::time::timeout(CONNECT, connecting).await {
             Ok(Ok(tcp)) => {
                 reply.accept().await;
-                join(tcp, inbox, Outlet::new(write, connection, closed)).await;
+                let _ = tcp.set_nodelay(true);
+                let (from, to) = tcp.into_split();
+                join(from, to, inbox, Outlet::new(write, connection, closed)).await;
             }
             failed => {
                 tracing::debug!(host = target.host, port = target.port, ?failed, "not forwarded");
@@ -89,97 +83,16 @@ pub(super) fn direct(
     });
 }
 
-/// Takes over the inbox that the handler has made for a channel.
-fn registered(
-    connection: &Connection,
-    write: &ChannelWriteHalf<Msg>,
-) -> Option<(Inbox, CancellationToken)> {
-    let mut channels = connection.channels();
-    let entry = channels.get_mut(&write.id())?;
-    entry.state = State::Forward;
-    let (inbox, closed) = (entry.inbox.clone(), entry.closed.clone());
-    // A client may have closed the channel already, with data in it that is still to be delivered.
-    if closed.is_cancelled() {
-        channels.remove(&write.id());
-    }
-    Some((inbox, closed))
-}
-
-/// Both directions, each with its own end.
-async fn join(tcp: TcpStream, inbox: Inbox, outlet: Outlet) {
-    let _ = tcp.set_nodelay(true);
-    let (read, write) = tcp.into_split();
-    let up = async {
-        // What came before the client's close is delivered, unless nobody takes it.
-        let late = async {
-            outlet.closed.cancelled().await;
-            tokio::time::sleep(LAST_UPLOAD).await;
-        };
-        tokio::select! {
-            _ = upload(&inbox, write) => {}
-            () = late => {}
-        }
-        inbox.discard();
-    };
-    let down = async {
-        tokio::select! {
-            _ = download(&outlet, read) => {}
-            () = outlet.closed.cancelled() => {}
-        }
-        outlet.eof().await;
-    };
-    tokio::join!(up, down);
-    outlet.close().await;
-}
-
-async fn upload(inbox: &Inbox, mut tcp: tcp::OwnedWriteHalf) -> io::Result<()> {
-    while let Some(bytes) = inbox.next().await? {
-        tcp.write_all(&bytes).await?;
-    }
-    tcp.shutdown().await
-}
-
-async fn download(outlet: &Outlet, mut tcp: tcp::OwnedReadHalf) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
-    loop {
-        buffer.reserve(READ);
-        if tcp.read_buf(&mut buffer).await? == 0 || !outlet.send(buffer.split().freeze()).await {
-            return Ok(());
-        }
-    }
-}
-
-/// The listening sockets of one connection, by the address and port that the client named.
-#[derive(Debug, Default)]
-pub(super) struct Listeners(Mutex<HashMap<(String, u32), CancellationToken>>);
-
-impl Listeners {
-    pub(super) fn cancel(&self, address: &str, port: u32) -> bool {
-        match self.lock().remove(&(address.to_owned(), port)) {
-            Some(token) => {
-                token.cancel();
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, u32), CancellationToken>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
 /// Listens for a client; a `port` of 0 is set to the one that was chosen. `false` when it is forbidden
 /// or impossible.
-pub(super) fn listen(
+pub(in super::super) fn listen(
     connection: &Arc<Connection>,
     address: &str,
     port: &mut u32,
     handle: Handle,
 ) -> bool {
     let Ok(wanted) = u16::try_from(*port) else { return false };
-    if !may_listen(connection, address, wanted) || connection.forwards.lock().len() >= MAX_LISTENERS
-    {
+    if !may_listen(connection, address, wanted) || connection.forwards.is_full() {
         return false;
     }
     let listener = match bind(address, wanted) {
@@ -191,9 +104,8 @@ pub(super) fn listen(
     };
     let Ok(local) = listener.local_addr() else { return false };
     *port = local.port().into();
-    let token = connection.gone.child_token();
-    let key = (address.to_owned(), *port);
-    connection.forwards.lock().insert(key, token.clone());
+    let place = Place::Tcp(address.to_owned(), *port);
+    let token = connection.forwards.enter(place, connection);
     let accepting = accept(Arc::clone(connection), listener, address.to_owned(), handle);
     tokio::spawn(async move { token.run_until_cancelled(accepting).await });
     true
@@ -226,31 +138,23 @@ async fn accept(
     handle: Handle,
 ) {
     let Ok(local) = listener.local_addr() else { return };
-    loop {
+    while let Ok(slot) = Arc::clone(&connection.forwards.slots).acquire_owned().await {
         match listener.accept().await {
             Ok((tcp, peer)) => {
+                let _ = tcp.set_nodelay(true);
                 let (connection, address, handle) =
                     (Arc::clone(&connection), address.clone(), handle.clone());
                 tokio::spawn(async move {
-                    let port = u32::from(local.port());
+                    let _slot = slot;
+                    let (port, from) = (u32::from(local.port()), peer.ip().to_string());
                     let opening = handle.channel_open_forwarded_tcpip(
                         address,
                         port,
-                        peer.ip().to_string(),
+                        from,
                         peer.port().into(),
                     );
-                    if let Ok(channel) = opening.await {
-                        // The reading half is dropped at once: input comes through the handler.
-                        let (_, write) = channel.split();
-                        match registered(&connection, &write) {
-                            Some((inbox, closed)) => {
-                                join(tcp, inbox, Outlet::new(write, connection, closed)).await;
-                            }
-                            None => {
-                                let _ = write.close().await;
-                            }
-                        }
-                    }
+                    let (read, write) = tcp.into_split();
+                    join_opened(connection, opening, read, write).await;
                 });
             }
             Err(error) => {

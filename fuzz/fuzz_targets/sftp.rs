@@ -1,0 +1,12 @@
+//! One packet of an SFTP client, without its length.
+
+#![no_main]
+
+use bytes::Bytes;
+use ims_job_agent::sftp::request::parse;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    // Answered or not: nothing else may happen.
+    let _ = parse(Bytes::copy_from_slice(bytes));
+});

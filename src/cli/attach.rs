@@ -1,0 +1,122 @@
+//! `attach`: who works in a running job.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::exit::{self, Exit};
+use crate::job::control::Watcher;
+use crate::ssh::{Activity, SessionInfo};
+use crate::workspace::Layout;
+
+/// List the live SSH sessions of a job: who, from where, what, since when, how many bytes
+///
+/// To be called as root on the agent's side, not from a session.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The job's directory
+    #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = "/mnt/image")]
+    image_root_parent: PathBuf,
+
+    /// Go on: show every session again that has begun, moved bytes or ended
+    #[arg(long)]
+    follow: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let mut watcher = Watcher::connect(&Layout::new(&args.image_root_parent))?;
+    let mut known = BTreeMap::new();
+    let mut begun = false;
+    while let Some(sessions) = watcher.next().await? {
+        if !begun {
+            println!("{}", HEAD);
+            begun = true;
+        }
+        for line in changes(&mut known, sessions) {
+            println!("{line}");
+        }
+        if !args.follow {
+            break;
+        }
+    }
+    Ok(exit::SUCCESS)
+}
+
+const HEAD: &str =
+    "SESSION  SINCE                 STATE  BYTES IN   BYTES OUT  FROM                   KEY  WHAT";
+
+/// A line for each session that is new, moved bytes or has ended since `known`, which is brought up
+/// to date.
+fn changes(known: &mut BTreeMap<u64, SessionInfo>, sessions: Vec<SessionInfo>) -> Vec<String> {
+    let now: BTreeMap<u64, SessionInfo> =
+        sessions.into_iter().map(|info| (info.id, info)).collect();
+    let before = std::mem::replace(known, now);
+    let ended = before.values().filter(|info| !known.contains_key(&info.id));
+    let mut lines: Vec<String> = ended.map(|info| line(info, "ended")).collect();
+    let moved = |info: &&SessionInfo| {
+        let same = |old: &SessionInfo| {
+            (old.bytes_in, old.bytes_out, old.connected)
+                == (info.bytes_in, info.bytes_out, info.connected)
+        };
+        !before.get(&info.id).is_some_and(same)
+    };
+    let state = |info: &SessionInfo| if info.connected { "live" } else { "alone" };
+    lines.extend(known.values().filter(moved).map(|info| line(info, state(info))));
+    lines
+}
+
+fn line(info: &SessionInfo, state: &str) -> String {
+    let what = match &info.activity {
+        Activity::Shell => "shell".to_owned(),
+        Activity::Sftp => "sftp".to_owned(),
+        Activity::Command(command) => format!("exec {}", command.escape_debug()),
+    };
+    let terminal = if info.pty { " (terminal)" } else { "" };
+    format!(
+        "{:<8} {:<21} {state:<6} {:<10} {:<10} {:<22} {} {what}{terminal}",
+        info.id,
+        timestamp(info.since),
+        info.bytes_in,
+        info.bytes_out,
+        info.peer,
+        info.identity,
+    )
+}
+
+fn timestamp(time: SystemTime) -> String {
+    let seconds = |time: jiff::Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    jiff::Timestamp::try_from(time).map(seconds).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(id: u64, bytes_out: u64) -> SessionInfo {
+        SessionInfo {
+            id,
+            connection: 1,
+            peer: "10.0.0.1:5".parse().unwrap(),
+            user: "root".into(),
+            identity: "SHA256:x (me)".into(),
+            activity: Activity::Command("echo \u{1b}[2J".into()),
+            pty: false,
+            since: SystemTime::UNIX_EPOCH,
+            bytes_in: 0,
+            bytes_out,
+            idle: std::time::Duration::ZERO,
+            connected: true,
+        }
+    }
+
+    #[test]
+    fn only_what_changed_is_shown_again() {
+        let mut known = BTreeMap::new();
+        assert_eq!(changes(&mut known, vec![session(1, 0), session(2, 0)]).len(), 2);
+        assert_eq!(changes(&mut known, vec![session(1, 0), session(2, 0)]), Vec::<String>::new());
+        let lines = changes(&mut known, vec![session(2, 9)]);
+        assert!(lines[0].starts_with("1 ") && lines[0].contains("ended"), "{lines:?}");
+        assert!(lines[1].contains("1970-01-01T00:00:00Z  live") && lines[1].contains(" 9 "));
+        assert!(!lines[1].contains('\u{1b}'), "a command cannot act on the terminal");
+    }
+}

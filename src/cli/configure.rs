@@ -1,0 +1,167 @@
+//! `configure`: a CFS configuration applied to an image, layer by layer.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::connect;
+use super::exit::{self, Exit};
+use super::output;
+use crate::configure::report::{self, Artifact, Session};
+use crate::configure::{Configuration, inventory};
+use crate::job::configure::{LayerFailed, Outcome, Request, configure};
+use crate::telemetry::chain;
+use crate::workspace;
+
+/// Apply a CFS configuration to an image, layer by layer, with a checkpoint after each
+///
+/// Layers are cloned with git and played with ansible-playbook in a session inside the image. When a
+/// layer fails, the same command goes on after the last one that succeeded.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Id of the image record to start from
+    #[arg(long, value_name = "ID")]
+    image: String,
+
+    /// The configuration, as CFS describes it (JSON)
+    #[arg(long, value_name = "FILE")]
+    configuration: PathBuf,
+
+    /// Apply these layers alone: indices from 0, or names, with commas between
+    #[arg(long, value_name = "LAYERS")]
+    limit: Option<String>,
+
+    /// Begin at this layer, index or name: on its checkpoint if there is one
+    #[arg(long, value_name = "LAYER")]
+    from: Option<String>,
+
+    /// Name of the resulting image [default: IMAGE_cfs_CONFIGURATION]
+    #[arg(long, value_name = "RESULT")]
+    name: Option<String>,
+
+    /// Group of the inventory that the image is in, beside cfs_image; may be repeated
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+
+    /// Register an image of every layer, not of the last one alone
+    #[arg(long)]
+    publish_layers: bool,
+
+    /// Leave a failed layer open for an SSH session, until /tmp/complete or /tmp/failed is made in it
+    #[arg(long)]
+    debug: bool,
+
+    /// Where checkpoints are kept; needs room for three images
+    /// [default: /var/tmp/ims-job-agent/configure/ID]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+
+    /// How the image root is made
+    #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
+    workspace: workspace::Mode,
+
+    /// Name of the session in the result [default: that of the configuration]
+    #[arg(long, value_name = "NAME")]
+    session_name: Option<String>,
+
+    #[command(flatten)]
+    connection: connect::Connection,
+
+    #[command(flatten)]
+    output: output::Output,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let cancel = super::shutdown_token()?;
+    let request = match request(&args) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::error!("nothing was started: {}", chain(error.as_ref()));
+            return Ok(exit::USAGE);
+        }
+    };
+    let site = match args.connection.site()? {
+        Ok(site) => site,
+        Err(exit) => return Ok(exit),
+    };
+    let outcome = configure(&site, &request, &cancel).await;
+    let exit = match &outcome.result {
+        Ok(_) => exit::SUCCESS,
+        Err(_) if cancel.is_cancelled() => exit::TERMINATED,
+        Err(error) if error.is::<LayerFailed>() => exit::LAYER_FAILED,
+        Err(_) => exit::FAILURE,
+    };
+    if let Err(error) = &outcome.result {
+        tracing::error!("the image was not configured: {}", chain(error.as_ref()));
+    }
+    args.output.print(|| result(&args, &request, &outcome), || human(&outcome));
+    Ok(exit)
+}
+
+/// Checks all that can be checked without asking anybody.
+fn request(args: &Args) -> anyhow::Result<Request> {
+    let path = &args.configuration;
+    let json = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("configuration");
+    let configuration = Configuration::parse(&json, stem)
+        .with_context(|| format!("cannot use {}", path.display()))?;
+    let chosen = configuration.select(args.limit.as_deref(), None)?;
+    configuration.select(args.limit.as_deref(), args.from.as_deref())?;
+    let from = args.from.as_deref().map(|from| configuration.find(from)).transpose()?;
+    for group in &args.groups {
+        inventory::check_group(group).map_err(anyhow::Error::msg)?;
+    }
+    uuid::Uuid::parse_str(&args.image)
+        .with_context(|| format!("{:?} is no id of an image", args.image))?;
+    let default_dir = || Path::new("/var/tmp/ims-job-agent/configure").join(&args.image);
+    Ok(Request {
+        image_id: args.image.clone(),
+        configuration,
+        chosen,
+        from,
+        groups: args.groups.clone(),
+        name: args.name.clone(),
+        publish_layers: args.publish_layers,
+        debug: args.debug,
+        work_dir: args.work_dir.clone().unwrap_or_else(default_dir),
+        workspace: args.workspace,
+        ca_cert: args.connection.ca_cert(),
+    })
+}
+
+/// The session as CFS describes it; where it failed, with the reason.
+fn result(args: &Args, request: &Request, outcome: &Outcome) -> Value {
+    let session = Session {
+        name: args.session_name.as_deref().unwrap_or(&request.configuration.name),
+        configuration: &request.configuration.name,
+        limit: args.limit.as_deref().unwrap_or_default(),
+        image_id: &request.image_id,
+        result_name: &outcome.name,
+        groups: &request.groups,
+        started: outcome.started,
+    };
+    let artifact =
+        |id: &String| Artifact { image_id: request.image_id.clone(), result_id: id.clone() };
+    let artifact = outcome.result.as_ref().ok().map(artifact);
+    let mut value = report::ended(&session, artifact.as_ref());
+    if request.publish_layers {
+        let layers = outcome.layers.iter();
+        let layers = layers.map(|(name, id)| json!({ "name": name, "image_id": id }));
+        value["layers"] = layers.collect();
+    }
+    if let Err(error) = &outcome.result {
+        value["error"] = chain(error.as_ref()).into();
+        if let Some(failed) = error.downcast_ref::<LayerFailed>() {
+            value["failed_layer"] = json!({ "index": failed.index, "name": failed.name });
+        }
+    }
+    value
+}
+
+fn human(outcome: &Outcome) -> String {
+    match &outcome.result {
+        Ok(id) => format!("image {id} ({})", outcome.name.escape_debug()),
+        Err(_) => String::new(),
+    }
+}

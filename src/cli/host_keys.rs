@@ -1,0 +1,39 @@
+//! `host-keys`: how a job's SSH server proves itself.
+
+use std::path::PathBuf;
+
+use super::exit::{self, Exit};
+use crate::ssh::hostkeys::PublicHostKeys;
+use crate::workspace::Layout;
+
+/// Print the SSH host keys of a job: fingerprints, SSHFP records or known_hosts lines
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The job's directory
+    #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = "/mnt/image")]
+    image_root_parent: PathBuf,
+
+    /// SSHFP resource records for this name (RFC 4255)
+    #[arg(long, value_name = "HOST")]
+    sshfp: Option<String>,
+
+    /// Lines for a known_hosts file; HOST or [HOST]:PORT
+    #[arg(long, value_name = "HOST")]
+    known_hosts: Option<String>,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let keys = PublicHostKeys::load(&Layout::new(&args.image_root_parent).host_keys())?;
+    if let Some(host) = &args.sshfp {
+        keys.sshfp(host).iter().for_each(|record| println!("{record}"));
+    }
+    if let Some(host) = &args.known_hosts {
+        print!("{}", keys.known_hosts(host));
+    }
+    if args.sshfp.is_none() && args.known_hosts.is_none() {
+        for (kind, fingerprint) in keys.fingerprints() {
+            println!("{kind} {fingerprint}");
+        }
+    }
+    Ok(exit::SUCCESS)
+}

@@ -1,0 +1,113 @@
+//! How long a job may wait for its user: an idle limit and a deadline, told in the sessions before they
+//! strike.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::ssh;
+
+/// Both off by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TimeLimits {
+    /// Without a byte in any session, and none begun or ended.
+    pub idle: Option<Duration>,
+    /// From the start of the agent to the signal of the user; packing is not cut short.
+    pub deadline: Option<Duration>,
+}
+
+/// Why the job ended before its user was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Struck {
+    #[error("nobody has used the job for {} (--idle-limit)", Time(*.0))]
+    Idle(Duration),
+    #[error("the user was not done within {} (--deadline)", Time(*.0))]
+    Deadline(Duration),
+}
+
+/// A time as people say it.
+struct Time(Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            seconds if seconds % 60 == 0 && seconds > 60 => write!(f, "{} minutes", seconds / 60),
+            seconds => write!(f, "{seconds} seconds"),
+        }
+    }
+}
+
+/// What is left when the sessions are told, the longest first.
+const WARNINGS: [Duration; 3] =
+    [Duration::from_secs(600), Duration::from_secs(60), Duration::from_secs(10)];
+
+/// How late a limit may strike.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Returns when a limit strikes; never, where there is none. `started`: when the agent did.
+pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Handle) -> Struck {
+    let mut interval = tokio::time::interval(INTERVAL);
+    let (mut idle, mut deadline) = (Warned::default(), Warned::default());
+    loop {
+        interval.tick().await;
+        if let Some(limit) = limits.deadline {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Struck::Deadline(limit);
+            }
+            if let Some(left) = deadline.due(limit, left) {
+                server.notice(&format!(
+                    "This job ends in {}, complete or not: its deadline comes.\n",
+                    Time(left)
+                ));
+            }
+        }
+        if let Some(limit) = limits.idle {
+            let left = limit.saturating_sub(server.idle());
+            if left.is_zero() {
+                return Struck::Idle(limit);
+            }
+            if let Some(left) = idle.due(limit, left) {
+                server.notice(&format!(
+                    "This job ends in {}, complete or not, unless somebody uses it.\n",
+                    Time(left)
+                ));
+            }
+        }
+    }
+}
+
+/// Which warnings have been given.
+#[derive(Debug, Default)]
+struct Warned(usize);
+
+impl Warned {
+    /// What to warn of now. A time that grew again, because somebody came back, is warned of again.
+    fn due(&mut self, limit: Duration, left: Duration) -> Option<Duration> {
+        // A warning at the very beginning of a short limit would tell nobody anything.
+        let reached = WARNINGS.iter().filter(|&&at| left <= at).count();
+        let before = std::mem::replace(&mut self.0, reached);
+        let at = *WARNINGS.get(reached.checked_sub(1)?)?;
+        (reached > before && limit > at).then_some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_warning_comes_once_until_somebody_is_back() {
+        let (mut warned, hour) = (Warned::default(), Duration::from_secs(3600));
+        let mut due =
+            |seconds| warned.due(hour, Duration::from_secs(seconds)).map(|at| at.as_secs());
+        assert_eq!([3600, 601, 600, 599].map(&mut due), [None, None, Some(600), None]);
+        assert_eq!([60, 3599, 600, 9, 1].map(due), [Some(60), None, Some(600), Some(10), None]);
+    }
+
+    #[test]
+    fn a_short_limit_is_not_warned_of_before_it_began() {
+        let (mut warned, minute) = (Warned::default(), Duration::from_secs(60));
+        assert_eq!(warned.due(minute, minute), None);
+        assert!(warned.due(minute, Duration::from_secs(10)).is_some());
+    }
+}

@@ -1,0 +1,162 @@
+//! Forwarded connections: TCP (`tcp`), Unix sockets and the client's ssh-agent (`unix`).
+//!
+//! What the two have in common: who may, how many, and the copying in both directions.
+
+pub(super) mod tcp;
+pub(super) mod unix;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use russh::server::Msg;
+use russh::{Channel, ChannelWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::channel::State;
+use super::connection::{Connection, MAX_CHANNELS, Outlet};
+use super::flow::Inbox;
+
+/// How long a target may take to accept.
+const CONNECT: Duration = Duration::from_secs(30);
+const READ: usize = 64 << 10;
+/// How long a connection may take to accept the rest of what a client sent before it left.
+const LAST_UPLOAD: Duration = Duration::from_secs(60);
+/// Listening sockets of one connection.
+const MAX_LISTENERS: usize = 64;
+
+/// What a client has us listen on, by the name it gave.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    Tcp(String, u32),
+    Unix(String),
+}
+
+/// The listening sockets of one connection.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    open: Mutex<HashMap<Place, CancellationToken>>,
+    /// The socket that leads to the client's ssh-agent, as sessions see it.
+    agent: Mutex<Option<PathBuf>>,
+    /// One for each connection that was accepted for the client: the rest waits in the kernel.
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        let slots = Arc::new(Semaphore::new(MAX_CHANNELS));
+        Self { open: Mutex::default(), agent: Mutex::default(), slots }
+    }
+}
+
+impl Listeners {
+    /// Ends a listener; `false` if there is none.
+    pub(super) fn cancel(&self, place: &Place) -> bool {
+        let removed = lock(&self.open).remove(place);
+        removed.inspect(CancellationToken::cancel).is_some()
+    }
+
+    fn is_full(&self) -> bool {
+        lock(&self.open).len() >= MAX_LISTENERS
+    }
+
+    /// Remembers a listener; what it does ends with the token, at the latest with the connection.
+    fn enter(&self, place: Place, connection: &Connection) -> CancellationToken {
+        let token = connection.gone.child_token();
+        lock(&self.open).insert(place, token.clone());
+        token
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Takes over the inbox that the handler has made for a channel.
+fn registered(
+    connection: &Connection,
+    write: &ChannelWriteHalf<Msg>,
+) -> Option<(Inbox, CancellationToken)> {
+    let mut channels = connection.channels();
+    let entry = channels.get_mut(&write.id())?;
+    entry.state = State::Forward;
+    let (inbox, closed) = (entry.inbox.clone(), entry.closed.clone());
+    // A client may have closed the channel already, with data in it that is still to be delivered.
+    if closed.is_cancelled() {
+        channels.remove(&write.id());
+    }
+    Some((inbox, closed))
+}
+
+/// Joins what was accepted for a client to the channel that was opened towards it.
+async fn join_opened(
+    connection: Arc<Connection>,
+    opening: impl Future<Output = Result<Channel<Msg>, russh::Error>>,
+    read: impl AsyncRead + Unpin,
+    write: impl AsyncWrite + Unpin,
+) {
+    let Ok(channel) = opening.await else { return };
+    // The reading half is dropped at once: input comes through the handler.
+    let (_, channel) = channel.split();
+    match registered(&connection, &channel) {
+        Some((inbox, closed)) => {
+            join(read, write, inbox, Outlet::new(channel, connection, closed)).await;
+        }
+        None => {
+            let _ = channel.close().await;
+        }
+    }
+}
+
+/// Both directions, each with its own end.
+async fn join(
+    read: impl AsyncRead + Unpin,
+    write: impl AsyncWrite + Unpin,
+    inbox: Inbox,
+    outlet: Outlet,
+) {
+    let up = async {
+        // What came before the client's close is delivered, unless nobody takes it.
+        let late = async {
+            outlet.closed.cancelled().await;
+            tokio::time::sleep(LAST_UPLOAD).await;
+        };
+        tokio::select! {
+            _ = upload(&inbox, write) => {}
+            () = late => {}
+        }
+        inbox.discard();
+    };
+    let down = async {
+        tokio::select! {
+            _ = download(&outlet, read) => {}
+            () = outlet.closed.cancelled() => {}
+        }
+        outlet.eof().await;
+    };
+    tokio::join!(up, down);
+    outlet.close().await;
+}
+
+async fn upload(inbox: &Inbox, mut target: impl AsyncWrite + Unpin) -> io::Result<()> {
+    while let Some(bytes) = inbox.next().await? {
+        target.write_all(&bytes).await?;
+    }
+    target.shutdown().await
+}
+
+async fn download(outlet: &Outlet, mut source: impl AsyncRead + Unpin) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ);
+        let count = source.read_buf(&mut buffer).await?;
+        if count == 0 || !outlet.send(buffer.split().freeze()).await {
+            return Ok(());
+        }
+    }
+}

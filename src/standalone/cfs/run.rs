@@ -1,0 +1,184 @@
+//! Sessions as child processes: `ims-job-agent configure`, one after the other for each image.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::Setup;
+use super::input::Session;
+use super::store::Store;
+use crate::configure::{Configuration, report};
+use crate::os::launch;
+use crate::standalone::launcher::{self, IMAGE_ROOT_PARENT, Spawner};
+
+/// Starts, watches and ends sessions.
+#[derive(Debug)]
+pub struct Runner {
+    shared: Arc<Shared>,
+    running: Mutex<HashMap<String, Running>>,
+    watchers: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    setup: Setup,
+    sessions: Store,
+    spawner: Spawner,
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Runner {
+    /// Called inside a tokio runtime.
+    pub fn new(setup: Setup, sessions: Store) -> io::Result<Self> {
+        for name in ["work", "logs"] {
+            std::fs::create_dir_all(setup.directory.join(name))?;
+        }
+        let shared = Arc::new(Shared { setup, sessions, spawner: Spawner::new()? });
+        Ok(Self {
+            shared,
+            running: Mutex::default(),
+            watchers: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Starts a session whose record is stored.
+    pub fn start(&self, session: Session, configuration: &Configuration) {
+        let running = Running { stop: self.stop.child_token(), ended: CancellationToken::new() };
+        self.running().insert(session.name.clone(), running.clone());
+        let (shared, configuration) = (self.shared.clone(), json!(configuration));
+        self.watchers.spawn(async move {
+            shared.run(&session, &configuration, &running.stop).await;
+            running.ended.cancel();
+        });
+    }
+
+    /// Ends a session if it runs. Returns when that is done.
+    pub async fn end(&self, name: &str) {
+        let running = self.running().remove(name);
+        if let Some(running) = running {
+            running.stop.cancel();
+            running.ended.cancelled().await;
+        }
+    }
+
+    pub async fn shut_down(&self) {
+        self.stop.cancel();
+        self.watchers.close();
+        self.watchers.wait().await;
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    async fn run(&self, session: &Session, configuration: &Value, stop: &CancellationToken) {
+        let mut record = session.record();
+        record["status"]["session"]["status"] = "running".into();
+        self.store(&record);
+        let mut succeeded = true;
+        for image in session.images() {
+            match self.configure(session, configuration, image, stop).await {
+                Ok(result) => {
+                    let artifacts = result["status"]["artifacts"].as_array();
+                    succeeded &= artifacts.is_some_and(|artifacts| !artifacts.is_empty());
+                    if let Some(all) = record["status"]["artifacts"].as_array_mut() {
+                        all.extend(artifacts.into_iter().flatten().cloned());
+                    }
+                    if let Some(error) = result.get("error") {
+                        record["status"]["error"] = error.clone();
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(session = session.name, %image, %error, "a session failed");
+                    record["status"]["error"] = error.to_string().into();
+                    succeeded = false;
+                }
+            }
+        }
+        end(&mut record, succeeded);
+        self.store(&record);
+        tracing::info!(session = session.name, succeeded, "session complete");
+    }
+
+    /// Runs the child for one image; what it printed as its result.
+    async fn configure(
+        &self,
+        session: &Session,
+        configuration: &Value,
+        image: Uuid,
+        stop: &CancellationToken,
+    ) -> io::Result<Value> {
+        let at = Path::new(IMAGE_ROOT_PARENT);
+        let work = self.setup.directory.join("work");
+        let log = self.setup.directory.join("logs").join(format!("{}.log", session.name));
+        let file = tempfile::Builder::new().suffix(".json").tempfile_in(&self.setup.directory)?;
+        serde_json::to_writer(file.as_file(), configuration)?;
+        let result = tempfile::NamedTempFile::new_in(&self.setup.directory)?;
+        let mut command = Command::new(&self.setup.agent_binary);
+        command
+            .arg("configure")
+            .args(["--format", "json", "--session-name", &session.name])
+            .args(["--image", &image.to_string()])
+            .arg("--configuration")
+            .arg(file.path())
+            .arg("--work-dir")
+            .arg(at.join(image.to_string()))
+            .args(session.groups(image).flat_map(|group| ["--group", group]))
+            .args(session.limit().into_iter().flat_map(|limit| ["--limit", limit]))
+            .args(session.result_name(image).into_iter().flat_map(|name| ["--name", name]))
+            .env_clear()
+            .envs(launcher::connection(&self.setup.services))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(result.reopen()?)
+            .stderr(append(log)?);
+        launch::isolate(&mut command, &work, at, None)?;
+        let mut child = self.spawner.spawn(command).await?;
+        tracing::info!(session = session.name, %image, pid = child.id(), "session started");
+        let status = tokio::select! {
+            waited = child.wait() => waited?,
+            () = stop.cancelled() => launcher::end(&session.name, &mut child).await?,
+        };
+        let printed = std::fs::read(result.path())?;
+        serde_json::from_slice(&printed).map_err(|_| {
+            io::Error::other(format!("ims-job-agent configure ended with {status} and no result"))
+        })
+    }
+
+    fn store(&self, record: &Value) {
+        if let Err(error) = self.sessions.put(record) {
+            tracing::error!(session = %record["name"], %error, "cannot store a session");
+        }
+    }
+}
+
+/// Marks a session as complete.
+pub fn end(record: &mut Value, succeeded: bool) {
+    let session = &mut record["status"]["session"];
+    session["status"] = "complete".into();
+    session["succeeded"] = if succeeded { "true" } else { "false" }.into();
+    session["completion_time"] = report::time(Timestamp::now()).into();
+}
+
+fn append(path: PathBuf) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
