@@ -58,7 +58,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let token = args.token_file.map(|path| read_token(&path)).transpose()?;
     let config = Config {
-        data: args.data,
+        // Jobs are started elsewhere, and must find their directories.
+        data: std::path::absolute(&args.data)
+            .with_context(|| format!("cannot use {} for data", args.data.display()))?,
         ims_listen: args.ims_listen,
         s3,
         token,

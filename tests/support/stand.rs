@@ -83,8 +83,8 @@ impl Stand {
         let mut command = Command::new(agent());
         command
             .arg("standalone")
-            .arg("--data")
-            .arg(self.data())
+            .args(["--data", "data"])
+            .current_dir(self.dir.path())
             .args(["--ims-listen", &format!("127.0.0.1:{}", self.ims_port)])
             .env("S3_ACCESS_KEY", &self.s3.access_key)
             .env("S3_SECRET_KEY", self.s3.secret_key.expose_secret())

@@ -146,13 +146,15 @@ mod tests {
         let mut long = fs::read(root.join("blocks.noise")).unwrap();
         *long.last_mut().unwrap() ^= 1;
         fs::write(root.join("blocks.noise"), long).unwrap();
-        fs::set_permissions(root.join("exact"), fs::Permissions::from_mode(0o600)).unwrap();
+        // No mode that a umask gives.
+        fs::set_permissions(root.join("exact"), fs::Permissions::from_mode(0o604)).unwrap();
         chown(root.join("above"), Some(7), None).unwrap();
         xattr::set(root.join("empty"), "user.more", b"1").unwrap();
         fs::remove_file(root.join("far")).unwrap();
         symlink("near", root.join("far")).unwrap();
         fs::remove_file(root.join("socket")).unwrap();
         fs::write(root.join("socket"), noise(1, 10)).unwrap();
+        fs::set_permissions(root.join("socket"), fs::Permissions::from_mode(0o604)).unwrap();
         pack(&root, &new, &Options::default());
         let found = diff(&old, &new, &[]).unwrap();
         assert_eq!(paths(&found.added), ["a-dir/new"]);
