@@ -57,9 +57,10 @@ pub fn overlaid(base: &Path, dir: &Path, options: &str, change: impl FnOnce(&Pat
         work.display()
     );
     tool("mount", &["-t", "overlay", "overlay", "-o", &layers, merged.to_str().unwrap()]);
+    let overlay = Mounted(&merged);
     change(&merged);
     let seen = directory(&merged);
-    tool("umount", &[merged.to_str().unwrap()]);
+    drop(overlay);
     Overlaid { upper, work, seen }
 }
 
