@@ -92,6 +92,7 @@ impl Output {
         let file = self.file.clone();
         let wrote = tokio::task::spawn_blocking(move || {
             file.write_all_at(&block, at)?;
+            os::fs::start_writeback(&*file, at, block.len() as u64);
             block.clear();
             Ok(block)
         });
