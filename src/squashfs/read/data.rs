@@ -12,14 +12,17 @@ use crate::squashfs::format::inode::{File, Tail};
 pub struct BlockReader<'a> {
     image: &'a Image,
     decoder: Decoder,
+    /// A block as it is stored. This and `unpacked` only grow: clearing them for each block takes time.
     stored: Vec<u8>,
+    /// A block of the file that is read.
+    unpacked: Vec<u8>,
     fragment: Option<(u32, Arc<Vec<u8>>)>,
 }
 
 impl<'a> BlockReader<'a> {
     pub fn new(image: &'a Image) -> Result<Self, Error> {
         let decoder = Decoder::new(image.compressor())?;
-        Ok(Self { image, decoder, stored: Vec::new(), fragment: None })
+        Ok(Self { image, decoder, stored: Vec::new(), unpacked: Vec::new(), fragment: None })
     }
 
     /// Reads the bytes of a block as they are stored.
@@ -32,25 +35,26 @@ impl<'a> BlockReader<'a> {
         if word.stored() > superblock.block_size {
             return Err(Error::damaged("a data block longer than its content", start));
         }
-        self.stored.resize(word.stored() as usize, 0);
-        read_at(&self.image.file, &mut self.stored, start)?;
-        Ok(&self.stored)
+        let stored = grown(&mut self.stored, word.stored() as usize);
+        read_at(&self.image.file, stored, start)?;
+        Ok(stored)
     }
 
     /// Unpacks the block at byte `start` to the start of `out`; how many bytes it has.
     pub fn block(&mut self, start: u64, word: BlockWord, out: &mut [u8]) -> Result<usize, Error> {
-        self.stored(start, word)?;
+        let length = self.stored(start, word)?.len();
+        let stored = &self.stored[..length];
         if !word.is_raw() {
             return self
                 .decoder
-                .decode(&self.stored, out)
+                .decode(stored, out)
                 .map_err(|source| Error::Block { position: start, source });
         }
         let room = out
-            .get_mut(..self.stored.len())
+            .get_mut(..length)
             .ok_or(Error::damaged("a data block longer than its content", start))?;
-        room.copy_from_slice(&self.stored);
-        Ok(self.stored.len())
+        room.copy_from_slice(stored);
+        Ok(length)
     }
 
     /// Unpacks a fragment; the last one is kept.
@@ -85,16 +89,28 @@ impl<'a> BlockReader<'a> {
     pub fn file<E: From<Error>>(
         &mut self,
         file: &File,
+        take: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut out = std::mem::take(&mut self.unpacked);
+        let read = self.file_through(&mut out, file, take);
+        self.unpacked = out;
+        read
+    }
+
+    fn file_through<E: From<Error>>(
+        &mut self,
+        out: &mut Vec<u8>,
+        file: &File,
         mut take: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let block_size = u64::from(self.image.superblock().block_size);
-        let mut out = vec![0; block_size as usize];
         let (mut start, mut offset) = (file.start, 0);
         for word in &file.blocks {
             let expected = block_size.min(file.size - offset) as usize;
             if !word.is_sparse() {
-                self.exact_block(start, *word, &mut out[..expected])?;
-                take(offset, &out[..expected])?;
+                let out = grown(out, expected);
+                self.exact_block(start, *word, out)?;
+                take(offset, out)?;
             }
             start += u64::from(word.stored());
             offset += expected as u64;
@@ -120,4 +136,12 @@ impl<'a> BlockReader<'a> {
             Err(Error::damaged("a data block with too few bytes", start))
         }
     }
+}
+
+/// The first `length` bytes of a buffer that is kept from one use to the next.
+pub(in crate::squashfs) fn grown(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    &mut buffer[..length]
 }

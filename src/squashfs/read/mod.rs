@@ -12,6 +12,7 @@ mod tree;
 mod xattrs;
 
 pub use data::BlockReader;
+pub(super) use data::grown;
 pub use directory::DirEntry;
 pub use error::Error;
 pub use image::Image;

@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio_util::sync::CancellationToken;
 
-use super::super::read::{BlockReader, Image};
+use super::super::read::{BlockReader, Image, grown};
 use super::super::write::scan::{Identity, identity};
 use super::super::write::source::{Place, Request, SourceFile, Version, version};
 use crate::os::tree::Stat;
@@ -126,10 +126,10 @@ fn same(
     let mut position = 0;
     let compared = reader.file(file, |offset, bytes| {
         zeros(source, position, offset, buffer)?;
-        buffer.resize(bytes.len(), 0);
-        source.read_at(buffer, offset).map_err(Stop::Failed)?;
+        let found = grown(buffer, bytes.len());
+        source.read_at(found, offset).map_err(Stop::Failed)?;
         position = offset + bytes.len() as u64;
-        if buffer == bytes { Ok(()) } else { Err(Stop::Differs) }
+        if found == bytes { Ok(()) } else { Err(Stop::Differs) }
     });
     match compared.and_then(|()| zeros(source, position, file.size, buffer)) {
         Ok(()) => Ok(true),
@@ -148,12 +148,12 @@ fn zeros(source: &SourceFile, from: u64, to: u64, buffer: &mut Vec<u8>) -> Resul
                 break;
             }
         }
-        buffer.resize((to - at).min(1 << 17) as usize, 0);
-        source.read_at(buffer, at).map_err(Stop::Failed)?;
-        if buffer.iter().any(|byte| *byte != 0) {
+        let found = grown(buffer, (to - at).min(1 << 17) as usize);
+        source.read_at(found, at).map_err(Stop::Failed)?;
+        if found.iter().any(|byte| *byte != 0) {
             return Err(Stop::Differs);
         }
-        at += buffer.len() as u64;
+        at += found.len() as u64;
     }
     Ok(())
 }

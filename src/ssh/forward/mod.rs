@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use russh::server::Msg;
-use russh::{Channel, ChannelWriteHalf};
+use russh::server::{ChannelOpenHandle, Msg};
+use russh::{Channel, ChannelOpenFailure, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +91,36 @@ fn registered(
         channels.remove(&write.id());
     }
     Some((inbox, closed))
+}
+
+/// Connects to what a client asked for and answers its request; the rest goes on in its own task.
+/// `target` is for the log.
+fn direct<R, W, E>(
+    connection: Arc<Connection>,
+    channel: ChannelWriteHalf<Msg>,
+    reply: ChannelOpenHandle,
+    target: String,
+    connecting: impl Future<Output = Result<(R, W), E>> + Send + 'static,
+) where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+    E: std::error::Error + Send + 'static,
+{
+    tokio::spawn(async move {
+        let id = channel.id();
+        let Some((inbox, closed)) = registered(&connection, &channel) else { return };
+        match connecting.await {
+            Ok((read, write)) => {
+                reply.accept().await;
+                join(read, write, inbox, Outlet::new(channel, connection, closed)).await;
+            }
+            Err(error) => {
+                tracing::debug!(target, error = crate::telemetry::chain(&error), "not forwarded");
+                connection.channels().remove(&id);
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            }
+        }
+    });
 }
 
 /// Joins what was accepted for a client to the channel that was opened towards it.

@@ -7,14 +7,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use russh::ChannelWriteHalf;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
-use russh::{ChannelOpenFailure, ChannelWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
 use super::super::config::Forwarding;
-use super::super::connection::{Connection, Outlet};
-use super::{CONNECT, Place, join, join_opened, registered};
+use super::super::connection::Connection;
+use super::{CONNECT, Place, join_opened};
 
 /// An address a client may connect to.
 #[derive(Debug)]
@@ -56,30 +56,19 @@ impl PermitListen {
     }
 }
 
-/// Connects to `target` and answers the client's request; the rest goes on in its own task.
+/// Connects to `target` for a client.
 pub(in super::super) fn direct(
     connection: Arc<Connection>,
-    write: ChannelWriteHalf<Msg>,
+    channel: ChannelWriteHalf<Msg>,
     target: Target,
     reply: ChannelOpenHandle,
 ) {
-    tokio::spawn(async move {
-        let id = write.id();
-        let Some((inbox, closed)) = registered(&connection, &write) else { return };
-        let connecting = TcpStream::connect((target.host.as_str(), target.port));
-        match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(Ok(tcp)) => {
-                reply.accept().await;
-                let _ = tcp.set_nodelay(true);
-                let (from, to) = tcp.into_split();
-                join(from, to, inbox, Outlet::new(write, connection, closed)).await;
-            }
-            failed => {
-                tracing::debug!(host = target.host, port = target.port, ?failed, "not forwarded");
-                connection.channels().remove(&id);
-                reply.reject(ChannelOpenFailure::ConnectFailed).await;
-            }
-        }
+    let name = format!("{}:{}", target.host, target.port);
+    super::direct(connection, channel, reply, name, async move {
+        let connecting = TcpStream::connect((target.host, target.port));
+        let tcp = tokio::time::timeout(CONNECT, connecting).await??;
+        let _ = tcp.set_nodelay(true);
+        Ok::<_, io::Error>(tcp.into_split())
     });
 }
 

@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use russh::ChannelWriteHalf;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
-use russh::{ChannelOpenFailure, ChannelWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::super::authorized_keys::Options;
 use super::super::config::Forwarding;
-use super::super::connection::{Connection, Outlet};
+use super::super::connection::Connection;
 use super::super::session::START;
-use super::{CONNECT, Place, join, join_opened, lock, registered};
+use super::{CONNECT, Place, join_opened, lock};
 use crate::jail::{self, Jail, SocketFile};
 
 /// Why there is no socket.
@@ -77,35 +77,18 @@ async fn in_jail<T: Send + 'static>(
     tokio::time::timeout(limit, acting).await?
 }
 
-/// Connects to `path` and answers the client's request; the rest goes on in its own task.
+/// Connects to `path` for a client.
 pub(in super::super) fn direct(
     connection: Arc<Connection>,
-    write: ChannelWriteHalf<Msg>,
+    channel: ChannelWriteHalf<Msg>,
     path: PathBuf,
     reply: ChannelOpenHandle,
 ) {
-    tokio::spawn(async move {
-        let id = write.id();
-        let Some((inbox, closed)) = registered(&connection, &write) else { return };
-        match connect(&connection, path.clone()).await {
-            Ok(stream) => {
-                reply.accept().await;
-                let (from, to) = stream.into_split();
-                join(from, to, inbox, Outlet::new(write, connection, closed)).await;
-            }
-            Err(error) => {
-                let error = crate::telemetry::chain(&error);
-                tracing::debug!(path = %path.display(), error, "not forwarded");
-                connection.channels().remove(&id);
-                reply.reject(ChannelOpenFailure::ConnectFailed).await;
-            }
-        }
+    let (jailed, name) = (Arc::clone(&connection), path.display().to_string());
+    super::direct(connection, channel, reply, name, async move {
+        let stream = in_jail(&jailed, CONNECT, move |jail| jail.connect(&path)).await?;
+        Ok::<_, Error>(UnixStream::from_std(stream)?.into_split())
     });
-}
-
-async fn connect(connection: &Connection, path: PathBuf) -> Result<UnixStream, Error> {
-    let stream = in_jail(connection, CONNECT, move |jail| jail.connect(&path)).await?;
-    Ok(UnixStream::from_std(stream)?)
 }
 
 /// Listens for a client; `false` when it is forbidden or impossible.
