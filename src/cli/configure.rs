@@ -95,7 +95,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Err(error) = &outcome.result {
         tracing::error!("the image was not configured: {}", chain(error.as_ref()));
     }
-    args.output.print(|| result(&args, &request, &outcome), || human(&outcome));
+    args.output.print(|| result(&args, &request, &outcome), || human(&outcome))?;
     Ok(exit)
 }
 

@@ -9,59 +9,68 @@ use crate::contract::{ImsAccess, S3Access};
 use crate::job::connect;
 use crate::transfer::Site;
 
-/// Flags win over variables. Secrets come from variables or files alone.
+/// Flags win over variables. Secrets come from variables or files alone. Taken before and behind a
+/// subcommand.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
     /// Base URL of IMS [default: IMS_URL, or the API gateway]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     ims_url: Option<String>,
 
     /// PEM file that signs the gateway [default: CA_CERT]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<String>,
 
     /// Directory with client-id, client-secret, endpoint [default: OAUTH_CONFIG_DIR]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     oauth_config_dir: Option<String>,
 
     /// URL of the object store [default: S3_ENDPOINT]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     s3_endpoint: Option<String>,
 
     /// Access key of the store; the secret one is S3_SECRET_KEY [default: S3_ACCESS_KEY]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, global = true, value_name = "KEY")]
     s3_access_key: Option<String>,
 
     /// Bucket of new images [default: S3_BUCKET, or boot-images]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     s3_bucket: Option<String>,
 
     /// True, False or a CA file: how the store's certificate is judged [default: S3_SSL_VALIDATE]
-    #[arg(long, value_name = "HOW")]
+    #[arg(long, global = true, value_name = "HOW")]
     s3_ssl_validate: Option<String>,
 
     /// Seconds without an answer after which a request has failed [default: 720]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<String>,
 }
 
 impl Connection {
     /// Clients of both; `Err` with the exit code when the environment is wrong, which is logged.
     pub fn site(&self) -> anyhow::Result<Result<Site, Exit>> {
+        let (ims, s3) = match self.access()? {
+            Ok(access) => access,
+            Err(exit) => return Ok(Err(exit)),
+        };
+        let store = connect::store(&s3, ims.timeout)?;
+        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket }))
+    }
+
+    /// How both are reached; `Err` as of [`Self::site`].
+    pub fn access(&self) -> anyhow::Result<Result<(ImsAccess, S3Access), Exit>> {
         super::keep_secrets()?;
         let lookup = |name: &str| self.lookup(name);
-        let (ims, s3) = match (ImsAccess::from_vars(lookup), S3Access::from_vars(lookup)) {
-            (Ok(ims), Ok(s3)) => (ims, s3),
+        match (ImsAccess::from_vars(lookup), S3Access::from_vars(lookup)) {
+            (Ok(ims), Ok(s3)) => Ok(Ok((ims, s3))),
             (ims, s3) => {
                 for faults in [ims.err(), s3.err()].into_iter().flatten() {
                     tracing::error!("{faults}");
                 }
-                return Ok(Err(exit::USAGE));
+                Ok(Err(exit::USAGE))
             }
-        };
-        let store = connect::store(&s3, ims.timeout)?;
-        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket }))
+        }
     }
 
     /// The certificate that images get (contract section 4). What is wrong is told by [`Self::site`].

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::Connection;
 use super::exit::{self, Exit};
-use super::output::{self, Format, Output};
+use super::output::{self, Output};
 use crate::transfer::Site;
 use crate::transfer::data::export::{self, Summary, export};
 use crate::transfer::data::import::{self, JOURNAL, Options, Outcome, Supply, import};
@@ -24,6 +24,9 @@ use crate::transfer::fetch::beside;
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+
+    #[command(flatten)]
+    connection: Connection,
 
     #[command(flatten)]
     output: Output,
@@ -68,9 +71,6 @@ struct ExportArgs {
     /// Where artifacts lie on their way into a stream [default: TMPDIR, or /tmp]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// Make the records of an export that are missing, and send the artifacts that are missing
@@ -120,26 +120,25 @@ struct ImportArgs {
     /// Where files of a stream lie until they are sent [default: TMPDIR, or /tmp]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-
-    #[command(flatten)]
-    connection: Connection,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
-    let connection = match &args.command {
-        Command::Export(args) => &args.connection,
-        Command::Import(args) => &args.connection,
-    };
-    let site = match connection.site()? {
+    let site = match args.connection.site()? {
         Ok(site) => site,
         Err(exit) => return Ok(exit),
     };
+    // With `--to -` stdout is the archive.
+    let to_stdout =
+        matches!(&args.command, Command::Export(it) if it.to.as_deref() == Some(Path::new("-")));
     let result = match args.command {
         Command::Export(export) => run_export(export, &site, &args.output, &cancel).await,
         Command::Import(import) => run_import(import, &site, &args.output, &cancel).await,
     };
-    super::terminated_or(result, &cancel)
+    match to_stdout {
+        true => super::terminated_or(result, &cancel),
+        false => args.output.ended(result, &cancel),
+    }
 }
 
 async fn run_export(
@@ -164,7 +163,7 @@ async fn run_export(
     };
     // With `--to -` stdout is the archive.
     if args.dry_run || args.to.as_deref() != Some(Path::new("-")) {
-        tell_export(&plan, &summary, args.dry_run, out);
+        tell_export(&plan, &summary, args.dry_run, out)?;
     }
     Ok(if summary.problems.is_empty() { exit::SUCCESS } else { exit::FAILURE })
 }
@@ -194,7 +193,12 @@ async fn to_stream(
     }
 }
 
-fn tell_export(plan: &Plan, summary: &export::Summary, dry_run: bool, out: &Output) {
+fn tell_export(
+    plan: &Plan,
+    summary: &export::Summary,
+    dry_run: bool,
+    out: &Output,
+) -> anyhow::Result<()> {
     out.print(
         || {
             let mut json = json!(summary);
@@ -222,7 +226,7 @@ fn tell_export(plan: &Plan, summary: &export::Summary, dry_run: bool, out: &Outp
             rows.push(vec!["artifacts".to_owned(), files]);
             output::table(&rows)
         },
-    );
+    )
 }
 
 async fn run_import(
@@ -250,7 +254,7 @@ async fn run_import(
         true => None,
         false => Some(outcome.write_map(&args.map_dir)?),
     };
-    tell_import(&outcome, map.as_deref(), args.dry_run, out);
+    tell_import(&outcome, map.as_deref(), args.dry_run, out)?;
     Ok(match outcome.is_good() {
         true => exit::SUCCESS,
         false if cancel.is_cancelled() => exit::TERMINATED,
@@ -266,32 +270,39 @@ fn open(from: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     Ok(Box::new(file))
 }
 
-fn tell_import(outcome: &Outcome, map: Option<&Path>, dry_run: bool, out: &Output) {
-    if out.format == Format::Human {
-        let row = |line: &import::Line| {
-            let done = line
-                .action
-                .map_or("FAILED".to_owned(), |action| format!("{action:?}").to_lowercase());
-            let id = line.id.clone().unwrap_or_else(|| "-".to_owned());
-            vec![
-                line.old_id.clone(),
-                id,
-                done,
-                line.document.to_owned(),
-                line.name.escape_debug().to_string(),
-            ]
-        };
+fn tell_import(
+    outcome: &Outcome,
+    map: Option<&Path>,
+    dry_run: bool,
+    out: &Output,
+) -> anyhow::Result<()> {
+    let json = || {
+        let mut json = outcome.map();
+        json["dry_run"] = dry_run.into();
+        json["records"] = json!(outcome.lines);
+        json["map_file"] = json!(map);
+        json
+    };
+    let human = || {
         let head = ["OLD ID", "ID", "", "DOCUMENT", "NAME"].map(str::to_owned).to_vec();
         let rows: Vec<_> = [head].into_iter().chain(outcome.lines.iter().map(row)).collect();
-        println!("{}", output::table(&rows));
-        if let Some(map) = map {
-            println!("ids and etags: {}", map.display());
-        }
-        return;
-    }
-    let mut json = outcome.map();
-    json["dry_run"] = dry_run.into();
-    json["records"] = json!(outcome.lines);
-    json["map_file"] = json!(map);
-    out.print(|| json, String::new);
+        let map = map.map(|map| format!("\nids and etags: {}", map.display()));
+        output::table(&rows) + &map.unwrap_or_default()
+    };
+    out.print(json, human)
+}
+
+/// What was done about a record, as a row of a table.
+fn row(line: &import::Line) -> Vec<String> {
+    let done = match (line.action, &line.problem) {
+        (Some(action), None) => format!("{action:?}").to_lowercase(),
+        _ => "FAILED".to_owned(),
+    };
+    vec![
+        line.old_id.clone(),
+        line.id.clone().unwrap_or_else(|| "-".to_owned()),
+        done,
+        line.document.to_owned(),
+        line.name.escape_debug().to_string(),
+    ]
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -11,9 +12,9 @@ use super::output::Output;
 use super::records;
 use crate::contract::Arch;
 use crate::ims::Collection;
-use crate::transfer::Site;
 use crate::transfer::import::{Imported, Request, import};
 use crate::transfer::prepare::Wanted;
+use crate::transfer::{Site, get};
 
 /// Import, fetch, check and list the images of a site
 #[derive(Debug, clap::Args)]
@@ -22,15 +23,18 @@ pub struct Args {
     command: Command,
 
     #[command(flatten)]
+    connection: Connection,
+
+    #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Import(Box<ImportArgs>),
-    Get(records::Get),
-    Verify(records::Verify),
-    Ls(records::Ls),
+    Get(GetArgs),
+    #[command(flatten)]
+    Records(records::Command),
 }
 
 /// Register an image root that was built elsewhere
@@ -45,7 +49,7 @@ struct ImportArgs {
     rootfs: PathBuf,
 
     /// Name of the image record
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: String,
 
     /// Kernel [default: the one in /boot of the root]
@@ -75,31 +79,42 @@ struct ImportArgs {
     /// Where the squashfs of an archive or a directory is made [default: TMPDIR, or /tmp]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+}
 
+#[derive(Debug, clap::Args)]
+struct GetArgs {
     #[command(flatten)]
-    connection: Connection,
+    get: records::Get,
+
+    /// Fetch changes.json and provenance.json as well, where the image has them
+    #[arg(long)]
+    include_history: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
-    let connection = match &args.command {
-        Command::Import(args) => &args.connection,
-        Command::Get(args) => &args.connection,
-        Command::Verify(args) => &args.connection,
-        Command::Ls(args) => &args.connection,
-    };
-    let site = match connection.site()? {
+    let site = match args.connection.site()? {
         Ok(site) => site,
         Err(exit) => return Ok(exit),
     };
     let out = args.output;
     let result = match args.command {
         Command::Import(args) => run_import(*args, &site, &out, &cancel).await,
-        Command::Get(args) => args.run(Collection::Images, &site, &out, &cancel).await,
-        Command::Verify(args) => args.run(Collection::Images, &site, &out, &cancel).await,
-        Command::Ls(args) => args.run(Collection::Images, &site, &out, &cancel).await,
+        Command::Get(args) => run_get(args, &site, &out, &cancel).await,
+        Command::Records(command) => command.run(Collection::Images, &site, &out, &cancel).await,
     };
-    super::terminated_or(result, &cancel)
+    out.ended(result, &cancel)
+}
+
+async fn run_get(
+    args: GetArgs,
+    site: &Site,
+    out: &Output,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let GetArgs { get, include_history } = args;
+    let files = get::image(site, &get.id, &get.dir, include_history, cancel).await?;
+    get.tell(&files, out)
 }
 
 async fn run_import(
@@ -142,6 +157,6 @@ async fn run_import(
             ),
             false => format!("imported {} as image {}", image.name.escape_debug(), image.id),
         },
-    );
+    )?;
     Ok(exit::SUCCESS)
 }

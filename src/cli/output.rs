@@ -1,11 +1,15 @@
 //! What commands print on stdout: text for people, or JSON.
 
+use std::io::{self, Write};
+
+use anyhow::Context;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
 use crate::ims::Collection;
 use crate::publish::pretty;
+use crate::telemetry::chain;
 use crate::transfer::Site;
 use crate::transfer::get::File;
 use crate::transfer::verify::Report;
@@ -28,14 +32,36 @@ pub struct Output {
 
 impl Output {
     /// Prints the one or the other.
-    pub fn print(&self, json: impl FnOnce() -> Value, human: impl FnOnce() -> String) {
+    pub fn print(
+        &self,
+        json: impl FnOnce() -> Value,
+        human: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
         let text = match self.format {
             Format::Json => pretty(&json()),
             Format::Human => human(),
         };
-        if !text.is_empty() {
-            println!("{text}");
+        if text.is_empty() {
+            return Ok(());
         }
+        match writeln!(io::stdout(), "{text}") {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.context("cannot write the result to stdout"),
+        }
+    }
+
+    /// How a command ended; its failure is told as a job's is, in JSON too.
+    pub fn ended(
+        &self,
+        result: anyhow::Result<Exit>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Exit> {
+        if let Err(error) = &result {
+            let failure = || json!({ "result": "failure", "error": chain(error.as_ref()) });
+            self.print(failure, String::new)?;
+        }
+        super::terminated_or(result, cancel)
     }
 }
 
@@ -88,13 +114,13 @@ pub fn files(files: &[File]) -> String {
 }
 
 /// Prints reports; the exit code says whether all is good.
-pub fn reports(reports: &[Report], out: &Output) -> Exit {
+pub fn reports(reports: &[Report], out: &Output) -> anyhow::Result<Exit> {
     let is_good = reports.iter().all(Report::is_good);
     out.print(
         || json!({ "good": is_good, "reports": reports }),
         || reports.iter().map(report).collect::<Vec<_>>().join("\n"),
-    );
-    if is_good { exit::SUCCESS } else { exit::FAILURE }
+    )?;
+    Ok(if is_good { exit::SUCCESS } else { exit::FAILURE })
 }
 
 /// Prints the records of a collection, or those in its trash.
@@ -129,6 +155,6 @@ pub async fn list(
             let rows: Vec<_> = [head].into_iter().chain(records.iter().map(row)).collect();
             table(&rows)
         },
-    );
+    )?;
     Ok(exit::SUCCESS)
 }

@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::exit::{self, Exit};
-use crate::contract::{Arch, ImageNames, ImsAccess, S3Access, kernel_name};
+use super::connect::Connection;
+use super::exit::Exit;
+use crate::contract::{Arch, ImageNames, kernel_name};
 use crate::job;
 use crate::squashfs::Engine;
 
 /// Pack an image root and register it with IMS, as a job does after `complete`
 ///
 /// IMS and the object store are found through the variables of a job (IMS_URL, CA_CERT, OAUTH_*,
-/// S3_*). A root that a failed job has left is opened again first, and removed when the image is
+/// S3_*) or flags. A root that a failed job has left is opened again first, and removed when the image is
 /// registered; any other root is left as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -47,20 +48,16 @@ pub struct Args {
     /// Who packs the image: this program with the blocks of the fetched image, or mksquashfs
     #[arg(long, value_name = "NAME", default_value = "own")]
     engine: Engine,
+
+    #[command(flatten)]
+    connection: Connection,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
-    super::keep_secrets()?;
-    let (ims, s3) =
-        match (ImsAccess::from_vars(super::env_var), S3Access::from_vars(super::env_var)) {
-            (Ok(ims), Ok(s3)) => (ims, s3),
-            (ims, s3) => {
-                for faults in [ims.err(), s3.err()].into_iter().flatten() {
-                    tracing::error!("{faults}");
-                }
-                return Ok(exit::USAGE);
-            }
-        };
+    let (ims, s3) = match args.connection.access()? {
+        Ok(access) => access,
+        Err(exit) => return Ok(exit),
+    };
     let image = ImageNames {
         name: args.name,
         kernel: kernel_name(args.arch, args.kernel),

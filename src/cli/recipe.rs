@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -11,14 +12,17 @@ use super::output::Output;
 use super::records;
 use crate::contract::Arch;
 use crate::ims::Collection;
-use crate::transfer::Site;
 use crate::transfer::recipe::{Request, import};
+use crate::transfer::{Site, get};
 
 /// Import, fetch, check and list the recipes of a site
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+
+    #[command(flatten)]
+    connection: Connection,
 
     #[command(flatten)]
     output: Output,
@@ -28,8 +32,8 @@ pub struct Args {
 enum Command {
     Import(ImportArgs),
     Get(records::Get),
-    Verify(records::Verify),
-    Ls(records::Ls),
+    #[command(flatten)]
+    Records(records::Command),
 }
 
 /// Register a recipe archive
@@ -42,7 +46,7 @@ struct ImportArgs {
     archive: PathBuf,
 
     /// Name of the recipe record
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: String,
 
     /// What builds it: kiwi-ng or packer
@@ -68,31 +72,31 @@ struct ImportArgs {
     /// Make another record even if the recipe is registered already
     #[arg(long)]
     force: bool,
-
-    #[command(flatten)]
-    connection: Connection,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
-    let connection = match &args.command {
-        Command::Import(args) => &args.connection,
-        Command::Get(args) => &args.connection,
-        Command::Verify(args) => &args.connection,
-        Command::Ls(args) => &args.connection,
-    };
-    let site = match connection.site()? {
+    let site = match args.connection.site()? {
         Ok(site) => site,
         Err(exit) => return Ok(exit),
     };
     let out = args.output;
     let result = match args.command {
         Command::Import(args) => run_import(args, &site, &out, &cancel).await,
-        Command::Get(args) => args.run(Collection::Recipes, &site, &out, &cancel).await,
-        Command::Verify(args) => args.run(Collection::Recipes, &site, &out, &cancel).await,
-        Command::Ls(args) => args.run(Collection::Recipes, &site, &out, &cancel).await,
+        Command::Get(args) => run_get(&args, &site, &out, &cancel).await,
+        Command::Records(command) => command.run(Collection::Recipes, &site, &out, &cancel).await,
     };
-    super::terminated_or(result, &cancel)
+    out.ended(result, &cancel)
+}
+
+async fn run_get(
+    args: &records::Get,
+    site: &Site,
+    out: &Output,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
+    args.tell(&files, out)
 }
 
 async fn run_import(
@@ -130,7 +134,7 @@ async fn run_import(
             true => format!("{name} is registered already as recipe {id}; --force makes another"),
             false => format!("imported {name} as recipe {id}"),
         },
-    );
+    )?;
     Ok(exit::SUCCESS)
 }
 

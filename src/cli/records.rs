@@ -5,11 +5,19 @@ use std::path::PathBuf;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::Connection;
 use super::exit::{self, Exit};
 use super::output::{self, Output};
 use crate::ims::Collection;
-use crate::transfer::{Site, get, verify};
+use crate::transfer::get::File;
+use crate::transfer::verify::Report;
+use crate::transfer::{Site, verify};
+
+/// Commands that are the same for both.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Verify(Verify),
+    Ls(Ls),
+}
 
 /// Fetch what belongs to a record into a directory
 ///
@@ -18,13 +26,10 @@ use crate::transfer::{Site, get, verify};
 #[derive(Debug, clap::Args)]
 pub struct Get {
     /// Id of the record
-    id: String,
+    pub id: String,
 
     /// Where to; made if it does not exist
-    dir: PathBuf,
-
-    #[command(flatten)]
-    pub connection: Connection,
+    pub dir: PathBuf,
 }
 
 /// Check records and what belongs to them where they are
@@ -36,9 +41,6 @@ pub struct Verify {
     /// Ids of records
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
-
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// List the records
@@ -47,12 +49,9 @@ pub struct Ls {
     /// List those in the trash
     #[arg(long)]
     deleted: bool,
-
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
-impl Get {
+impl Command {
     pub async fn run(
         &self,
         collection: Collection,
@@ -60,17 +59,23 @@ impl Get {
         out: &Output,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Exit> {
-        let files = match collection {
-            Collection::Recipes => get::recipe(site, &self.id, &self.dir, cancel).await?,
-            _ => get::image(site, &self.id, &self.dir, cancel).await?,
-        };
-        out.print(|| json!({ "id": self.id, "files": files }), || output::files(&files));
+        match self {
+            Self::Verify(verify) => verify.run(collection, site, out, cancel).await,
+            Self::Ls(ls) => output::list(site, collection, ls.deleted, out, cancel).await,
+        }
+    }
+}
+
+impl Get {
+    /// Prints what was fetched.
+    pub fn tell(&self, files: &[File], out: &Output) -> anyhow::Result<Exit> {
+        out.print(|| json!({ "id": self.id, "files": files }), || output::files(files))?;
         Ok(exit::SUCCESS)
     }
 }
 
 impl Verify {
-    pub async fn run(
+    async fn run(
         &self,
         collection: Collection,
         site: &Site,
@@ -79,23 +84,15 @@ impl Verify {
     ) -> anyhow::Result<Exit> {
         let mut reports = Vec::new();
         for id in &self.ids {
-            reports.push(match collection {
-                Collection::Recipes => verify::recipe(site, id, cancel).await?,
-                _ => verify::image(site, id, cancel).await?,
+            let verified = match collection {
+                Collection::Recipes => verify::recipe(site, id, cancel).await,
+                _ => verify::image(site, id, cancel).await,
+            };
+            reports.push(match verified {
+                Err(error @ verify::Error::NoRecord(..)) => Report::missing(id, &error),
+                verified => verified?,
             });
         }
-        Ok(output::reports(&reports, out))
-    }
-}
-
-impl Ls {
-    pub async fn run(
-        &self,
-        collection: Collection,
-        site: &Site,
-        out: &Output,
-        cancel: &CancellationToken,
-    ) -> anyhow::Result<Exit> {
-        output::list(site, collection, self.deleted, out, cancel).await
+        output::reports(&reports, out)
     }
 }

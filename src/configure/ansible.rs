@@ -89,6 +89,19 @@ pub fn version(cancel: &CancellationToken) -> Result<String, process::Error> {
     Ok(first)
 }
 
+/// Whether ansible can take a directory as an inventory: it has variables of hosts or groups, or a file
+/// that can be read as one. Blocks.
+pub fn check_inventory(directory: &Path, cancel: &CancellationToken) -> Result<(), process::Error> {
+    if ["group_vars", "host_vars"].iter().any(|name| directory.join(name).is_dir()) {
+        return Ok(());
+    }
+    let mut command = Command::new("ansible-inventory");
+    without_secrets(&mut command);
+    command.arg("-i").arg(directory).arg("--list");
+    command.current_dir(directory).env("ANSIBLE_INVENTORY_UNPARSED_FAILED", "True");
+    process::run(&mut command, cancel, |_| {}).map(drop)
+}
+
 /// Repositories may run what they like beside us: not with our credentials.
 pub fn without_secrets(command: &mut Command) {
     for var in [&vars::S3_ACCESS_KEY, &vars::S3_SECRET_KEY, &vars::OAUTH_CLIENT_SECRET] {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -9,6 +10,12 @@ use url::Url;
 use super::Source;
 use crate::os::process;
 use crate::telemetry::redact;
+
+/// Longest time of one command. A server that sends nothing over HTTP is given up sooner.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Seconds without a byte over HTTP; GIT_HTTP_LOW_SPEED_TIME, git's own, wins.
+const SILENCE: &str = "http.lowSpeedTime=60";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -34,21 +41,18 @@ pub fn clone(
         _ => clone.arg("--no-checkout"),
     };
     clone.arg("--").arg(&source.clone_url).arg(directory);
-    process::run(&mut clone, cancel, drop_line)
+    process::run_within(LIMIT, &mut clone, cancel, drop_line)
         .map_err(|source| Error::Clone { url: url(), source })?;
     if let Some(commit) = &source.commit {
         let mut checkout = git();
         checkout.arg("-C").arg(directory).args(["checkout", "--quiet", "--detach", commit, "--"]);
-        process::run(&mut checkout, cancel, drop_line).map_err(|source| Error::Commit {
-            url: url(),
-            commit: commit.clone(),
-            source,
-        })?;
+        process::run_within(LIMIT, &mut checkout, cancel, drop_line)
+            .map_err(|source| Error::Commit { url: url(), commit: commit.clone(), source })?;
     }
     let mut head = String::new();
     let mut command = git();
     command.arg("-C").arg(directory).args(["rev-parse", "HEAD"]);
-    process::run(&mut command, cancel, |line| line.clone_into(&mut head))
+    process::run_within(LIMIT, &mut command, cancel, |line| line.clone_into(&mut head))
         .map_err(|source| Error::Head { url: url(), source })?;
     Ok(head)
 }
@@ -61,8 +65,10 @@ pub fn public_url(text: &str) -> String {
 fn git() -> Command {
     let mut git = Command::new("git");
     super::ansible::without_secrets(&mut git);
-    // Nobody is there to type a password.
-    git.env("GIT_TERMINAL_PROMPT", "0").args(["-c", "advice.detachedHead=false"]);
+    // Nobody is there to type a password, or to say yes to ssh.
+    git.env("GIT_TERMINAL_PROMPT", "0")
+        .envs([("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")]);
+    git.args(["-c", "advice.detachedHead=false", "-c", "http.lowSpeedLimit=1", "-c", SILENCE]);
     git
 }
 

@@ -31,6 +31,9 @@ pub struct Applied {
     /// The one that was checked out.
     pub commit: String,
     pub playbook: String,
+    /// Of the additional inventory, if the configuration has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory_commit: Option<String>,
     pub started: Timestamp,
     pub ended: Timestamp,
     /// The playbook failed, and a user completed the layer in a debug session.

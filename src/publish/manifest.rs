@@ -20,13 +20,16 @@ pub enum Kind {
     DebugKernel,
     BootParameters,
     Manifest,
-    /// What differs from the base image; manifests do not list it.
+    /// What differs from the base image.
     Changes,
-    /// What the image was made of; manifests do not list it.
+    /// What the image was made of.
     Provenance,
 }
 
 impl Kind {
+    /// What lies beside a manifest that does not list it.
+    pub const HISTORY: [Self; 2] = [Self::Changes, Self::Provenance];
+
     /// The media type in manifest and result.
     pub fn media_type(self) -> &'static str {
         match self {

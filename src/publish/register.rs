@@ -197,7 +197,7 @@ impl Publication<'_> {
             let options = Options { reuse, ..self.options() };
             let uploaded = self.store.put_file(&object, file, &options, &meter, cancel).await;
             let artifact = self.artifact(kind, uploaded)?;
-            if !matches!(kind, Kind::Changes | Kind::Provenance) {
+            if !Kind::HISTORY.contains(&kind) {
                 artifacts.push(artifact);
             }
         }

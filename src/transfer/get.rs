@@ -11,7 +11,7 @@ use super::fetch::{self, Wanted, fetch};
 use super::site::{ManifestError, Site};
 use super::verify::{self, record};
 use crate::ims::{Collection, Image, Recipe};
-use crate::s3::{BadPath, Object};
+use crate::s3::{self, BadPath, Object};
 use crate::telemetry::progress::{Meter, Unit};
 
 /// One file of the directory.
@@ -40,13 +40,16 @@ pub enum Error {
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Fetch(#[from] fetch::Error),
+    #[error("cannot look for the history of the image")]
+    History(#[source] Box<s3::Error>),
 }
 
-/// Fetches manifest and artifacts of an image.
+/// Fetches manifest and artifacts of an image; with its history, if it is wanted and there.
 pub async fn image(
     site: &Site,
     id: &str,
     dir: &Path,
+    include_history: bool,
     cancel: &CancellationToken,
 ) -> Result<Vec<File>, Error> {
     let image: Image = serde_json::from_value(record(site, Collection::Images, id, cancel).await?)
@@ -62,6 +65,14 @@ pub async fn image(
         let object: Object = artifact.link.path.parse()?;
         let path = dir.join(names.of(&object)?);
         wanted.push((Wanted { object, md5: artifact.md5.clone() }, path));
+    }
+    if include_history {
+        let history = site.history(id, &manifest.object, cancel).await;
+        let history = history.map_err(|source| Error::History(source.into()))?;
+        for (object, _) in history {
+            let path = dir.join(names.of(&object)?);
+            wanted.push((Wanted { object, md5: String::new() }, path));
+        }
     }
     all(site, wanted, cancel).await
 }

@@ -10,6 +10,7 @@ pub mod data;
 pub mod digest;
 pub mod existing;
 pub mod fetch;
+mod frames;
 pub mod get;
 pub mod import;
 mod paths;

@@ -128,6 +128,10 @@ fn squashfs(
                 let count = converted.acls;
                 notes.push(format!("squashfs has no place for the ACLs of {count} entries"));
             }
+            if converted.times > 0 {
+                let count = converted.times;
+                notes.push(format!("squashfs has no place for the times of {count} entries: before 1970 or after 2106"));
+            }
             note_xattrs(&converted.summary, notes);
         }
         Source::Directory(path) => {

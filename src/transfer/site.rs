@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::ims;
-use crate::publish::manifest::{self, Manifest};
+use crate::publish::manifest::{self, Kind, Manifest};
 use crate::s3::{self, BadPath, Object, Store};
 
 /// The bucket of recipes; that of images is configured.
@@ -40,7 +40,36 @@ pub struct Read {
     pub manifest: Manifest,
 }
 
+/// Where the history of an image may lie, by its id and the object of its manifest. When an image goes
+/// to the trash, IMS moves the manifest and what that lists, and nothing else.
+pub fn history(id: &str, manifest: &Object) -> [Object; 2] {
+    let directory = match manifest.key.rsplit_once('/') {
+        Some((directory, _)) if !directory.starts_with("deleted/") => directory,
+        _ => id,
+    };
+    Kind::HISTORY
+        .map(|kind| Object::new(&manifest.bucket, format!("{directory}/{}", kind.key_name())))
+}
+
 impl Site {
+    /// Of the history of an image, what the store has.
+    pub async fn history(
+        &self,
+        id: &str,
+        manifest: &Object,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<(Object, s3::Head)>, s3::Error> {
+        let mut found = Vec::new();
+        for object in history(id, manifest) {
+            match self.store.head(&object, cancel).await {
+                Ok(head) => found.push((object, head)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Reads the manifest at `path` (`s3://bucket/key`).
     pub async fn manifest(
         &self,

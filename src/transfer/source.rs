@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::archive;
+use super::frames::Frames;
 
 /// Bytes looked at: a tar header, with its magic at 257.
 const HEAD: usize = 512;
@@ -102,9 +103,9 @@ pub fn decompressed<'a>(
     let input = BufReader::with_capacity(1 << 20, input);
     Ok(match compression {
         Compression::None => Box::new(input),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Gzip => Box::new(Frames::gzip(input)),
         Compression::Xz => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(input)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+        Compression::Zstd => Box::new(Frames::zstd(input)?),
     })
 }
 

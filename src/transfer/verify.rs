@@ -186,6 +186,12 @@ fn differ(said: &str, found: &str) -> bool {
 }
 
 impl Report {
+    /// Of a record that is not there.
+    pub fn missing(id: &str, error: &Error) -> Self {
+        let problems = vec![error.to_string()];
+        Self { problems, ..Self::new(id.to_owned(), String::new()) }
+    }
+
     fn new(id: String, name: String) -> Self {
         Self { id, name, problems: Vec::new(), artifacts: Vec::new() }
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use super::repository::Repository;
+use super::support::stand::Objects;
 use super::support::{SOON, eventually};
 
 impl Bench {
@@ -22,7 +23,7 @@ impl Bench {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_procedure_works_on_one_machine() {
-    let bench = Bench::start().await;
+    let bench = Bench::start(Objects::Embedded).await;
     let repository = Repository::make(&bench.path("repository"));
     repository.commit("site.yml", "- shell: \"echo site >> /srv/site\"");
     let layers = json!([

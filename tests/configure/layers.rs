@@ -7,6 +7,7 @@ use serde_json::json;
 use super::Bench;
 use super::repository::Repository;
 use super::support::agent;
+use super::support::stand::Objects;
 
 const APPEND: &str = r#"- name: Append a line
   shell: "echo {{ inventory_hostname }} {{ cray_cfs_image }} >> /srv/zero""#;
@@ -18,7 +19,7 @@ const BREAK: &str = r#"- name: Work before the fault
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_layer_is_gone_on_with_and_nothing_is_done_twice() {
-    let bench = Bench::start().await;
+    let bench = Bench::start(Objects::Embedded).await;
     let (file, http) =
         (Repository::make(&bench.path("file")), Repository::make(&bench.path("http")));
     file.commit("site.yml", APPEND);
@@ -77,7 +78,7 @@ async fn a_failed_layer_is_gone_on_with_and_nothing_is_done_twice() {
 async fn a_failed_layer_can_be_completed_by_hand() {
     use super::support::process::Process;
     use super::support::{SOON, eventually};
-    let bench = Bench::start().await;
+    let bench = Bench::start(Objects::Embedded).await;
     let repository = Repository::make(&bench.path("repository"));
     repository.commit("site.yml", BREAK);
     let layers = json!([{"name": "a", "clone_url": repository.url(), "branch": "main"}]);

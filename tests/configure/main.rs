@@ -2,10 +2,15 @@
 
 mod bad_layers;
 mod cfs;
+mod clones;
+mod disk;
+mod gateway;
+mod inventory;
 mod layers;
 mod repository;
 #[path = "../support/mod.rs"]
 mod support;
+mod unpacked;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,6 +23,7 @@ use support::{agent, lab};
 struct Bench {
     stand: Stand,
     image: String,
+    work_dir: PathBuf,
 }
 
 /// What a run of `configure` left.
@@ -28,42 +34,42 @@ struct Ran {
 }
 
 impl Bench {
-    async fn start() -> Self {
-        let stand = Stand::start(Objects::Embedded).await;
+    async fn start(objects: Objects) -> Self {
+        let stand = Stand::start(objects).await;
         let image = stand.import("lab", Path::new(&lab("IMS_LAB_ROOT"))).await;
-        Self { stand, image }
+        let work_dir = stand.dir.path().join("work");
+        Self { stand, image, work_dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.stand.dir.path().join(name)
     }
 
-    fn work_dir(&self) -> PathBuf {
-        self.path("work")
-    }
-
     /// `configure` of these layers, with arguments.
     fn command(&self, layers: &Value, arguments: &[&str]) -> Command {
-        use secrecy::ExposeSecret;
+        self.command_of(&json!({"name": "conf", "layers": layers}), arguments)
+    }
+
+    /// `configure` of a configuration, with arguments.
+    fn command_of(&self, configuration: &Value, arguments: &[&str]) -> Command {
         let file = self.path("conf.json");
-        std::fs::write(&file, json!({"name": "conf", "layers": layers}).to_string()).unwrap();
-        let mut command = Command::new(agent());
+        std::fs::write(&file, configuration.to_string()).unwrap();
+        let mut command = self.stand.command(&["configure", "--format", "json"]);
         command
-            .args(["configure", "--format", "json", "--image", &self.image, "--configuration"])
+            .args(["--image", &self.image, "--configuration"])
             .arg(file)
             .arg("--work-dir")
-            .arg(self.work_dir())
+            .arg(&self.work_dir)
             .args(["--group", "Compute"])
-            .args(arguments)
-            .env("IMS_URL", &self.stand.ims.base)
-            .env("S3_ENDPOINT", self.stand.s3.endpoint.as_str())
-            .env("S3_ACCESS_KEY", &self.stand.s3.access_key)
-            .env("S3_SECRET_KEY", self.stand.s3.secret_key.expose_secret());
+            .args(arguments);
         command
     }
 
     async fn configure(&self, layers: &Value, arguments: &[&str]) -> Ran {
-        let mut command = self.command(layers, arguments);
+        self.run(self.command(layers, arguments)).await
+    }
+
+    async fn run(&self, mut command: Command) -> Ran {
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         self.assert_clean();
         Ran::new(&output)
@@ -71,12 +77,12 @@ impl Bench {
 
     /// Nothing of a run is mounted or running any more.
     fn assert_clean(&self) {
-        let work = self.work_dir().display().to_string();
+        let work = self.work_dir.display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(&work), "{mounts}");
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let root = std::fs::read_link(entry.path().join("root")).unwrap_or_default();
-            assert!(!root.starts_with(self.work_dir()), "{:?} runs in {root:?}", entry.path());
+            assert!(!root.starts_with(&self.work_dir), "{:?} runs in {root:?}", entry.path());
         }
     }
 

@@ -26,7 +26,14 @@ impl Repository {
         let text = format!(
             "- hosts: \"Compute:&cfs_image\"\n  gather_facts: false\n  tasks:\n    {tasks}\n"
         );
-        std::fs::write(self.path.join(playbook), text).unwrap();
+        self.commit_file(playbook, &text)
+    }
+
+    /// Commits a file; gives the commit.
+    pub fn commit_file(&self, name: &str, content: &str) -> String {
+        let path = self.path.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "change"]);
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()

@@ -4,6 +4,7 @@
 mod build;
 mod command;
 mod failures;
+mod import;
 mod lab;
 mod stop;
 #[path = "../support/mod.rs"]

@@ -104,6 +104,20 @@ impl Stand {
         .await;
     }
 
+    /// A command of the program, in the stand's directory, that finds the stand by the variables of a job.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        use secrecy::ExposeSecret;
+        let mut command = Command::new(agent());
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("IMS_URL", &self.ims.base)
+            .env("S3_ENDPOINT", self.s3.endpoint.as_str())
+            .env("S3_ACCESS_KEY", &self.s3.access_key)
+            .env("S3_SECRET_KEY", self.s3.secret_key.expose_secret());
+        command
+    }
+
     pub async fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.signal(nix::sys::signal::Signal::SIGTERM);

@@ -26,6 +26,12 @@ async fn every_form_of_a_root_becomes_the_same_image(objects: Objects) {
     let file = |name: &str| stand.dir.path().join(name);
     tar(&root, &file("pax"), &[&XATTRS[..], &["--format=pax", "--sparse"]].concat());
     tar(&root, &file("pax-0.1"), &[&XATTRS[..], &["--sparse", "--sparse-version=0.1"]].concat());
+    tar(&root, &file("pax-0.0"), &[&XATTRS[..], &["--sparse", "--sparse-version=0.0"]].concat());
+    // As tapes and `dd conv=sync` leave it.
+    tar(&root, &file("padded"), &[&XATTRS[..], &["-z", "--label=a volume"]].concat());
+    let length = std::fs::metadata(file("padded")).unwrap().len();
+    let padded = std::fs::File::options().write(true).open(file("padded")).unwrap();
+    padded.set_len(length + 10240).unwrap();
     tar(&root, &file("tgz"), &[&XATTRS[..], &["-z"]].concat());
     tar(&root, &file("txz"), &[&XATTRS[..], &["-J", "--sparse"]].concat());
     bsdtar(&root, &file("bsd"), &["--xattrs"]);
@@ -36,7 +42,9 @@ async fn every_form_of_a_root_becomes_the_same_image(objects: Objects) {
         "-comp",
         "zstd",
     ]));
-    for name in ["pax", "pax-0.1", "tgz", "txz", "bsd", "bsd-zst", "squashfs", "root"] {
+    for name in
+        ["pax", "pax-0.0", "pax-0.1", "padded", "tgz", "txz", "bsd", "bsd-zst", "squashfs", "root"]
+    {
         let id = import(&stand, name, &file(name)).await;
         let got = file(&format!("got-{name}"));
         succeeds(&stand, &["image", "get", &id, path(&got)]).await;
@@ -100,7 +108,46 @@ async fn what_kiwi_leaves_is_imported(objects: Objects) {
     assert!(log.contains("2 images"), "{log}");
 }
 
+/// Numbers that do not fit in octal digits, and those that do not fit in squashfs.
+async fn numbers_of_every_size_are_kept_or_told(objects: Objects) {
+    let stand = Stand::start(objects).await;
+    let root = small_root(&stand);
+    let etc = root.join("etc");
+    for (name, owner, mtime) in [
+        ("large", 3_000_000_000u32, 4_000_000_000i64),
+        ("base-256", (1 << 21) + 1, 1),
+        ("early", 0, -86_400),
+        ("late", 0, 1 << 40),
+    ] {
+        std::fs::write(etc.join(name), name).unwrap();
+        std::os::unix::fs::chown(etc.join(name), Some(owner), Some(owner)).unwrap();
+        let touch = format!("--date=@{mtime}");
+        run(Command::new("touch").arg(touch).arg(etc.join(name)));
+    }
+    for format in ["gnu", "pax"] {
+        let archive = stand.dir.path().join(format);
+        tar(&root, &archive, &["--numeric-owner", &format!("--format={format}")]);
+        let arguments = ["image", "import", "--name", format, path(&archive)];
+        let imported = succeeds(&stand, &arguments).await;
+        let notes = imported["notes"].to_string();
+        assert!(notes.contains("the times of 2 entries"), "{notes}");
+        let got = stand.dir.path().join(format!("got-{format}"));
+        let id = imported["ims_image_record"]["id"].as_str().unwrap();
+        succeeds(&stand, &["image", "get", id, path(&got)]).await;
+        tree::unsquash(&got.join("rootfs"), &got.join("root"));
+        let tree = tree::read(&got.join("root"));
+        let entry = |name: &str| {
+            let entry = &tree[&Path::new("./etc").join(name)];
+            (entry.owner.0, entry.mtime)
+        };
+        assert_eq!(entry("large"), (3_000_000_000, 4_000_000_000));
+        assert_eq!(entry("base-256"), ((1 << 21) + 1, 1));
+        assert_eq!((entry("early").1, entry("late").1), (0, i64::from(u32::MAX)));
+    }
+}
+
 crate::on_both_stores! {
+    numbers_of_every_size_are_kept_or_told
     every_form_of_a_root_becomes_the_same_image
     the_same_again_is_found_unless_forced
     what_kiwi_leaves_is_imported

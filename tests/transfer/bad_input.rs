@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::run::{command, fails, images, import, path, small_root, succeeds, text};
+use crate::run::{fails, images, import, path, small_root, succeeds, text};
 use crate::support::proxy::{ALWAYS, Fault, Proxy};
 use crate::support::stand::{Objects, Stand};
 use crate::support::tree::run;
@@ -104,7 +104,7 @@ async fn a_failure_on_the_way_leaves_nothing(objects: Objects) {
     ] {
         ims.heal();
         ims.fail(pattern, fault, ALWAYS);
-        let mut command = command(&stand, &["image", "import", "--name", "undone", path(&root)]);
+        let mut command = stand.command(&["image", "import", "--name", "undone", path(&root)]);
         command.env("IMS_URL", ims.url());
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         assert!(ims.count(pattern) > 0, "{pattern}");
@@ -113,6 +113,42 @@ async fn a_failure_on_the_way_leaves_nothing(objects: Objects) {
     }
     if objects == Objects::Embedded {
         assert_eq!(stand.keys("").await.len(), before);
+    }
+}
+
+async fn failures_are_told_in_json_too(objects: Objects) {
+    let stand = Stand::start(objects).await;
+    for arguments in [
+        &["image", "import", "--name", "x", "/no/such/root"][..],
+        &["recipe", "import", "--name", "x", "--linux-distribution", "sles15", "/no/such/recipe"],
+        &["data", "import", "/no/such/export"],
+        &["image", "get", "6d3ab7d6-2a1e-4f0e-9d5f-0f6d5f0f6d5f", "x"],
+    ] {
+        let output = crate::run::output(&stand, &[arguments, &["--format", "json"]].concat()).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["result"], "failure", "{json}");
+        assert!(!json["error"].as_str().unwrap().is_empty(), "{json}");
+    }
+    // One that is not there does not hide the others.
+    let id = import(&stand, "img", &small_root(&stand)).await;
+    let arguments = ["image", "verify", "--format", "json", "6d3ab7d6-none", &id];
+    let output = crate::run::output(&stand, &arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = |index: usize| json["reports"][index]["problems"].as_array().unwrap().len();
+    assert_eq!((problems(0), problems(1)), (1, 0), "{json}");
+}
+
+async fn a_result_that_cannot_be_written_is_told(objects: Objects) {
+    let stand = Stand::start(objects).await;
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (_, closed) = std::io::pipe().unwrap();
+    for (stdout, code) in [(Stdio::from(full()), 1), (Stdio::from(closed), 0)] {
+        let mut command = stand.command(&["image", "ls"]);
+        command.stdout(stdout);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
     }
 }
 
@@ -139,5 +175,7 @@ async fn a_damaged_image_is_told(objects: Objects) {
 crate::on_both_stores! {
     bad_roots_are_refused_and_leave_nothing
     a_failure_on_the_way_leaves_nothing
+    failures_are_told_in_json_too
+    a_result_that_cannot_be_written_is_told
     a_damaged_image_is_told
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::recovery::{export, furnished, import_data};
-use crate::run::{all_good, command, images, path};
+use crate::run::{all_good, images, path};
 use crate::support::process::Process;
 use crate::support::stand::{Objects, Stand};
 use crate::support::tree::run;
@@ -18,7 +18,7 @@ const MOMENTS: [u64; 8] = [20, 60, 110, 170, 240, 330, 450, 600];
 /// Starts the command and kills it after each of the moments, unless it ends before.
 async fn killed(stand: &Stand, arguments: &[&str], signal: Signal) {
     for (number, moment) in MOMENTS.into_iter().enumerate() {
-        let command = command(stand, arguments);
+        let command = stand.command(arguments);
         let mut process = Process::start(command, stand.dir.path(), &format!("killed-{number}"));
         tokio::time::sleep(Duration::from_millis(moment)).await;
         if process.is_running() {
@@ -53,9 +53,9 @@ async fn an_import_is_gone_on_with(objects: Objects) {
         assert_eq!(to.ims.get("v3/public-keys").await.as_array().unwrap().len(), 1);
         all_good(&to).await;
         if objects == Objects::Embedded {
-            // Two images of 5 and 2 objects.
+            // Two images of 4 artifacts with 2 of history, and of 1; each with a manifest.
             let keys = to.keys("").await;
-            assert_eq!(keys.len(), 7, "{keys:?}");
+            assert_eq!(keys.len(), 9, "{keys:?}");
         }
     }
 }

@@ -9,10 +9,13 @@ use ims_job_agent::s3::Object;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::run::{all_good, command, fails, images, import, path, small_root, succeeds};
+use crate::run::{all_good, fails, images, import, path, small_root, succeeds};
 use crate::support::ims::id;
 use crate::support::stand::{Objects, Stand};
 use crate::support::tree::{noise, run};
+
+/// What jobs publish beside a manifest that does not list it.
+const HISTORY: [&str; 2] = ["changes.json", "provenance.json"];
 
 /// A service with something of everything; the image's id.
 pub async fn furnished(stand: &Stand) -> String {
@@ -20,6 +23,11 @@ pub async fn furnished(stand: &Stand) -> String {
     let image = import(stand, "first", &root).await;
     let set = json!({"metadata": {"operation": "set", "key": "site", "value": "a"}});
     stand.ims.patch(&format!("v3/images/{image}"), set).await;
+    for name in HISTORY {
+        let file = stand.dir.path().join(name);
+        fs::write(&file, format!("{{\"of\": \"{name}\"}}")).unwrap();
+        stand.put(&format!("{image}/{name}"), &file).await;
+    }
     let other = stand.dir.path().join("small");
     fs::create_dir_all(other.join("bin")).unwrap();
     fs::copy(root.join("bin/busybox"), other.join("bin/sh")).unwrap();
@@ -95,6 +103,24 @@ async fn everything_comes_back_elsewhere(objects: Objects) {
     let old_etag = from.ims.get(&format!("v3/images/{image}")).await["link"]["etag"].clone();
     let new_etag = to.ims.get(&format!("v3/images/{new}")).await["link"]["etag"].clone();
     assert_eq!(map["etag_map"][old_etag.as_str().unwrap()], new_etag);
+    assert_history(&to, new).await;
+    let got = to.dir.path().join("got");
+    succeeds(&to, &["image", "get", new, path(&got), "--include-history"]).await;
+    assert!(HISTORY.iter().all(|name| got.join(name).is_file()));
+    // What is gone comes back; what is there stays.
+    let never = CancellationToken::new();
+    to.store
+        .delete(&Object::new("boot-images", format!("{new}/changes.json")), &never)
+        .await
+        .unwrap();
+    let other = to.dir.path().join("other");
+    fs::write(&other, "another history").unwrap();
+    to.put(&format!("{new}/provenance.json"), &other).await;
+    import_data(&to, &dir, &[]).await;
+    let kept = to.get(&format!("s3://boot-images/{new}/provenance.json")).await;
+    assert_eq!(kept, b"another history");
+    import_data(&to, &dir, &["--overwrite"]).await;
+    assert_history(&to, new).await;
     // Again, also where nothing tells of the first time.
     fs::remove_file(dir.join(".ims-import-journal.json")).unwrap();
     for _ in 0..2 {
@@ -102,6 +128,13 @@ async fn everything_comes_back_elsewhere(objects: Objects) {
         assert!(done.values().all(|action| action == "present"), "{done:?}");
     }
     assert_eq!(images(&to).await.len(), 3);
+}
+
+async fn assert_history(stand: &Stand, image: &str) {
+    for name in HISTORY {
+        let bytes = stand.get(&format!("s3://boot-images/{image}/{name}")).await;
+        assert_eq!(String::from_utf8(bytes).unwrap(), format!("{{\"of\": \"{name}\"}}"));
+    }
 }
 
 async fn what_is_missing_is_restored_and_what_is_there_stays(objects: Objects) {
@@ -173,6 +206,16 @@ async fn bad_exports_fail_record_by_record(objects: Objects) {
     fs::write(&kernel, &whole).unwrap();
     assert_eq!(import_data(&to, &dir, &[]).await["first"], "created");
 
+    // The same record twice is one.
+    let mut twice: Value = serde_json::from_str(&text).unwrap();
+    let records = twice["records"].as_array_mut().unwrap();
+    records.push(records[0].clone());
+    fs::write(&document, twice.to_string()).unwrap();
+    let before = images(&to).await.len();
+    let log = fails(&to, &["data", "import", path(&dir)]).await;
+    assert!(log.contains("another record of the id"), "{log}");
+    assert_eq!(images(&to).await.len(), before);
+
     fs::write(&document, text.replace("\"1.0\"", "\"9.0\"")).unwrap();
     assert!(fails(&to, &["data", "import", path(&dir)]).await.contains("9.0"));
     fails(&to, &["data", "import", path(from.dir.path())]).await;
@@ -208,8 +251,8 @@ async fn a_second_export_fetches_what_is_missing_or_damaged(objects: Objects) {
 async fn a_stream_carries_all_of_it(objects: Objects) {
     let (from, to) = (Stand::start(objects).await, Stand::start(objects).await);
     furnished(&from).await;
-    let mut export = command(&from, &["data", "export", "--include-linked-artifacts", "--to", "-"]);
-    let mut import = command(&to, &["data", "import", "--from", "-"]);
+    let mut export = from.command(&["data", "export", "--include-linked-artifacts", "--to", "-"]);
+    let mut import = to.command(&["data", "import", "--from", "-"]);
     let done = tokio::task::spawn_blocking(move || {
         let mut export = export.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         import.stdin(export.stdout.take().unwrap()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -226,6 +269,9 @@ async fn a_stream_carries_all_of_it(objects: Objects) {
         assert_eq!(fields(&to, collection).await, fields(&from, collection).await);
     }
     all_good(&to).await;
+    let records = to.ims.get("v3/images").await;
+    let first = records.as_array().unwrap().iter().find(|record| record["name"] == "first");
+    assert_history(&to, &id(first.unwrap())).await;
 
     succeeds(&from, &["data", "export", "--include-linked-artifacts", "--to", "x.tar.zst"]).await;
     let file = from.dir.path().join("x.tar.zst");
@@ -262,6 +308,7 @@ async fn the_trash_goes_along_and_gives_ids_back(objects: Objects) {
     let new = id(&deleted[0]);
     to.ims.patch(&format!("v3/deleted/images/{new}"), json!({"operation": "undelete"})).await;
     all_good(&to).await;
+    assert_history(&to, &new).await;
 
     // In the service it came from, the record is still in the trash.
     let done = import_data(&from, &live, &["--keep-ids"]).await;

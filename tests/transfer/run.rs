@@ -1,31 +1,16 @@
 //! The program, run against a stand.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
-use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use crate::support::agent;
 use crate::support::stand::Stand;
 use crate::support::tree;
 
-/// A command of the program that finds the stand by the variables of a job.
-pub fn command(stand: &Stand, arguments: &[&str]) -> Command {
-    let mut command = Command::new(agent());
-    command
-        .args(arguments)
-        .current_dir(stand.dir.path())
-        .env("IMS_URL", &stand.ims.base)
-        .env("S3_ENDPOINT", stand.s3.endpoint.as_str())
-        .env("S3_ACCESS_KEY", &stand.s3.access_key)
-        .env("S3_SECRET_KEY", stand.s3.secret_key.expose_secret());
-    command
-}
-
 /// Runs it to its end, off the async threads.
 pub async fn output(stand: &Stand, arguments: &[&str]) -> Output {
-    let mut command = command(stand, arguments);
+    let mut command = stand.command(arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 

@@ -10,7 +10,7 @@ use super::super::package::{blocking, pack};
 use super::session::{self, Play};
 use super::{Checkpoint, Run};
 use crate::configure::progress::Applied;
-use crate::configure::{Source, git};
+use crate::configure::{Source, ansible, git};
 use crate::os::mount;
 use crate::publish::boot;
 use crate::squashfs::diff::Diff;
@@ -32,17 +32,13 @@ impl Run<'_> {
         tracing::info!(index, layer = layer.name, playbook = layer.playbook, "applying a layer");
         let (directory, commit) =
             self.check_out(&format!("layer-{position}"), &layer.source).await?;
-        let additional_inventory = match &self.request.configuration.additional_inventory {
-            Some(source) => Some(self.check_out("inventory", source).await?.0),
-            None => None,
-        };
         let play = Play {
             image_id: self.image.id.clone(),
             groups: self.request.groups.clone(),
             layer: layer.name.clone(),
             directory,
             playbook: layer.playbook.clone(),
-            additional_inventory,
+            additional_inventory: self.inventory.as_ref().map(|(directory, _)| directory.clone()),
             log: self.checkpoint.directory.join(format!("logs/layer-{index}.log")),
             dkms: layer.special_parameters.ims_require_dkms,
             arch: self.arch,
@@ -57,6 +53,7 @@ impl Run<'_> {
             branch: layer.source.branch.clone(),
             commit,
             playbook: layer.playbook.clone(),
+            inventory_commit: self.inventory.as_ref().map(|(_, commit)| commit.clone()),
             started,
             ended: Timestamp::now(),
             by_hand,
@@ -66,6 +63,20 @@ impl Run<'_> {
             image_id: None,
         };
         self.checkpoint.advance(digest, &ranges, applied)
+    }
+
+    /// Clones the additional inventory, if there is one, for all layers of this run.
+    pub(super) async fn clone_inventory(&mut self) -> anyhow::Result<()> {
+        let Some(source) = &self.request.configuration.additional_inventory else { return Ok(()) };
+        let url = git::public_url(&source.clone_url);
+        let cloned = self.check_out("inventory", source).await;
+        let (directory, commit) = cloned.context("cannot get the additional inventory")?;
+        let (checked, stop) = (directory.clone(), self.stop.clone());
+        blocking(move || Ok(ansible::check_inventory(&checked, &stop)?)).await.with_context(|| {
+            format!("ansible finds no inventory in commit {commit} of {url}: neither hosts nor variables")
+        })?;
+        self.inventory = Some((directory, commit));
+        Ok(())
     }
 
     /// Clones a repository to a directory of that name that is removed with this run.

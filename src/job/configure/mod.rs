@@ -81,6 +81,8 @@ struct Run<'a> {
     ansible: String,
     keys: Keys,
     checkpoint: Checkpoint,
+    /// Where the additional inventory was cloned to, and its commit.
+    inventory: Option<(PathBuf, String)>,
 }
 
 /// Applies the layers and publishes the result. Nothing is left running or mounted, whatever the
@@ -138,12 +140,28 @@ impl<'a> Run<'a> {
         let default_name = || format!("{}_cfs_{}", image.name, request.configuration.name);
         let name = request.name.clone().unwrap_or_else(default_name);
         let keys = blocking(Keys::make).await?;
-        Ok(Self { site, request, stop, image, arch, name, chosen, ansible, keys, checkpoint })
+        let inventory = None;
+        Ok(Self {
+            site,
+            request,
+            stop,
+            image,
+            arch,
+            name,
+            chosen,
+            ansible,
+            keys,
+            checkpoint,
+            inventory,
+        })
     }
 
     /// Applies what is left and publishes; gives the id of the resulting image.
     async fn run_to_end(&mut self) -> anyhow::Result<String> {
         let digests = self.request.chain(&self.chosen);
+        if self.checkpoint.state.applied.len() < self.chosen.len() {
+            self.clone_inventory().await?;
+        }
         for position in self.checkpoint.state.applied.len()..self.chosen.len() {
             self.publish_layer().await?;
             let index = self.chosen[position];

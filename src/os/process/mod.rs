@@ -11,6 +11,6 @@ mod users;
 
 pub use isolated::run_isolated;
 pub use reap::{OwnChild, Reaper, become_subreaper};
-pub use run::{Error, Lines, Output, run, run_on_terminal};
+pub use run::{Error, Lines, Output, run, run_on_terminal, run_within};
 pub use table::{Process, all};
 pub use users::{Use, User, users_of};

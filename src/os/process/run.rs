@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,6 +39,8 @@ pub enum Error {
     Failed { program: String, status: ExitStatus, stderr: String },
     #[error("{program} was cancelled")]
     Cancelled { program: String },
+    #[error("{program} was ended: it had not come to its end after {} s", .limit.as_secs())]
+    TimedOut { program: String, limit: Duration },
 }
 
 fn if_absent(source: &io::Error) -> &'static str {
@@ -67,7 +70,18 @@ pub fn run(
     mut on_line: impl FnMut(&str),
 ) -> Result<Output, Error> {
     command.stdout(Stdio::piped());
-    run_to_end(command, None, cancel, &mut on_line)
+    run_to_end(command, None, Stop { cancel, limit: None }, &mut on_line)
+}
+
+/// Like [`run`]; killed when `limit` has passed.
+pub fn run_within(
+    limit: Duration,
+    command: &mut Command,
+    cancel: &CancellationToken,
+    mut on_line: impl FnMut(&str),
+) -> Result<Output, Error> {
+    command.stdout(Stdio::piped());
+    run_to_end(command, None, Stop { cancel, limit: Some(limit) }, &mut on_line)
 }
 
 /// Like [`run`], with a terminal of 80 columns as stdout: some programs hardly tell their progress
@@ -88,7 +102,7 @@ pub fn run_on_terminal(
             None
         }
     };
-    run_to_end(command, master, cancel, &mut on_line)
+    run_to_end(command, master, Stop { cancel, limit: None }, &mut on_line)
 }
 
 fn terminal() -> io::Result<Pty> {
@@ -97,10 +111,16 @@ fn terminal() -> io::Result<Pty> {
     Ok(pty)
 }
 
+/// What ends a command before its own end.
+struct Stop<'a> {
+    cancel: &'a CancellationToken,
+    limit: Option<Duration>,
+}
+
 fn run_to_end(
     command: &mut Command,
     master: Option<File>,
-    cancel: &CancellationToken,
+    stop: Stop,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<Output, Error> {
     let program = program(command);
@@ -111,12 +131,16 @@ fn run_to_end(
     let stdout = master.unwrap_or_else(|| {
         File::from(OwnedFd::from(child.stdout.take().expect("stdout was asked for")))
     });
-    match follow(&mut child, stdout, cancel, on_line) {
+    match follow(&mut child, stdout, &stop, on_line) {
         Ok(Ending::Exited(status, stderr)) if status.success() => Ok(Output { stderr }),
         Ok(Ending::Exited(status, stderr)) => Err(Error::Failed { program, status, stderr }),
         Ok(Ending::Cancelled) => {
             kill(&mut child);
             Err(Error::Cancelled { program })
+        }
+        Ok(Ending::TimedOut(limit)) => {
+            kill(&mut child);
+            Err(Error::TimedOut { program, limit })
         }
         Err(source) => {
             kill(&mut child);
@@ -167,21 +191,26 @@ fn kill(child: &mut Child) {
 enum Ending {
     Exited(ExitStatus, String),
     Cancelled,
+    TimedOut(Duration),
 }
 
 fn follow(
     child: &mut Child,
     mut stdout: File,
-    cancel: &CancellationToken,
+    stop: &Stop,
     on_line: &mut dyn FnMut(&str),
 ) -> io::Result<Ending> {
     let mut stderr = child.stderr.take().expect("stderr was asked for");
     let (mut out_lines, mut err_lines) = (Lines::default(), Lines::default());
     let mut tail = VecDeque::new();
     let mut open = [true, true];
+    let started = Instant::now();
     loop {
-        if cancel.is_cancelled() {
+        if stop.cancel.is_cancelled() {
             return Ok(Ending::Cancelled);
+        }
+        if let Some(limit) = stop.limit.filter(|limit| started.elapsed() >= *limit) {
+            return Ok(Ending::TimedOut(limit));
         }
         // Asked before the pipes: what the child wrote before it ended is then read below.
         let status = child.try_wait()?;
@@ -280,7 +309,6 @@ impl Lines {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     pub fn sh(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -346,6 +374,15 @@ pub(super) mod tests {
             assert!(Instant::now() < deadline, "still running: {pids:?}");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_ended() {
+        let limit = Duration::from_millis(200);
+        let error = run_within(limit, &mut sh("sleep 600"), &CancellationToken::new(), |_| {});
+        assert!(matches!(error, Err(Error::TimedOut { .. })), "{error:?}");
+        run_within(Duration::from_secs(60), &mut sh(":"), &CancellationToken::new(), |_| {})
+            .unwrap();
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Converted {
     pub absolute: u64,
     /// Entries with access control lists, for which squashfs has no place.
     pub acls: u64,
+    /// Entries from before 1970 or after 2106, which got the first or last second of squashfs.
+    pub times: u64,
 }
 
 /// Turns the archive `input` (plain tar) into the image `out`, which appears whole or not at all.
@@ -67,6 +69,7 @@ impl<R: Read> Conversion<'_, R> {
     fn add(&mut self, entry: Entry, feeder: &mut Feeder) -> Result<(), write::Error> {
         self.converted.absolute += u64::from(entry.path.starts_with(b"/"));
         self.converted.acls += u64::from(entry.has_acl);
+        self.converted.times += u64::from(u32::try_from(entry.mtime).is_err());
         let attributes = Attributes {
             mode: entry.mode,
             uid: entry.uid,

@@ -18,6 +18,10 @@ const BLOCK: usize = 512;
 /// Most bytes of the headers of one entry: names and attributes of any size that Linux knows.
 const MAX_EXTENSION: u64 = 16 << 20;
 
+/// The highest numbers of a device that Linux and squashfs know.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
+
 /// Something in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -101,6 +105,8 @@ impl<R: Read> Reader<R> {
                     self.pax(&mut globals, &bytes)?;
                     self.globals = globals;
                 }
+                // The name of the volume, `tar --label`: it belongs to no file.
+                other if other.as_byte() == b'V' => {}
                 _ => return self.entry(header, extensions).map(Some),
             }
         }
@@ -197,7 +203,8 @@ impl<R: Read> Reader<R> {
     fn device(&self, header: &Header) -> Result<(u32, u32), Error> {
         let number = |field: io::Result<Option<u32>>| field.ok().flatten();
         let device = number(header.device_major()).zip(number(header.device_minor()));
-        device.ok_or_else(|| self.damaged("a device without a number"))
+        let device = device.filter(|(major, minor)| *major <= MAX_MAJOR && *minor <= MAX_MINOR);
+        device.ok_or_else(|| self.damaged("a device without a number that Linux has"))
     }
 
     fn regular(&mut self, pax: &Pax) -> Result<Map, Error> {

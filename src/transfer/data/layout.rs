@@ -78,6 +78,20 @@ pub fn timestamp() -> String {
 pub struct ImageFiles {
     pub manifest_json: String,
     pub image_artifacts: Vec<ImageFile>,
+    /// What lies beside the manifest and is not listed there. Ours; the incumbent's script imports what
+    /// the manifest lists, and looks at nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryFile>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HistoryFile {
+    /// Last part of the object's key.
+    pub name: String,
+    pub path: String,
+    /// Hex; may be empty.
+    #[serde(default)]
+    pub md5: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

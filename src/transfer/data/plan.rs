@@ -4,11 +4,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::layout::{self, Document, ImageFile, ImageFiles, Part, RecipeFile};
+use super::layout::{self, Document, HistoryFile, ImageFile, ImageFiles, Part, RecipeFile};
 use crate::ims::{self, Collection};
 use crate::s3::{self, Object};
 use crate::telemetry::chain;
-use crate::transfer::fetch::Wanted;
+use crate::transfer::fetch::{Wanted, expected_md5};
 use crate::transfer::get::{self, Names};
 use crate::transfer::site::{ManifestError, Site};
 
@@ -134,7 +134,8 @@ impl Plan {
         let mut path =
             |object: &Object| Some(format!("{}/{}", part.directory(id), names.of(object).ok()?));
         let manifest_json = path(&manifest.object).unwrap_or_default();
-        self.file(manifest_json.clone(), manifest.object, String::new());
+        let object = manifest.object;
+        self.file(manifest_json.clone(), object.clone(), String::new());
         let mut image_artifacts = Vec::new();
         for artifact in manifest.manifest.artifacts {
             let object = artifact.link.path.parse::<Object>().ok();
@@ -151,7 +152,18 @@ impl Plan {
                 path,
             });
         }
-        Ok(json!(ImageFiles { manifest_json, image_artifacts }))
+        let mut history = Vec::new();
+        let found = site.history(id, &object, cancel).await;
+        let found =
+            found.map_err(|source| ManifestError::Read { object, source: source.into() })?;
+        for (object, head) in found {
+            let Some(path) = path(&object) else { continue };
+            let name = object.key.rsplit('/').next().unwrap_or_default().to_owned();
+            let md5 = expected_md5("", &head).unwrap_or_default();
+            history.push(HistoryFile { name, path: path.clone(), md5: md5.clone() });
+            self.file(path, object, md5);
+        }
+        Ok(json!(ImageFiles { manifest_json, image_artifacts, history }))
     }
 
     fn file(&mut self, path: String, object: Object, md5: String) {

@@ -51,6 +51,7 @@ impl<'a> Exported<'a> {
         said.and_then(|said| serde_json::from_value(said).ok()).unwrap_or_else(|| ImageFiles {
             manifest_json: self.usual_path(&link.path),
             image_artifacts: Vec::new(),
+            history: Vec::new(),
         })
     }
 

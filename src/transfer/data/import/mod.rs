@@ -90,6 +90,8 @@ pub enum Error {
     Upload(#[from] upload::Error),
     #[error("its id {0:?} is none")]
     Id(String),
+    #[error("the document has another record of the id {0:?} before it")]
+    Again(String),
     #[error(
         "the record there links to {0}, not to what was exported, and that is not as it should be"
     )]
@@ -156,13 +158,18 @@ struct Import<'a> {
 impl Import<'_> {
     async fn part(&self, part: Part, document: &Document, outcome: &mut Outcome) {
         let jobs = if self.supply.is_stream() { 1 } else { self.options.jobs.max(1) };
-        let records = document.records.iter().map(|record| async move {
-            let exported = Exported::new(part, record);
-            let done = match self.cancel.is_cancelled() {
-                true => Err(Error::Ims(ims::Error::Cancelled)),
-                false => self.record(&exported).await,
-            };
-            (exported, done)
+        let mut ids = HashSet::new();
+        let records = document.records.iter().map(|record| Exported::new(part, record));
+        let records = records.map(|exported| {
+            let is_first = ids.insert(exported.id);
+            async move {
+                let done = match self.cancel.is_cancelled() {
+                    true => Err(Error::Ims(ims::Error::Cancelled)),
+                    false if is_first => self.record(&exported).await,
+                    false => Err(Error::Again(exported.id.to_owned())),
+                };
+                (exported, done)
+            }
         });
         let mut records = stream::iter(records).buffered(jobs);
         while let Some((exported, done)) = records.next().await {
@@ -262,8 +269,8 @@ async fn total(supply: &Supply, documents: &[(Part, Document)]) -> u64 {
 
 fn paths(record: &Value) -> Vec<String> {
     let files = &record["linked_artifacts"];
-    let artifacts = files["image_artifacts"].as_array().into_iter().flatten();
-    let paths = artifacts.map(|artifact| &artifact["path"]).chain([&files["recipe_archive"]]);
+    let of = |list: &str| files[list].as_array().into_iter().flatten().map(|file| &file["path"]);
+    let paths = of("image_artifacts").chain(of("history")).chain([&files["recipe_archive"]]);
     paths.filter_map(|path| path.as_str().map(str::to_owned)).collect()
 }
 
@@ -284,6 +291,10 @@ impl Outcome {
                     map.insert(exported.id.to_owned(), done.id.clone());
                 }
                 self.etags.extend(done.etags);
+                if let Some(problem) = &done.problem {
+                    tracing::error!(id = done.id, "{}: {problem}", line.document);
+                }
+                line.problem = done.problem;
                 line.action = Some(done.action);
                 line.id = Some(done.id).filter(|id| !id.is_empty());
                 tracing::info!(old = line.old_id, id = line.id, action = ?done.action, "{}", line.document);

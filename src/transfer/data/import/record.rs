@@ -11,6 +11,8 @@ use super::upload::{self, Sent, Upload, check_image, note, read_manifest};
 use super::{Error, Import};
 use crate::ims::{Collection, Link};
 use crate::publish;
+use crate::s3::Object;
+use crate::telemetry::chain;
 use crate::transfer::existing;
 use crate::transfer::{recipe, verify};
 
@@ -35,6 +37,14 @@ pub struct Done {
     pub id: String,
     /// Old etags and new ones, where they differ.
     pub etags: BTreeMap<String, String>,
+    /// What is wrong all the same.
+    pub problem: Option<String>,
+}
+
+impl Done {
+    fn new(action: Action, id: &str) -> Self {
+        Self { action, id: id.to_owned(), etags: BTreeMap::new(), problem: None }
+    }
 }
 
 impl Import<'_> {
@@ -43,6 +53,31 @@ impl Import<'_> {
         if !layout::is_id(it.id) {
             return Err(Error::Id(it.id.to_owned()));
         }
+        let done = self.decide(it).await?;
+        match self.history(it, &done.id).await {
+            Err(error) if self.cancel.is_cancelled() => Err(error.into()),
+            // The image is whole without.
+            Err(error) => Ok(Done { problem: Some(chain(&error)), ..done }),
+            Ok(()) => Ok(done),
+        }
+    }
+
+    async fn history(&self, it: &Exported<'_>, id: &str) -> Result<(), upload::Error> {
+        let (Some(link), Collection::Images, false) =
+            (&it.link, it.part.collection, self.options.dry_run)
+        else {
+            return Ok(());
+        };
+        let old: Object = link.path.parse()?;
+        let manifest = match id == it.id {
+            true => old,
+            false => Object::new(&old.bucket, format!("{id}/manifest.json")),
+        };
+        let upload = self.uploading(it, id, self.options.overwrite);
+        upload.history(&it.image_files(link), &manifest).await
+    }
+
+    async fn decide(&self, it: &Exported<'_>) -> Result<Done, Error> {
         if self.has(it.part, it.id) || (it.part.deleted && self.is_live(it.part, it.id)) {
             return self.complete(it, it.id, Action::Restored).await;
         }
@@ -51,7 +86,7 @@ impl Import<'_> {
         }
         if let Some(id) = self.same(it).await? {
             let etags = self.etags(it, &id).await?;
-            return Ok(Done { action: Action::Present, id, etags });
+            return Ok(Done { etags, ..Done::new(Action::Present, &id) });
         }
         if self.options.keep_ids {
             return self.undelete(it).await;
@@ -91,7 +126,7 @@ impl Import<'_> {
     /// Gives a record that is there what it lacks.
     async fn complete(&self, it: &Exported<'_>, id: &str, action: Action) -> Result<Done, Error> {
         let trashed = it.part.deleted && self.has(it.part, id);
-        let present = Done { action: Action::Present, id: id.to_owned(), etags: BTreeMap::new() };
+        let present = Done::new(Action::Present, id);
         let (Some(link), false) = (&it.link, trashed) else {
             return if it.link.is_none() { self.discard(it, present).await } else { Ok(present) };
         };
@@ -105,11 +140,11 @@ impl Import<'_> {
             return Err(Error::OtherLink(there.map(|there| there.path).unwrap_or_default()));
         }
         if self.options.dry_run {
-            return Ok(Done { action, ..present });
+            return Ok(Done::new(action, id));
         }
         let sent = self.upload(it, id, link, there.is_none()).await?;
         self.link(it, id, there.as_ref(), &sent.link).await?;
-        self.discard(it, Done { action, id: id.to_owned(), etags: sent.etags }).await
+        self.discard(it, Done { etags: sent.etags, ..Done::new(action, id) }).await
     }
 
     /// Makes a new record with all that belongs to it, or nothing.
@@ -124,7 +159,7 @@ impl Import<'_> {
         }
         let action = Action::Created;
         if self.options.dry_run {
-            return Ok(Done { action, id: String::new(), etags: BTreeMap::new() });
+            return Ok(Done::new(action, ""));
         }
         let fields = it.fields();
         let entry = Entry { fields: fields.clone(), begun: Timestamp::now(), id: None };
@@ -142,7 +177,7 @@ impl Import<'_> {
                     sent.etags
                 }
             };
-            self.discard(it, Done { action, id: id.clone(), etags }).await
+            self.discard(it, Done { etags, ..Done::new(action, &id) }).await
         };
         match filled.await {
             Ok(done) => Ok(done),
@@ -162,17 +197,8 @@ impl Import<'_> {
         link: &Link,
         is_new: bool,
     ) -> Result<Sent, Error> {
-        let in_place = id == it.id;
-        let upload = Upload {
-            site: self.site,
-            supply: self.supply,
-            meter: self.meter,
-            overwrite: self.options.overwrite || (is_new && !in_place),
-            cancel: self.cancel,
-            id,
-            name: it.name,
-            in_place,
-        };
+        let overwrite = self.options.overwrite || (is_new && id != it.id);
+        let upload = self.uploading(it, id, overwrite);
         Ok(match it.part.collection {
             Collection::Images => upload.image(&it.image_files(link), link).await?,
             _ => {
@@ -180,6 +206,19 @@ impl Import<'_> {
                 upload.recipe(&path, self.sums.get(&path), link).await?
             }
         })
+    }
+
+    fn uploading<'a>(&'a self, it: &Exported<'a>, id: &'a str, overwrite: bool) -> Upload<'a> {
+        Upload {
+            site: self.site,
+            supply: self.supply,
+            meter: self.meter,
+            overwrite,
+            cancel: self.cancel,
+            id,
+            name: it.name,
+            in_place: id == it.id,
+        }
     }
 
     /// Links the record to what was sent, and looks at all of it once more.
@@ -250,7 +289,7 @@ impl Import<'_> {
         }
         let action = Action::Undeleted;
         if self.options.dry_run {
-            return Ok(Done { action, id: it.id.to_owned(), etags: BTreeMap::new() });
+            return Ok(Done::new(action, it.id));
         }
         self.site.ims.undelete(it.part.collection, it.id, self.cancel).await?;
         let done = self.complete(it, it.id, action).await?;

@@ -7,7 +7,7 @@ use std::io;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::super::layout::{ImageFiles, MANIFEST_TYPE};
+use super::super::layout::{HistoryFile, ImageFiles, MANIFEST_TYPE};
 use super::supply::{self, Supply};
 use crate::ims::Link;
 use crate::publish::header_safe;
@@ -18,7 +18,7 @@ use crate::telemetry::progress::Meter;
 use crate::transfer::digest;
 use crate::transfer::fetch::expected_md5;
 use crate::transfer::get::{self, Names};
-use crate::transfer::site::Site;
+use crate::transfer::site::{self, Site};
 
 const MIB: u64 = 1 << 20;
 /// Part sizes with which other clients upload, in MiB; ours first.
@@ -184,6 +184,29 @@ impl Upload<'_> {
         let mut etags = BTreeMap::new();
         note(&mut etags, &link.etag, &etag);
         Ok(Sent { link: Link::s3(wanted.object.to_string(), etag), etags })
+    }
+
+    /// The history of an image whose manifest is at `manifest`. What is there of it stays, unless it is to
+    /// be replaced: two images of the same content may have come about in two ways.
+    pub async fn history(&self, files: &ImageFiles, manifest: &Object) -> Result<(), Error> {
+        for object in site::history(self.id, manifest) {
+            let is_same = |file: &&HistoryFile| object.key.rsplit('/').next() == Some(&file.name);
+            let Some(HistoryFile { path, md5, .. }) = files.history.iter().find(is_same) else {
+                continue;
+            };
+            match self.site.store.head(&object, self.cancel).await {
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+                Ok(head) if !self.overwrite => {
+                    self.meter.add(head.size);
+                    self.supply.release(path);
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            self.put(&Wanted { path: path.clone(), object, md5, etag: "" }).await?;
+        }
+        Ok(())
     }
 
     async fn compare(&self, path: &str, expected: &String) -> Result<(), Error> {
