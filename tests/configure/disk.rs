@@ -77,7 +77,7 @@ async fn a_full_disk_keeps_the_checkpoint_and_the_command_goes_on_when_there_is_
     };
 
     // The task itself meets the end of the disk.
-    volume.fill_up_to(2 * image + 100 * MIB);
+    volume.fill_up_to(3 * image + 100 * MIB);
     noise(2 * image / MIB);
     kept(configure().await.failed_with("No space left on device"));
     // The task fits, its result does not.

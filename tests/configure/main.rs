@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+use support::lab;
 use support::stand::{Objects, Stand};
-use support::{agent, lab};
 
 /// A standalone server with the lab's root as an image.
 struct Bench {
