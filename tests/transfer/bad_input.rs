@@ -23,6 +23,11 @@ fn archive(stand: &Stand, name: &str, entries: &[(&str, tar::EntryType, &str)]) 
         header.set_gid(0);
         header.set_mtime(0);
         header.set_size(0);
+        if *kind == tar::EntryType::Char {
+            // One more than Linux knows.
+            header.set_device_major(1 << 12).unwrap();
+            header.set_device_minor(1).unwrap();
+        }
         header.set_cksum();
         bytes.extend_from_slice(header.as_bytes());
     }
@@ -38,7 +43,7 @@ async fn refused(stand: &Stand, rootfs: &Path, said: &str) {
 }
 
 async fn bad_roots_are_refused_and_leave_nothing(objects: Objects) {
-    use tar::EntryType::{Directory, Link, Regular, Symlink};
+    use tar::EntryType::{Char, Directory, Link, Regular, Symlink};
     let stand = Stand::start(objects).await;
     let root = small_root(&stand);
     let file = |name: &str| stand.dir.path().join(name);
@@ -60,6 +65,7 @@ async fn bad_roots_are_refused_and_leave_nothing(objects: Objects) {
         ("no-target", vec![("a", Link, "nowhere")], "hard link to nowhere"),
         ("link-up", vec![("a", Link, "../../etc/passwd")], "refused"),
         ("loop", vec![("a", Symlink, "b"), ("b", Symlink, "a"), ("a/x", Regular, "")], "circle"),
+        ("device", vec![("a", Char, "")], "a device without a number"),
         ("no-programs", vec![("etc", Directory, "")], "--arch"),
     ] {
         refused(&stand, &archive(&stand, name, &entries), said).await;
