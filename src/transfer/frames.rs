@@ -8,7 +8,7 @@ use zstd::stream::read::Decoder;
 
 /// One frame that is read.
 enum Frame<R: BufRead> {
-    Gzip(GzDecoder<R>),
+    Gzip(Box<GzDecoder<R>>),
     Zstd(Decoder<'static, R>),
 }
 
@@ -20,7 +20,7 @@ pub struct Frames<R: BufRead> {
 
 impl<R: BufRead> Frames<R> {
     pub fn gzip(input: R) -> Self {
-        Self { frame: Some(Frame::Gzip(GzDecoder::new(input))) }
+        Self { frame: Some(Frame::Gzip(Box::new(GzDecoder::new(input)))) }
     }
 
     pub fn zstd(input: R) -> io::Result<Self> {
@@ -32,9 +32,8 @@ impl<R: BufRead> Frame<R> {
     /// The frame behind this one, which is at its end.
     fn next(self) -> io::Result<Option<Self>> {
         Ok(match self {
-            Self::Gzip(decoder) => {
-                past_zeros(decoder.into_inner())?.map(|input| Self::Gzip(GzDecoder::new(input)))
-            }
+            Self::Gzip(decoder) => past_zeros(decoder.into_inner())?
+                .map(|input| Self::Gzip(Box::new(GzDecoder::new(input)))),
             Self::Zstd(decoder) => past_zeros(decoder.finish())?
                 .map(Decoder::with_buffer)
                 .transpose()?
