@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{self, OFlag};
 use nix::pty::Winsize;
-use nix::sys::termios::{self, BaudRate, SetArg, Termios};
+use nix::sys::termios::{self, BaudRate, ControlFlags, SetArg, Termios};
 
 mod master;
 mod modes;
@@ -99,13 +99,14 @@ pub fn set_modes(slave: impl AsFd, modes: &[(Mode, u32)]) -> io::Result<()> {
     Ok(())
 }
 
-fn set_speed(termios: &mut Termios, output: bool, bits: u32) {
+/// Linux has one speed for both ways, in the control flags.
+fn set_speed(termios: &mut Termios, bits: u32) {
     let Some(rate) = baud_rate(bits) else { return };
     // A pty's speed means nothing to the kernel; programs such as vi read it to guess at redraw costs.
-    let _ = match output {
-        true => termios::cfsetospeed(termios, rate),
-        false => termios::cfsetispeed(termios, rate),
-    };
+    // Not by cfsetospeed(3): glibc has two versions of it, and the one that the libc crate asks for by
+    // version cannot be linked statically.
+    let rate = ControlFlags::from_bits_retain(rate as libc::tcflag_t);
+    termios.control_flags = (termios.control_flags - ControlFlags::CBAUD) | rate;
 }
 
 fn baud_rate(bits: u32) -> Option<BaudRate> {
@@ -133,7 +134,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::termios::{ControlFlags, InputFlags, LocalFlags, SpecialCharacterIndices};
+    use nix::sys::termios::{InputFlags, LocalFlags, SpecialCharacterIndices};
 
     fn pty() -> Pty {
         open(Path::new("/dev/ptmx")).expect("a pty")

@@ -18,8 +18,7 @@ pub enum Mode {
     Control(ControlFlags),
     /// Bits of a character: CS7 or CS8.
     Size(ControlFlags),
-    InputSpeed,
-    OutputSpeed,
+    Speed,
 }
 
 impl Mode {
@@ -34,8 +33,8 @@ impl Mode {
             91 => Self::Size(ControlFlags::CS8),
             92 => Self::Control(ControlFlags::PARENB),
             93 => Self::Control(ControlFlags::PARODD),
-            128 => Self::InputSpeed,
-            129 => Self::OutputSpeed,
+            // Of input and of output, which are one.
+            128 | 129 => Self::Speed,
             _ => return None,
         })
     }
@@ -56,8 +55,7 @@ impl Mode {
                 termios.control_flags.insert(size);
             }
             Self::Size(_) => {}
-            Self::InputSpeed => super::set_speed(termios, false, value),
-            Self::OutputSpeed => super::set_speed(termios, true, value),
+            Self::Speed => super::set_speed(termios, value),
         }
     }
 }
