@@ -6,21 +6,32 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::plan::{Plan, Shape, Step};
 use crate::os::nodes::{Directory, Stamp};
 
 /// Entries that we made in one directory of the image.
 #[derive(Debug)]
 struct Additions {
-    path: PathBuf,
+    record: Record,
+    /// The file of the record.
+    file: Option<PathBuf>,
     directory: Directory,
-    made: Vec<Made>,
-    /// The directory's times before, and as we left it.
-    before: Stamp,
-    after: Stamp,
+    /// The directory's times before, and as we left it; of an earlier run they are not known.
+    times: Option<(Stamp, Stamp)>,
 }
 
-#[derive(Debug)]
+/// Written down before anything is made: who is killed takes nothing out.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    root: PathBuf,
+    /// The directory in it.
+    below: PathBuf,
+    made: Vec<Made>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Made {
     Directory(PathBuf),
     Node(PathBuf, u64),
@@ -28,7 +39,25 @@ enum Made {
 
 /// All that was put in. Dropping it leaves it there; see `take_out`.
 #[derive(Debug, Default)]
-pub struct Fixtures(Vec<Additions>);
+pub struct Fixtures(Option<Additions>);
+
+/// Where in the agent's directory the record is.
+pub(super) fn record_in(agent: &Path) -> PathBuf {
+    agent.join("fixtures.json")
+}
+
+/// Takes out of an image what a jail has put in that was killed.
+pub fn remove_leftovers(agent: &Path) -> io::Result<()> {
+    let file = record_in(agent);
+    let Some(record) = Record::load(&file)? else { return Ok(()) };
+    let directory = Directory::open(&record.root)?.below(&record.below)?;
+    let left = Additions { record, file: Some(file), directory, times: None }.take_out();
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("left in the image: {left:?}")))
+    }
+}
 
 /// Name, major and minor number of character devices (the kernel's devices.txt).
 const NODES: &[(&str, u32, u32)] = &[
@@ -56,74 +85,123 @@ impl Fixtures {
     fn put_into(&mut self, plan: &Plan) -> io::Result<()> {
         let Some(root) = &plan.root else { return Ok(()) };
         let top = Directory::open(root)?;
-        match plan.shape {
+        let (below, wanted): (_, Vec<Made>) = match plan.shape {
             Shape::Namespaces => {
-                let targets = plan.steps.iter().filter_map(mount_point);
-                self.add(root.clone(), top, |directory, made| {
-                    for name in targets {
-                        if directory.make_directory(&name)? {
-                            made.push(Made::Directory(name));
-                        }
-                    }
-                    Ok(())
-                })
+                let names = plan.steps.iter().filter_map(mount_point);
+                (".", names.map(Made::Directory).collect())
             }
             Shape::Plain => {
-                // A link for `dev` leads nowhere outside; one to nothing means no nodes.
-                let Ok(dev) = top.below(Path::new("dev")) else { return Ok(()) };
-                self.add(root.join("dev"), dev, |directory, made| {
-                    for (name, major, minor) in NODES {
-                        let (name, number) = (PathBuf::from(name), libc::makedev(*major, *minor));
-                        if directory.make_node(&name, number)? {
-                            made.push(Made::Node(name, number));
-                        }
-                    }
-                    Ok(())
-                })
+                let node = |(name, major, minor): &(&str, u32, u32)| {
+                    Made::Node(name.into(), libc::makedev(*major, *minor))
+                };
+                ("dev", NODES.iter().map(node).collect())
             }
-        }
+        };
+        // A link for `dev` leads nowhere outside; one to nothing means no nodes.
+        let Ok(directory) = top.below(Path::new(below)) else { return Ok(()) };
+        self.add(root, Path::new(below), directory, wanted, plan.record())
     }
 
     fn add(
         &mut self,
-        path: PathBuf,
+        root: &Path,
+        below: &Path,
         directory: Directory,
-        make: impl FnOnce(&Directory, &mut Vec<Made>) -> io::Result<()>,
+        mut wanted: Vec<Made>,
+        file: Option<PathBuf>,
     ) -> io::Result<()> {
-        let before = directory.stamp()?;
-        let mut made = Vec::new();
-        let result = make(&directory, &mut made);
-        let after = directory.stamp()?;
-        if !made.is_empty() {
-            self.0.push(Additions { path, directory, made, before, after });
+        let earlier = file.as_deref().map(Record::load).transpose()?.flatten();
+        let earlier = earlier.filter(|earlier| earlier.root == root && earlier.below == below);
+        let earlier = earlier.map(|earlier| earlier.made);
+        let is_earlier =
+            |made: &Made| earlier.as_ref().is_some_and(|earlier| earlier.contains(made));
+        let mut absent = Vec::new();
+        for made in &wanted {
+            absent.push(!directory.has(made.name())?);
         }
+        let mut absent = absent.into_iter();
+        wanted.retain(|made| absent.next().unwrap_or(false) || is_earlier(made));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let record = Record { root: root.into(), below: below.into(), made: wanted };
+        if let Some(file) = &file {
+            record.write(file)?;
+        }
+        let before = directory.stamp()?;
+        let result = record.made.iter().try_for_each(|made| made.make(&directory));
+        let after = directory.stamp()?;
+        let times = earlier.is_none().then_some((before, after));
         // What was made before it failed is known by now, and taken out by the caller.
+        self.0 = Some(Additions { record, file, directory, times });
         result
     }
 
     /// Takes out what still is as it was made; what is not is returned.
     pub fn take_out(self) -> Vec<PathBuf> {
-        self.0.into_iter().flat_map(Additions::take_out).collect()
+        self.0.map(Additions::take_out).unwrap_or_default()
+    }
+}
+
+impl Made {
+    fn name(&self) -> &Path {
+        match self {
+            Self::Directory(name) | Self::Node(name, _) => name,
+        }
+    }
+
+    /// One that an earlier run has made stays.
+    fn make(&self, directory: &Directory) -> io::Result<()> {
+        match self {
+            Self::Directory(name) => directory.make_directory(name),
+            Self::Node(name, number) => directory.make_node(name, *number),
+        }
+        .map(drop)
+    }
+
+    fn remove(&self, directory: &Directory) -> io::Result<()> {
+        match self {
+            Self::Directory(name) => directory.remove_directory(name),
+            Self::Node(name, number) => directory.remove_node(name, *number),
+        }
+    }
+}
+
+impl Record {
+    fn load(file: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read(file) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, file: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        let new = file.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(new, file)
     }
 }
 
 impl Additions {
     fn take_out(self) -> Vec<PathBuf> {
         // Where nobody else added or removed anything, the directory's time is what it was.
-        let untouched = self.directory.stamp().is_ok_and(|now| now == self.after);
-        let mut left = Vec::new();
-        for made in &self.made {
-            let (name, gone) = match made {
-                Made::Directory(name) => (name, self.directory.remove_directory(name)),
-                Made::Node(name, number) => (name, self.directory.remove_node(name, *number)),
-            };
-            if gone.is_err() {
-                left.push(self.path.join(name));
-            }
+        let before =
+            self.times.filter(|(_, after)| self.directory.stamp().is_ok_and(|now| now == *after));
+        let Record { root, below, made } = &self.record;
+        let still_there = made.iter().filter(|made| made.remove(&self.directory).is_err());
+        let left: Vec<_> = still_there.map(|made| root.join(below).join(made.name())).collect();
+        if !left.is_empty() {
+            return left;
         }
-        if untouched && left.is_empty() {
+        if let Some((before, _)) = &before {
             // Cosmetic: a time that is newer than it need be is no reason to fail.
-            let _ = self.directory.restore(&self.before);
+            let _ = self.directory.restore(before);
+        }
+        if let Some(file) = &self.file {
+            // What it says is gone is no error when it is looked for again.
+            let _ = std::fs::remove_file(file);
         }
         left
     }
@@ -134,4 +212,42 @@ fn mount_point(step: &Step) -> Option<PathBuf> {
     let Step::Mount { target, .. } = step else { return None };
     let name = target.strip_prefix("/").ok()?;
     (name.components().count() == 1).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jail::Options;
+    use crate::os::capability::CapSet;
+
+    #[test]
+    fn what_a_killed_run_has_put_in_is_taken_out_by_who_comes_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, agent) = (dir.path().join("root"), dir.path().join("agent"));
+        let dev = root.join("dev");
+        std::fs::create_dir_all(&dev).unwrap();
+        std::fs::create_dir(&agent).unwrap();
+        std::fs::write(dev.join("zero"), "the image's own").unwrap();
+        let options = Options {
+            root: Some(root.clone()),
+            agent_dir: Some(agent.clone()),
+            ..Options::default()
+        };
+        let plan = Plan::new(options, CapSet::SYS_CHROOT).unwrap();
+        assert_eq!(plan.shape, Shape::Plain);
+        let left = || std::fs::read_dir(&dev).unwrap().count();
+        let killed = || drop(Fixtures::put_in(&plan).unwrap());
+
+        killed();
+        assert_eq!(left(), NODES.len());
+        let next = Fixtures::put_in(&plan).unwrap();
+        assert_eq!(next.take_out(), Vec::<PathBuf>::new());
+        assert_eq!(left(), 1);
+
+        killed();
+        remove_leftovers(&agent).unwrap();
+        assert_eq!(left(), 1);
+        assert_eq!(std::fs::read_dir(&agent).unwrap().count(), 0);
+        remove_leftovers(&agent).unwrap();
+    }
 }

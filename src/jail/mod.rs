@@ -28,6 +28,7 @@ use std::time::Duration;
 pub use account::Account;
 pub use child::Child;
 pub use close::Leftovers;
+pub use fixtures::remove_leftovers;
 pub use link::ENTRY;
 pub use plan::{Impossible, Options, Plan, Shape};
 pub use socket::SocketFile;

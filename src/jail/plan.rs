@@ -122,6 +122,11 @@ const BUILDING: CapSet = CapSet::CHOWN
 const DKMS: CapSet = CapSet::SYS_ADMIN.with(CapSet::SYS_NICE).with(CapSet::LINUX_IMMUTABLE);
 
 impl Plan {
+    /// Where it is written down what is put into the image for the jail's sake.
+    pub(super) fn record(&self) -> Option<PathBuf> {
+        self.options.agent_dir.as_deref().map(super::fixtures::record_in)
+    }
+
     /// Decides by the capabilities found; `held` is the agent's effective set.
     pub fn new(options: Options, held: CapSet) -> Result<Plan, Impossible> {
         if held.has(CapSet::SYS_ADMIN.with(CapSet::SYS_CHROOT)) {

@@ -11,6 +11,7 @@ use super::connect;
 use super::package::{Package, blocking, package};
 use super::report::{Outcome, Reporter};
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
+use crate::jail;
 use crate::publish::Published;
 use crate::squashfs::Engine;
 use crate::telemetry::status::Board;
@@ -81,6 +82,8 @@ fn open(root: &Path) -> anyhow::Result<(Layout, Option<Workspace>)> {
         // The agent that put it in did not live to take it out.
         inserted.take_out()?;
     }
+    jail::remove_leftovers(&layout.agent())
+        .context("cannot take out of the image what sessions needed that were killed")?;
     layout.make_agent_dir().with_context(|| format!("cannot write to {}", parent.display()))?;
     Ok((layout, workspace))
 }

@@ -54,6 +54,15 @@ impl Directory {
         Ok(stat::futimens(&self.0, &stamp.access, &stamp.modification)?)
     }
 
+    /// Something of that name is there, a dangling link too.
+    pub fn has(&self, name: &Path) -> io::Result<bool> {
+        match stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// `false` if there is something of that name (a link, too, dangling or not).
     pub fn make_directory(&self, name: &Path) -> io::Result<bool> {
         existing_is_fine(stat::mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)))
@@ -70,9 +79,12 @@ impl Directory {
         Ok(made)
     }
 
-    /// Only if it is empty.
+    /// Only if it is empty. One that is gone already is no error.
     pub fn remove_directory(&self, name: &Path) -> io::Result<()> {
-        Ok(unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
+        match unlinkat(&self.0, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Only if it still is that device. One that is gone already is no error.
