@@ -14,15 +14,24 @@ pub fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     name.into_iter().chain(first).chain(given).collect()
 }
 
-/// What follows in the command line is what the entry point is given: a directory and a URL, a
-/// directory, or nothing.
+/// What follows in the command line is what the entry point is given: directories and a URL, or
+/// nothing. Two of them are called `entrypoint.sh`: the one of the builder's image is in `/scripts`.
 fn command(program: &Path) -> Option<&'static str> {
     Some(match program.file_name()?.to_str()? {
         "prep-env.sh" => "step fetch-image",
-        "buildenv-sidecar.sh" => "run --sessions separate --directory",
+        "fetch-recipe.sh" => "step fetch-recipe",
+        "wait_for_kiwi_repos.py" => "step wait-for-repositories",
+        "build_ca_rpm.py" => "step build-ca-package",
+        "buildenv-sidecar.sh" => "run --sessions separate --after-build --directory",
+        "entrypoint.sh" if is_in_scripts(program) => "step build-image",
         "entrypoint.sh" => "sessions --after-build --directory",
         _ => return None,
     })
+}
+
+fn is_in_scripts(program: &Path) -> bool {
+    let absolute = std::path::absolute(program);
+    absolute.is_ok_and(|path| path.parent().is_some_and(|parent| parent.ends_with("scripts")))
 }
 
 #[cfg(test)]
@@ -37,11 +46,20 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_for_a_command() {
+    fn a_path_stands_for_a_command() {
         for (given, meant) in [
             (
                 "/scripts/prep-env.sh /mnt/image http://x/y",
                 "step fetch-image /mnt/image http://x/y",
+            ),
+            ("/scripts/fetch-recipe.sh /mnt/recipe u", "step fetch-recipe /mnt/recipe u"),
+            ("/scripts/wait_for_kiwi_repos.py", "step wait-for-repositories"),
+            ("/scripts/build_ca_rpm.py", "step build-ca-package"),
+            ("/scripts/entrypoint.sh", "step build-image"),
+            ("/scripts/entrypoint.sh /mnt/recipe", "step build-image /mnt/recipe"),
+            (
+                "/scripts/buildenv-sidecar.sh /mnt/image",
+                "run --sessions separate --after-build --directory /mnt/image",
             ),
             ("/entrypoint.sh", "sessions --after-build --directory"),
             ("/entrypoint.sh /mnt/image", "sessions --after-build --directory /mnt/image"),
@@ -50,5 +68,24 @@ mod tests {
             assert_eq!(arguments_of(given), format!("{name} {meant}"));
         }
         assert_eq!(arguments_of("/usr/bin/ims-job-agent run"), "/usr/bin/ims-job-agent run");
+    }
+
+    #[test]
+    fn what_is_made_of_an_entry_point_is_a_command_line_that_is_understood() {
+        use clap::Parser;
+        for given in [
+            "/scripts/prep-env.sh /mnt/image http://x/y",
+            "/scripts/fetch-recipe.sh /mnt/recipe http://x/y",
+            "/scripts/wait_for_kiwi_repos.py",
+            "/scripts/build_ca_rpm.py",
+            "/scripts/entrypoint.sh",
+            "/scripts/entrypoint.sh /mnt/recipe /mnt/image",
+            "/scripts/buildenv-sidecar.sh /mnt/image",
+            "/entrypoint.sh",
+        ] {
+            let words = arguments(given.split(' ').map(OsString::from));
+            crate::cli::Cli::try_parse_from(words)
+                .unwrap_or_else(|error| panic!("{given}: {error}"));
+        }
     }
 }

@@ -35,6 +35,11 @@ pub struct Args {
     #[arg(long, value_name = "WHERE", default_value = "here")]
     sessions: Sessions,
 
+    /// The steps of a create job up to the build were done by other containers (`step`): package what
+    /// they have built, or let the user look at what failed
+    #[arg(long)]
+    after_build: bool,
+
     /// The job's directory [default: IMAGE_ROOT_PARENT]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -107,6 +112,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let options = Options {
         ssh_listen: super::ssh_listen(args.ssh_listen, &contract.session),
         sessions: args.sessions,
+        after_build: args.after_build,
         authorized_keys: args.authorized_keys,
         workspace: match (args.workspace, args.sessions) {
             (workspace::Mode::Auto, Sessions::Separate) => workspace::Mode::Unpack,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::exit::{self, Exit};
-use crate::contract::StepContract;
-use crate::job;
+use crate::contract::{StepContract, files};
+use crate::job::steps;
 
 /// Do one step of a job, as the init containers of IMS's pod templates do
 #[derive(Debug, clap::Subcommand)]
@@ -18,11 +18,45 @@ pub enum Step {
         /// A presigned URL of the root file system
         url: Url,
     },
+    /// Fetch the recipe of a create job, unpack it and render its templates
+    FetchRecipe {
+        /// Where the recipe is unpacked
+        directory: PathBuf,
+        /// A presigned URL of the recipe's archive
+        url: Url,
+        /// The values of the recipe's templates, in JSON or YAML
+        #[arg(long, value_name = "FILE", default_value = files::TEMPLATE_DICTIONARY)]
+        template_dictionary: PathBuf,
+    },
+    /// Wait until all repositories of the unpacked recipe (RECIPE_ROOT_PARENT) answer
+    WaitForRepositories,
+    /// Make the package of the site's CA certificate
+    BuildCaPackage {
+        /// Where the package is made
+        #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
+        ca_rpm_dir: PathBuf,
+    },
+    /// Build the image root from the unpacked recipe with kiwi-ng
+    ///
+    /// A build that fails is told in the file `build_failed`, with the exit code 0: the container that
+    /// packages ends the job.
+    BuildImage {
+        /// The unpacked recipe [default: RECIPE_ROOT_PARENT]
+        recipe: Option<PathBuf>,
+        /// The job's directory [default: IMAGE_ROOT_PARENT]
+        directory: Option<PathBuf>,
+        /// Keys that packages of the recipe may be signed with: every file in there
+        #[arg(long, value_name = "DIR", default_value = files::SIGNING_KEYS)]
+        signing_keys: PathBuf,
+        /// Where the package of the site's CA certificate was made
+        #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
+        ca_rpm_dir: PathBuf,
+    },
 }
 
 pub async fn run(step: Step) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
-    let mut contract = match StepContract::from_vars(super::env_var) {
+    let contract = match StepContract::from_vars(super::env_var) {
         Ok(contract) => contract,
         Err(faults) => {
             tracing::error!("{faults}");
@@ -30,11 +64,31 @@ pub async fn run(step: Step) -> anyhow::Result<Exit> {
         }
     };
     let stop = super::shutdown_token()?;
-    let outcome = match step {
+    let (step, contract) = applied(step, contract);
+    Ok(Exit::of_job(&steps::run(step, contract, stop).await))
+}
+
+/// What the step is to do; arguments win over the environment.
+fn applied(step: Step, mut contract: StepContract) -> (steps::Step, StepContract) {
+    let step = match step {
         Step::FetchImage { directory, url } => {
             contract.image_root_parent = directory;
-            job::fetch_image(contract, url, stop).await
+            steps::Step::FetchImage { url }
+        }
+        Step::FetchRecipe { directory, url, template_dictionary } => {
+            contract.recipe.root = directory;
+            steps::Step::FetchRecipe { url, template_dictionary }
+        }
+        Step::WaitForRepositories => steps::Step::WaitForRepositories,
+        Step::BuildCaPackage { ca_rpm_dir } => {
+            steps::Step::BuildCaPackage { directory: ca_rpm_dir }
+        }
+        Step::BuildImage { recipe, directory, signing_keys, ca_rpm_dir } => {
+            contract.image_root_parent = directory.unwrap_or(contract.image_root_parent);
+            contract.recipe.root = recipe.unwrap_or(contract.recipe.root);
+            let home = std::env::home_dir();
+            steps::Step::BuildImage { ca_package: ca_rpm_dir, signing_keys, home }
         }
     };
-    Ok(Exit::of_job(&outcome))
+    (step, contract)
 }

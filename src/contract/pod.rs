@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::job::Reader;
 use super::{Action, Arch, Faults, ImsAccess, Recipe, Session, values, vars};
 use crate::net::Trust;
+use crate::telemetry::logs::Level;
 
 /// The container that serves the sessions, and neither IMS nor the store.
 #[derive(Debug, Clone)]
@@ -60,9 +61,7 @@ pub struct StepContract {
     pub store_trust: Option<Trust>,
     pub image_root_parent: PathBuf,
     pub recipe: Recipe,
-    pub arch: Arch,
-    /// `ENABLE_DEBUG`
-    pub debug: bool,
+    pub log_level: Level,
 }
 
 impl StepContract {
@@ -78,7 +77,7 @@ impl StepContract {
         let store_trust = reader.s3_trust();
         let image_root_parent = reader.image_root_parent();
         let recipe = reader.recipe(&image_root_parent);
-        let (arch, debug) = (reader.arch(), reader.flag(&vars::ENABLE_DEBUG));
+        let log_level = reader.optional(&vars::LOG_LEVEL, values::log_level).unwrap_or_default();
         Some(Self {
             job_id: job_id?,
             ims: ims?,
@@ -86,8 +85,7 @@ impl StepContract {
             store_trust,
             image_root_parent,
             recipe,
-            arch,
-            debug,
+            log_level,
         })
     }
 }

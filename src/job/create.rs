@@ -1,21 +1,21 @@
 //! A create job: an image root is built from a recipe and published as an image.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::entrance::Entrance;
 use super::package::{blocking, package_job};
+use super::report::Reporter;
 use super::{Job, connect, fetch, session};
-use crate::contract::{Status, files, vars};
+use crate::contract::{ImsAccess, JobContract, Recipe, Status, files, vars};
 use crate::os::mount;
 use crate::publish::Published;
 use crate::recipe::ca_package::CaPackage;
+use crate::recipe::description::Repositories;
 use crate::recipe::repositories::{self, Patience};
 use crate::recipe::unpack::Limits;
-use crate::recipe::{description, kiwi, template, unpack};
+use crate::recipe::{description, kiwi, template, trust_store, unpack};
 use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
@@ -31,21 +31,17 @@ const SECRETS: [&str; 5] = [
     vars::S3_SECRET_KEY.name,
 ];
 
-/// Runs the job from the fetch to the published image.
+/// Runs the job from the fetch to the published image; or from what other containers have built.
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
     // The port and the keys are looked at before anything is done, as for customize.
     let debug = job.contract.debug.then(|| Entrance::prepare(job)).transpose()?;
-    job.reporter.enter(Status::FetchingRecipe).await?;
+    if !job.options.after_build {
+        job.reporter.enter(Status::FetchingRecipe).await?;
+    }
     let directory = blocking({
-        let (contract, job_id) = (job.contract.clone(), job.contract.job_id.to_string());
-        move || {
-            let parent = &contract.image_root_parent;
-            let directory = BuildDirectory::open(parent, &contract.recipe.root, &job_id)?;
-            // Nothing is built yet: whatever lies there is from before.
-            workspace::remove_stale_signals(parent, &directory.root())?;
-            Ok(directory)
-        }
+        let (contract, after_build) = (job.contract.clone(), job.options.after_build);
+        move || open(&contract, after_build)
     })
     .await?;
     let result = create(job, &store, &directory, debug).await;
@@ -56,25 +52,28 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     result
 }
 
+fn open(contract: &JobContract, after_build: bool) -> anyhow::Result<BuildDirectory> {
+    let (parent, job_id) = (&contract.image_root_parent, contract.job_id.to_string());
+    if after_build {
+        return Ok(BuildDirectory::built(parent, &job_id)?);
+    }
+    let directory = BuildDirectory::open(parent, &contract.recipe.root, &job_id)?;
+    // Nothing is built yet: whatever lies there is from before.
+    workspace::remove_stale_signals(parent, &directory.root())?;
+    Ok(directory)
+}
+
 async fn create(
     job: &Job,
     store: &Store,
     directory: &BuildDirectory,
     debug: Option<Entrance>,
 ) -> anyhow::Result<Published> {
-    let repositories = recipe(job, store, directory).await?;
-
-    job.reporter.enter(Status::WaitingForRepos).await?;
-    let patience = Patience::new(job.contract.recipe.repository_timeout);
-    let trust = connect::gateway_trust(&job.contract.ims);
-    let (ims, stop) = (&job.reporter.ims, &job.reporter.stop);
-    repositories::wait(&repositories, ims, &trust, patience, stop).await?;
-
-    let ca_package = ca_package(job).await?;
-    job.reporter.enter(Status::BuildingImage).await?;
-    if let Err(error) = build(job, directory, ca_package).await {
-        let error = error.context("the image cannot be built");
-        build_failed(job);
+    let built = match job.options.after_build {
+        true => built_before(job, directory).await,
+        false => build_here(job, store, directory).await?,
+    };
+    if let Err(error) = built {
         if let Some(debug) = debug
             && !job.reporter.stop.is_cancelled()
             && let Err(second) = look_at(job, directory, debug, &error).await
@@ -86,64 +85,146 @@ async fn create(
     package_job(job, store, directory.root(), directory.layout().clone(), None).await
 }
 
-/// Fetches and unpacks the recipe and renders its templates; gives the repositories to wait for.
-async fn recipe(job: &Job, store: &Store, directory: &BuildDirectory) -> anyhow::Result<Vec<Url>> {
+/// From the recipe to an image root. The inner result is that of the build: where there is one, its
+/// root can be looked at.
+async fn build_here(
+    job: &Job,
+    store: &Store,
+    directory: &BuildDirectory,
+) -> anyhow::Result<anyhow::Result<()>> {
+    let (contract, options, reporter) = (&job.contract, &job.options, &job.reporter);
     let archive = directory.layout().recipe_archive();
     fetch::recipe(job, store, &archive).await?;
-    let (into, values) = (directory.recipe().to_owned(), job.options.template_dictionary.clone());
-    let stop = job.reporter.stop.clone();
-    blocking(move || prepare(&archive, &into, &values, &stop)).await
+    let recipe = contract.recipe.root.clone();
+    let repositories =
+        prepare(archive, recipe.clone(), options.template_dictionary.clone(), reporter).await?;
+
+    reporter.enter(Status::WaitingForRepos).await?;
+    wait_for(&repositories, &contract.ims, &contract.recipe, reporter).await?;
+
+    let ca_package = ca_package(&contract.ims, options.ca_rpm.clone()).await?;
+    reporter.enter(Status::BuildingImage).await?;
+    let building = Building {
+        recipe,
+        ca_package,
+        ca_cert: contract.ims.ca_cert.clone(),
+        signing_keys: options.signing_keys.clone(),
+        home: options.home.clone(),
+        debug: contract.log_level == Level::Debug,
+    };
+    let built = build(building, directory, reporter).await;
+    if let Err(error) = &built {
+        tell_failure(directory.layout().parent(), error);
+    }
+    Ok(built)
 }
 
-fn prepare(
-    archive: &Path,
-    into: &Path,
-    values: &Path,
-    stop: &CancellationToken,
-) -> anyhow::Result<Vec<Url>> {
-    let unpacked = unpack::unpack(archive, into, &Limits::default(), stop)?;
-    tracing::info!(entries = unpacked.entries, size = unpacked.size, "recipe unpacked");
-    std::fs::remove_file(archive).context("cannot remove the recipe's archive")?;
-    let values = template::load_values(values)?;
-    template::render(into, &values).context("cannot fill in the templates of the recipe")?;
-    let repositories = description::repositories(into)?;
+/// How the build of another container has ended.
+async fn built_before(job: &Job, directory: &BuildDirectory) -> anyhow::Result<()> {
+    let (root, parent) = (directory.root(), directory.layout().parent().to_owned());
+    let ca_cert = job.contract.ims.ca_cert.clone();
+    let has_ca = connect::has_ca(&job.contract.ims);
+    blocking(move || {
+        match std::fs::read_to_string(parent.join(files::BUILD_FAILED)) {
+            Ok(why) if why.is_empty() => anyhow::bail!(
+                "the image cannot be built: the log of the container that was to build it says why"
+            ),
+            Ok(why) => anyhow::bail!(why),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context("cannot find out whether the build failed"),
+        }
+        anyhow::ensure!(
+            root.is_dir(),
+            "there is no image root at {}: the container that builds it has to come before",
+            root.display()
+        );
+        // A builder that is not this program leaves that to us.
+        if has_ca { Ok(workspace::put_in_ca(&root, &ca_cert)?) } else { Ok(()) }
+    })
+    .await
+}
+
+/// Unpacks the recipe and renders its templates; gives the repositories to wait for.
+pub(super) async fn prepare(
+    archive: PathBuf,
+    into: PathBuf,
+    values: PathBuf,
+    reporter: &Reporter,
+) -> anyhow::Result<Repositories> {
+    let stop = reporter.stop.clone();
+    blocking(move || {
+        let unpacked = unpack::unpack(&archive, &into, &Limits::default(), &stop)?;
+        tracing::info!(entries = unpacked.entries, size = unpacked.size, "recipe unpacked");
+        std::fs::remove_file(archive).context("cannot remove the recipe's archive")?;
+        let values = template::load_values(&values)?;
+        template::render(&into, &values).context("cannot fill in the templates of the recipe")?;
+        Ok(description::repositories(&into)?)
+    })
+    .await
+}
+
+/// Waits until all repositories that can be asked are up.
+pub(super) async fn wait_for(
+    repositories: &Repositories,
+    ims: &ImsAccess,
+    recipe: &Recipe,
+    reporter: &Reporter,
+) -> anyhow::Result<()> {
     for source in &repositories.other {
         tracing::info!(source, "a repository that is not asked whether it is up");
     }
-    Ok(repositories.http)
+    let patience = Patience::new(recipe.repository_timeout);
+    let (gateway, trust) = (&reporter.ims, connect::gateway_trust(ims));
+    Ok(repositories::wait(&repositories.http, gateway, &trust, patience, &reporter.stop).await?)
 }
 
-/// The site's CA as a package, where the site has one.
-async fn ca_package(job: &Job) -> anyhow::Result<Option<CaPackage>> {
-    let (certificate, directory) = (job.contract.ims.ca_cert.clone(), job.options.ca_rpm.clone());
-    if !connect::has_ca(&job.contract.ims) {
+/// The site's CA as a package in `directory`, where the site has one.
+pub(super) async fn ca_package(
+    ims: &ImsAccess,
+    directory: PathBuf,
+) -> anyhow::Result<Option<CaPackage>> {
+    let certificate = ims.ca_cert.clone();
+    if !connect::has_ca(ims) {
         tracing::warn!(path = %certificate.display(), "no CA certificate to build into the image");
         return Ok(None);
     }
     blocking(move || Ok(Some(CaPackage::write(&certificate, &directory)?))).await
 }
 
+/// What kiwi is to build from.
+pub(super) struct Building {
+    /// The unpacked recipe.
+    pub recipe: PathBuf,
+    pub ca_package: Option<CaPackage>,
+    pub ca_cert: PathBuf,
+    pub signing_keys: PathBuf,
+    pub home: Option<PathBuf>,
+    /// Kiwi tells more of what it does.
+    pub debug: bool,
+}
+
 /// Runs kiwi, and looks whether the CA is in what it made.
-async fn build(
-    job: &Job,
+pub(super) async fn build(
+    building: Building,
     directory: &BuildDirectory,
-    ca_package: Option<CaPackage>,
+    reporter: &Reporter,
 ) -> anyhow::Result<()> {
     let meter = Meter::start("build", Unit::Percent, 100);
-    job.reporter.board.watch(&meter);
-    let (recipe, scratch, root) =
-        (directory.recipe().to_owned(), directory.layout().agent(), directory.root());
-    let (target, stop) = (job.contract.image_root_parent.clone(), job.reporter.stop.clone());
-    let (keys, home) = (job.options.signing_keys.clone(), job.options.home.clone());
-    let debug = job.contract.log_level == Level::Debug;
-    let ca_cert = job.contract.ims.ca_cert.clone();
-    blocking(move || {
+    reporter.board.watch(&meter);
+    let (layout, root, stop) =
+        (directory.layout().clone(), directory.root(), reporter.stop.clone());
+    let Building { recipe, ca_package, ca_cert, signing_keys, home, debug } = building;
+    let built = blocking(move || {
+        if ca_package.is_some() && std::process::id() == 1 {
+            // PID 1: a container of this job's own.
+            trust_store::add(&ca_cert, &stop);
+        }
         kiwi::build(&kiwi::Build {
             recipe: &recipe,
-            target: &target,
+            target: layout.parent(),
             ca_package: ca_package.as_ref().map(|package| package.path.as_path()),
-            signing_keys: &keys,
-            scratch: &scratch,
+            signing_keys: &signing_keys,
+            scratch: &layout.agent(),
             home: home.as_deref(),
             debug,
             secrets: &SECRETS,
@@ -153,14 +234,14 @@ async fn build(
         let Some(package) = &ca_package else { return Ok(()) };
         package.check_installed(&root)?;
         Ok(workspace::put_in_ca(&root, &ca_cert)?)
-    })
-    .await
+    });
+    built.await.context("the image cannot be built")
 }
 
-/// Tells the other containers of the pod (contract section 3).
-fn build_failed(job: &Job) {
-    let path = job.contract.image_root_parent.join(files::BUILD_FAILED);
-    if let Err(error) = std::fs::write(&path, "") {
+/// Tells the other containers of the pod (contract section 3), and which error it was.
+pub(super) fn tell_failure(parent: &Path, error: &anyhow::Error) {
+    let path = parent.join(files::BUILD_FAILED);
+    if let Err(error) = std::fs::write(&path, chain(error.as_ref())) {
         tracing::warn!(path = %path.display(), %error, "cannot tell that the build failed");
     }
 }

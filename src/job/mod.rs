@@ -34,7 +34,7 @@ use crate::workspace;
 
 pub use limits::TimeLimits;
 pub use listen::Listen;
-pub use pod::{SessionServer, fetch_image, serve_sessions};
+pub use pod::{SessionServer, serve_sessions, steps};
 pub use repackage::{Repackaging, repackage};
 use report::Reporter;
 pub use report::{End, Outcome};
@@ -44,6 +44,8 @@ pub use report::{End, Outcome};
 pub struct Options {
     pub ssh_listen: Listen,
     pub sessions: Sessions,
+    /// Other containers have done a create job's steps up to the build.
+    pub after_build: bool,
     pub authorized_keys: PathBuf,
     pub workspace: workspace::Mode,
     pub engine: Engine,

@@ -37,6 +37,11 @@ pub enum Error {
     #[error("cannot write the package of the CA certificate to {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error(
+        "there is no package of the CA certificate at {path}: the step that makes it \
+         (build_ca_rpm.py) has to come before the build"
+    )]
+    NotMade { path: PathBuf, source: io::Error },
+    #[error(
         "the image root lacks the CA certificate {INSTALLED}: the package manager has left out \
          {package}; look for its name in the build's log"
     )]
@@ -58,7 +63,7 @@ impl CaPackage {
     pub fn write(ca_cert: &Path, directory: &Path) -> Result<Self, Error> {
         let certificate = read(ca_cert)?;
         let package = build(&certificate).map_err(Error::Build)?;
-        let path = directory.join(format!("{NAME}-{VERSION}-{RELEASE}.noarch.rpm"));
+        let path = directory.join(file_name());
         let mut bytes = Vec::new();
         package.write(&mut bytes).map_err(Error::Build)?;
         std::fs::create_dir_all(directory)
@@ -66,6 +71,13 @@ impl CaPackage {
             .map_err(|source| Error::Write { path: path.clone(), source })?;
         tracing::info!(path = %path.display(), "made the package of the CA certificate");
         Ok(Self { path, certificate })
+    }
+
+    /// The package of `ca_cert` that another container has made in `directory`.
+    pub fn find(ca_cert: &Path, directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(file_name());
+        path.metadata().map_err(|source| Error::NotMade { path: path.clone(), source })?;
+        Ok(Self { path, certificate: read(ca_cert)? })
     }
 
     /// Looks whether the certificate is in `root`: kiwi leaves out a package that cannot be
@@ -77,6 +89,10 @@ impl CaPackage {
             .map_err(|source| Error::NotInstalled { package: package(), source })?;
         if found == self.certificate { Ok(()) } else { Err(Error::Another { package: package() }) }
     }
+}
+
+fn file_name() -> String {
+    format!("{NAME}-{VERSION}-{RELEASE}.noarch.rpm")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -132,6 +148,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let package = package(dir.path());
         assert!(package.path.ends_with("made/here/cray_ca_cert-1.0.1-1.noarch.rpm"));
+        let ca_cert = dir.path().join("ca.crt");
+        let found = CaPackage::find(&ca_cert, &dir.path().join("made/here")).unwrap();
+        assert_eq!(found.path, package.path);
+        let error = CaPackage::find(&ca_cert, dir.path()).unwrap_err();
+        assert!(error.to_string().contains("build_ca_rpm.py"), "{error}");
         let query = "%{NAME} %{VERSION} %{RELEASE} %{ARCH}\n";
         let named = rpm(&["-qp", "--nosignature", "--qf", query], &package);
         assert_eq!(named, "cray_ca_cert 1.0.1 1 noarch\n");

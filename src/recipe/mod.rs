@@ -7,4 +7,5 @@ pub mod description;
 pub mod kiwi;
 pub mod repositories;
 pub mod template;
+pub mod trust_store;
 pub mod unpack;

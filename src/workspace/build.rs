@@ -15,7 +15,8 @@ use super::{Error, Layout, Leave, State, remove};
 #[derive(Debug)]
 pub struct BuildDirectory {
     layout: Layout,
-    recipe: PathBuf,
+    /// Where the recipe is unpacked, if that is this job's to empty and to remove.
+    own_recipe: Option<PathBuf>,
     _lock: Flock<File>,
 }
 
@@ -23,48 +24,48 @@ pub struct BuildDirectory {
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     job_id: String,
-    recipe: PathBuf,
+    recipe: Option<PathBuf>,
 }
 
 impl BuildDirectory {
-    /// Makes the place, empty. What an earlier run of this job has left is removed: kiwi starts
-    /// anew. What another job has left is never touched.
+    /// Makes the place, empty, and one for the recipe. What an earlier run of this job has left is
+    /// removed: kiwi starts anew. What another job has left is never touched.
     pub fn open(parent: &Path, recipe: &Path, job_id: &str) -> Result<Self, Error> {
-        let layout = Layout::new(parent);
-        layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
-        let lock = lock(&layout)?;
-        unmount_leftovers(&layout)?;
-        if let Some(state) = State::load(&layout)? {
-            return Err(other_job(&layout, state.job_id, job_id));
-        }
-        match load(&layout)? {
-            Some(record) if record.job_id != job_id => {
-                return Err(other_job(&layout, record.job_id, job_id));
-            }
-            Some(record) => {
-                tracing::info!("an earlier run of this job did not finish, starting over");
-                remove::tree(&layout.build())?;
-                remove::tree(&record.recipe)?;
-            }
-            None => {}
+        let directory = Self::make(parent, Some(recipe), job_id)?;
+        std::fs::create_dir_all(recipe).map_err(|source| Error::io("make", recipe, source))?;
+        Ok(directory)
+    }
+
+    /// As [`Self::open`] where another container has put the recipe somewhere, for the build alone.
+    pub fn without_recipe(parent: &Path, job_id: &str) -> Result<Self, Error> {
+        Self::make(parent, None, job_id)
+    }
+
+    /// What a container that has done the build has left. Nothing is removed.
+    pub fn built(parent: &Path, job_id: &str) -> Result<Self, Error> {
+        let (layout, lock, _) = claim(parent, job_id)?;
+        Ok(Self { layout, own_recipe: None, _lock: lock })
+    }
+
+    fn make(parent: &Path, own_recipe: Option<&Path>, job_id: &str) -> Result<Self, Error> {
+        let (layout, lock, earlier) = claim(parent, job_id)?;
+        if let Some(record) = earlier {
+            tracing::info!("an earlier run of this job did not finish, starting over");
+            remove::tree(&layout.build())?;
+            record.recipe.as_deref().map_or(Ok(()), remove::tree)?;
         }
         ensure_empty(&layout.build())?;
-        ensure_empty(recipe)?;
-        let record = Record { job_id: job_id.into(), recipe: recipe.into() };
+        own_recipe.map_or(Ok(()), ensure_empty)?;
+        let own_recipe = own_recipe.map(Path::to_owned);
+        let record = Record { job_id: job_id.into(), recipe: own_recipe.clone() };
         let text = serde_json::to_vec(&record).expect("plain data can be written as JSON");
         let path = layout.build_record();
         write_durably(&path, &text).map_err(|source| Error::io("write", path, source))?;
-        std::fs::create_dir_all(recipe).map_err(|source| Error::io("make", recipe, source))?;
-        Ok(Self { layout, recipe: recipe.into(), _lock: lock })
+        Ok(Self { layout, own_recipe, _lock: lock })
     }
 
     pub fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// The unpacked recipe.
-    pub fn recipe(&self) -> &Path {
-        &self.recipe
     }
 
     /// The image root that kiwi makes (contract section 8.5).
@@ -76,10 +77,25 @@ impl BuildDirectory {
     pub fn close(self, leave: Leave) -> Result<(), Error> {
         if leave == Leave::Nothing {
             remove::tree(&self.layout.build())?;
-            remove::tree(&self.recipe)?;
+            self.own_recipe.as_deref().map_or(Ok(()), remove::tree)?;
             remove::tree(&self.layout.agent())?;
         }
         Ok(())
+    }
+}
+
+/// Locks the job's directory and looks whose it is.
+fn claim(parent: &Path, job_id: &str) -> Result<(Layout, Flock<File>, Option<Record>), Error> {
+    let layout = Layout::new(parent);
+    layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
+    let lock = lock(&layout)?;
+    unmount_leftovers(&layout)?;
+    if let Some(state) = State::load(&layout)? {
+        return Err(other_job(&layout, state.job_id, job_id));
+    }
+    match load(&layout)? {
+        Some(record) if record.job_id != job_id => Err(other_job(&layout, record.job_id, job_id)),
+        record => Ok((layout, lock, record)),
     }
 }
 
@@ -120,6 +136,26 @@ mod tests {
         assert!(!build.root().exists() && !recipe.join("config.xml").exists());
         build.close(Leave::Nothing).unwrap();
         assert_eq!(std::fs::read_dir(parent).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_recipe_of_another_container_is_left_alone_and_the_build_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = dir.path().join("recipe");
+        std::fs::create_dir(&recipe).unwrap();
+        std::fs::write(recipe.join("config.xml"), "").unwrap();
+        for _ in 0..2 {
+            let build = BuildDirectory::without_recipe(dir.path(), "one").unwrap();
+            assert!(!build.root().exists());
+            std::fs::create_dir_all(build.root().join("etc")).unwrap();
+            build.close(Leave::Everything).unwrap();
+        }
+        let error = BuildDirectory::built(dir.path(), "two").unwrap_err();
+        assert!(matches!(error, Error::OtherJob { .. }), "{error}");
+        let build = BuildDirectory::built(dir.path(), "one").unwrap();
+        assert!(build.root().join("etc").exists());
+        build.close(Leave::Nothing).unwrap();
+        assert!(!dir.path().join("build").exists() && recipe.join("config.xml").exists());
     }
 
     #[test]

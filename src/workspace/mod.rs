@@ -10,6 +10,7 @@ mod layout;
 mod open;
 mod overlay;
 mod preflight;
+mod recipe;
 mod remove;
 mod state;
 mod unpack;
@@ -27,6 +28,7 @@ pub use kiwi::close_kiwi_directory;
 pub use layout::Layout;
 pub use open::{Options, open, reopen};
 pub use preflight::{BootFiles, check_boot_files, check_space};
+pub use recipe::claim_recipe_directory;
 pub use state::{ImageId, Stage, State};
 
 use crate::squashfs::format::Superblock;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpStream;
 
-use super::tell;
+use super::{alive, tell};
 use crate::contract::{Status, files};
 use crate::job::package::blocking;
 use crate::job::report::{End, Outcome};
 use crate::job::session::Site;
 use crate::job::{Job, Listen};
 use crate::watch::{self, Kind, Places, Signal};
+use crate::workspace::Layout;
 
 /// Longest time from `ready` to a server that accepts connections.
 const SERVER_DEADLINE: Duration = Duration::from_secs(120);
@@ -50,7 +51,8 @@ async fn attended(job: &Job, site: &Site) -> anyhow::Result<Signal> {
     let served = async {
         wait_for_server(job.options.ssh_listen).await?;
         job.reporter.enter(Status::WaitingOnUser).await?;
-        anyhow::Ok(std::future::pending::<std::convert::Infallible>().await)
+        let layout = Layout::new(parent);
+        anyhow::Ok(alive::watch(&layout, &job.reporter.board).await?)
     };
     let said = tokio::select! {
         said = end => said,

@@ -5,11 +5,11 @@
 //! them `pod_error` when it cannot go on.
 
 mod agent;
-mod fetch;
+mod alive;
 mod sessions;
+pub mod steps;
 
 pub(super) use agent::{end, hand_over};
-pub use fetch::fetch_image;
 pub use sessions::{SessionServer, serve_sessions};
 
 use std::path::Path;

@@ -1,0 +1,195 @@
+//! Steps of a job that are done in containers of their own, as the pods of IMS's templates have it:
+//! fetching and unpacking the image of a customize job; fetching the recipe of a create job, waiting
+//! for its repositories, making the package of the CA, building. Each reports the job status that is
+//! its own, and `error` if it fails.
+//!
+//! A container's mounts end with it, so the image is unpacked and not mounted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::contract::{Status, StepContract};
+use crate::job::package::blocking;
+use crate::job::report::{Outcome, Reporter};
+use crate::job::{connect, create, customize};
+use crate::net::{self, Trust};
+use crate::recipe::ca_package::CaPackage;
+use crate::recipe::description;
+use crate::s3::get::{self, FixedUrl};
+use crate::telemetry::chain;
+use crate::telemetry::logs::Level;
+use crate::telemetry::progress::{Meter, Unit};
+use crate::telemetry::status::Board;
+use crate::workspace::{self, BuildDirectory, Layout, Leave, Mode};
+
+/// What a container does of the job.
+#[derive(Debug)]
+pub enum Step {
+    /// Fetches the image to `contract.image_root_parent` and unpacks it there.
+    FetchImage { url: Url },
+    /// Fetches the recipe, unpacks it to `contract.recipe.root` and renders its templates with the
+    /// values of `template_dictionary`.
+    FetchRecipe { url: Url, template_dictionary: PathBuf },
+    /// Waits until the repositories of the recipe are up.
+    WaitForRepositories,
+    /// Makes the package of the CA certificate.
+    BuildCaPackage { directory: PathBuf },
+    /// Builds the image root. A build that fails is told to the container that packages, and is no
+    /// failure of this one: the job goes on there.
+    BuildImage { ca_package: PathBuf, signing_keys: PathBuf, home: Option<PathBuf> },
+}
+
+/// Does the step. IMS is told how the job goes, and if the step fails.
+pub async fn run(step: Step, contract: StepContract, stop: CancellationToken) -> Outcome {
+    let ims = match connect::ims(&contract.ims) {
+        Ok(ims) => ims,
+        Err(error) => return Outcome::without_ims(&error),
+    };
+    let job_id = contract.job_id.to_string();
+    let board = Board::new(job_id.clone());
+    let reporter = Arc::new(Reporter { ims, job_id: Some(job_id), board, stop });
+    let work = {
+        let reporter = reporter.clone();
+        async move {
+            match step {
+                Step::FetchImage { url } => fetch_image(contract, url, &reporter).await,
+                Step::FetchRecipe { url, template_dictionary } => {
+                    fetch_recipe(contract, url, template_dictionary, &reporter).await
+                }
+                Step::WaitForRepositories => wait_for_repositories(contract, &reporter).await,
+                Step::BuildCaPackage { directory } => {
+                    create::ca_package(&contract.ims, directory).await.map(drop)
+                }
+                Step::BuildImage { ca_package, signing_keys, home } => {
+                    build_image(contract, ca_package, signing_keys, home, &reporter).await
+                }
+            }
+        }
+    };
+    reporter.conclude_step(work).await
+}
+
+async fn fetch_image(contract: StepContract, url: Url, reporter: &Reporter) -> anyhow::Result<()> {
+    reporter.enter(Status::FetchingImage).await?;
+    let layout = Layout::new(&contract.image_root_parent);
+    layout.make_agent_dir().with_context(|| format!("cannot use {}", layout.parent().display()))?;
+    let job_id = contract.job_id.to_string();
+    if customize::left_image(&job_id, &layout)?.is_some() {
+        tracing::info!("the image was unpacked by an earlier run of this step");
+        return Ok(());
+    }
+    download(&contract, url, &layout.image(), reporter).await.context("cannot fetch the image")?;
+    let md5 = contract.md5.unwrap_or_default();
+    let stop = reporter.stop.clone();
+    blocking(move || {
+        workspace::remove_stale_signals(layout.parent(), &layout.root())?;
+        let meter = Meter::start("unpack", Unit::Percent, 100);
+        let workspace = workspace::open(&workspace::Options {
+            parent: layout.parent(),
+            image: &layout.image(),
+            image_md5: &md5,
+            job_id: &job_id,
+            mode: Mode::Unpack,
+            meter: &meter,
+            cancel: &stop,
+        })
+        .context("cannot unpack the image")?;
+        Ok(workspace::remove_stale_signals(layout.parent(), &workspace.root())?)
+    })
+    .await
+}
+
+async fn fetch_recipe(
+    contract: StepContract,
+    url: Url,
+    template_dictionary: PathBuf,
+    reporter: &Reporter,
+) -> anyhow::Result<()> {
+    reporter.enter(Status::FetchingRecipe).await?;
+    let (into, job_id) = (contract.recipe.root.clone(), contract.job_id.to_string());
+    let archive = blocking({
+        let into = into.clone();
+        move || Ok(workspace::claim_recipe_directory(&into, &job_id)?)
+    })
+    .await?;
+    download(&contract, url, &archive, reporter).await.context("cannot fetch the recipe")?;
+    // What is wrong with the description is told here already, not by the container that waits.
+    create::prepare(archive, into, template_dictionary, reporter).await.map(drop)
+}
+
+async fn wait_for_repositories(contract: StepContract, reporter: &Reporter) -> anyhow::Result<()> {
+    reporter.enter(Status::WaitingForRepos).await?;
+    let recipe = contract.recipe.root.clone();
+    let repositories = blocking(move || Ok(description::repositories(&recipe)?)).await?;
+    create::wait_for(&repositories, &contract.ims, &contract.recipe, reporter).await
+}
+
+async fn build_image(
+    contract: StepContract,
+    ca_package: PathBuf,
+    signing_keys: PathBuf,
+    home: Option<PathBuf>,
+    reporter: &Reporter,
+) -> anyhow::Result<()> {
+    reporter.enter(Status::BuildingImage).await?;
+    let has_ca = connect::has_ca(&contract.ims);
+    let (parent, ca_cert) = (contract.image_root_parent.clone(), contract.ims.ca_cert.clone());
+    let job_id = contract.job_id.to_string();
+    let (directory, ca_package) = blocking({
+        let ca_cert = ca_cert.clone();
+        move || {
+            let directory = BuildDirectory::without_recipe(&parent, &job_id)?;
+            workspace::remove_stale_signals(&parent, &directory.root())?;
+            let found = has_ca.then(|| CaPackage::find(&ca_cert, &ca_package)).transpose()?;
+            Ok((directory, found))
+        }
+    })
+    .await?;
+    let building = create::Building {
+        recipe: contract.recipe.root,
+        ca_package,
+        ca_cert,
+        signing_keys,
+        home,
+        debug: contract.log_level == Level::Debug,
+    };
+    let built = create::build(building, &directory, reporter).await;
+    directory.close(Leave::Everything)?;
+    match built {
+        Err(error) if !reporter.stop.is_cancelled() => {
+            tracing::error!("{}", chain(error.as_ref()));
+            create::tell_failure(&contract.image_root_parent, &error);
+            Ok(())
+        }
+        built => built,
+    }
+}
+
+async fn download(
+    contract: &StepContract,
+    url: Url,
+    path: &Path,
+    reporter: &Reporter,
+) -> anyhow::Result<()> {
+    let http = net::client(&trust(contract), contract.ims.timeout)
+        .context("cannot set up the client of the object store")?;
+    let options = get::Options { md5: contract.md5.clone(), ..Default::default() };
+    let meter = Meter::start("fetch", Unit::Bytes, 0);
+    let source = Arc::new(FixedUrl::new(url));
+    get::to_file(&http, source, path, &options, &meter, &reporter.stop).await?;
+    Ok(())
+}
+
+/// Pod templates do not tell this step how to judge the store, whose certificate often is nobody's.
+/// With an md5 of IMS the bytes are proved by that.
+fn trust(contract: &StepContract) -> Trust {
+    match (&contract.store_trust, &contract.md5) {
+        (Some(trust), _) => trust.clone(),
+        (None, Some(_)) => Trust::Insecure,
+        (None, None) => connect::gateway_trust(&contract.ims),
+    }
+}

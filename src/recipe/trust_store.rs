@@ -1,0 +1,48 @@
+//! Makes the container that builds trust the site's CA: the package managers that kiwi starts fetch
+//! from repositories whose certificates it has signed.
+
+use std::path::Path;
+use std::process::Command;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::os::process;
+use crate::telemetry::chain;
+
+/// Where distributions look for certificates of the site, and what then makes them trusted: SUSE,
+/// Red Hat, Debian.
+const STORES: [(&str, &str); 3] = [
+    ("/usr/share/pki/trust/anchors", "update-ca-certificates"),
+    ("/etc/pki/ca-trust/source/anchors", "update-ca-trust"),
+    ("/usr/local/share/ca-certificates", "update-ca-certificates"),
+];
+
+/// Debian takes files with this ending alone.
+const NAME: &str = "cray_certificate_authority.crt";
+
+/// Adds the certificate to the store of the system, so call it in a container of the job's own. A
+/// build from repositories that need no CA goes on without.
+pub fn add(ca_cert: &Path, cancel: &CancellationToken) {
+    let Some((anchors, update)) = STORES.iter().find(|(anchors, _)| Path::new(anchors).is_dir())
+    else {
+        tracing::warn!("this container has no store of CA certificates that is known");
+        return;
+    };
+    let installed = Path::new(anchors).join(NAME);
+    let updated = std::fs::copy(ca_cert, installed)
+        .map_err(|error| error.to_string())
+        .and_then(|_| run(update, cancel).map_err(|error| chain(&error)));
+    match updated {
+        Ok(()) => tracing::info!(anchors, "the container trusts the site's CA"),
+        Err(error) => tracing::warn!(
+            anchors,
+            error,
+            "the container cannot be made to trust the site's CA, nor repositories that it signed"
+        ),
+    }
+}
+
+fn run(update: &str, cancel: &CancellationToken) -> Result<(), process::Error> {
+    process::run(&mut Command::new(update), cancel, |line| tracing::debug!("{update}: {line}"))
+        .map(drop)
+}
