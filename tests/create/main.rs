@@ -5,9 +5,8 @@ mod build;
 mod command;
 mod failures;
 mod import;
-mod lab;
 mod stop;
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::pod;
+use support::{pod, recipe as lab};

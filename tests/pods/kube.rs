@@ -1,33 +1,31 @@
-//! Pods from YAML by podman, in a storage of their own; what a pod is made of, as IMS's templates
-//! have it.
+//! Pods run by podman, in a storage of their own: what IMS, the kubelet and the site provide.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
-use crate::support::pod::Pod;
+use crate::support::pod::{JOB, Pod};
 use crate::support::ssh::Key;
-use crate::support::{SOON, agent, eventually, free_port, lab, tree};
+use crate::support::{SOON, agent, eventually, free_port, lab, recipe, tree};
 
-/// What the sessions do, in the image root.
-pub const CHANGE: &str = "echo changed > etc/motd; rm usr/lib/empty; mkdir opt";
+/// Variables that come from a Secret.
+pub const SECRETS: [&str; 2] = ["S3_ACCESS_KEY", "S3_SECRET_KEY"];
 
-const IMAGE: &str = concat!("localhost/ims-job-agent:", env!("CARGO_PKG_VERSION"));
-
-/// The spec of a pod.
-pub type Yaml = fn(&Settings) -> Value;
+/// Makes the spec of a pod.
+pub type Spec = fn(&Settings) -> Value;
 
 /// What a spec needs to know.
 pub struct Settings {
-    name: String,
-    port: u16,
-    env: Vec<Value>,
-    url: String,
+    /// Of the pod, and what the names of all that belongs to it begin with.
+    pub name: String,
+    /// The environment of a job, without secrets and without the URL of what is fetched.
+    pub vars: BTreeMap<&'static str, String>,
+    pub url: String,
 }
 
 /// A pod that runs; it goes with this.
@@ -35,45 +33,48 @@ pub struct Kube {
     name: String,
     /// Of the SSH server.
     pub port: u16,
+    play: Child,
+    log: PathBuf,
 }
 
 impl Kube {
-    pub async fn start(pod: &Pod, key: &Key, yaml: Yaml) -> Self {
+    /// Starts the pod; with init containers it is on its way when this returns.
+    pub async fn start(pod: &Pod, key: &Key, spec: Spec) -> Self {
         tokio::task::block_in_place(build);
         let port = free_port();
         let name = format!("ims-{port}");
-        let plain = |(name, value): (&&str, &String)| json!({"name": name, "value": value});
-        let mut vars: BTreeMap<&str, String> = pod.vars.clone();
-        vars.insert("SSHD_OPTIONS", format!("-o ListenAddress=127.0.0.1:{port}"));
-        vars.remove("PATH");
+        let mut vars = pod.vars.clone();
         let url = vars.remove("DOWNLOAD_URL").unwrap();
-        let secrets = ["S3_ACCESS_KEY", "S3_SECRET_KEY"];
-        let mut env: Vec<_> =
-            vars.iter().filter(|(name, _)| !secrets.contains(name)).map(plain).collect();
-        env.extend(secrets.map(|var| {
-            let secret = json!({"name": format!("{name}-s3"), "key": var});
-            json!({"name": var, "valueFrom": {"secretKeyRef": secret}})
-        }));
-        let data = secrets.map(|var| (var, BASE64_STANDARD.encode(&vars[var])));
-        let secret = pod.stand.dir.path().join("secret.json");
+        let secrets = SECRETS.map(|var| (var, vars.remove(var).unwrap()));
+        vars.extend([
+            ("SSHD_OPTIONS", format!("-o ListenAddress=127.0.0.1:{port}")),
+            ("CA_CERT", "/etc/cray/ca/certificate_authority.crt".into()),
+            ("OAUTH_CONFIG_DIR", "/etc/admin-client-auth".into()),
+            ("IMAGE_ROOT_PARENT", "/mnt/image".into()),
+        ]);
+        vars.retain(|var, _| !["PATH", "HOME"].contains(var));
+
+        let dir = pod.stand.dir.path();
+        let data = secrets.map(|(var, value)| (var, BASE64_STANDARD.encode(value)));
+        let secret = dir.join("secret.json");
         fs::write(&secret, json!(BTreeMap::from(data)).to_string()).unwrap();
-        let config = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-configmap")},
-            "data": {"authorized_keys": key.public},
-        });
-        let spec = yaml(&Settings { name: name.clone(), port, env, url });
-        let file = pod.stand.dir.path().join(format!("{name}.yaml"));
-        // JSON is YAML.
-        let documents = [&config, &spec].map(Value::to_string);
-        fs::write(&file, documents.join("\n---\n")).unwrap();
-        let kube = Self { name, port };
-        tokio::task::block_in_place(|| {
-            // What podman 4.3 makes of a Secret in the YAML it cannot use for variables.
-            let name = format!("{}-s3", kube.name);
-            tree::run(podman("podman").args(["secret", "create", &name]).arg(&secret));
-            tree::run(podman("podman").args(["play", "kube", "--network", "host"]).arg(&file));
-        });
-        kube
+        let settings = Settings { name: name.clone(), vars, url };
+        let file = dir.join(format!("{name}.yaml"));
+        fs::write(&file, documents(pod, key, &settings, spec)).unwrap();
+        let log = dir.join("play");
+        // What podman 4.3 makes of a Secret in the YAML it cannot use for variables.
+        let create = ["secret", "create", &format!("{name}-s3")];
+        tokio::task::block_in_place(|| tree::run(podman("podman").args(create).arg(&secret)));
+        let output = fs::File::create(&log).unwrap();
+        let play = podman("podman")
+            .args(["play", "kube", "--network", "host"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stderr(output.try_clone().unwrap())
+            .stdout(output)
+            .spawn()
+            .unwrap();
+        Self { name, port, play, log }
     }
 
     /// Waits until IMS was told this status.
@@ -88,124 +89,119 @@ impl Kube {
         .await;
     }
 
-    /// Waits until the containers have ended with these codes.
-    pub async fn ended(&self, containers: &[(&str, i32)]) {
+    /// Waits until the containers have ended with these codes. Nothing of the pod is left mounted.
+    pub async fn ended(&mut self, containers: &[(&str, i32)]) {
+        eventually("the pod is started, or was stopped", SOON, async || {
+            self.play.try_wait().unwrap()
+        })
+        .await;
         for (container, code) in containers {
             let ended = async || {
                 let format = "{{.State.Status}} {{.State.ExitCode}}";
-                let container = format!("{}-{container}", self.name);
-                let state = output(podman("podman").args(["inspect", "-f", format, &container]));
+                let state = output(
+                    podman("podman").args(["inspect", "-f", format]).arg(self.of(container)),
+                );
                 state.trim().strip_prefix("exited ").map(str::to_owned)
             };
             let found = eventually(&format!("the end of {container}"), SOON, ended).await;
             assert_eq!(found, code.to_string(), "{container}:\n{}", self.logs());
         }
+        let volume = format!("{}-image/", self.name);
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        assert!(!mounts.contains(&format!("{}-image/", self.name)), "{mounts}");
+        assert!(!mounts.contains(&volume), "{mounts}");
+        eventually("the loop devices are free", SOON, async || {
+            let devices = fs::read_dir("/sys/block").unwrap();
+            let backing = devices.map(|device| device.unwrap().path().join("loop/backing_file"));
+            let mut files = backing.map(|file| fs::read_to_string(file).unwrap_or_default());
+            (!files.any(|file| file.contains(&volume))).then_some(())
+        })
+        .await;
     }
 
-    /// As the kubelet ends a pod: SIGTERM, later SIGKILL.
+    /// As the kubelet ends a pod: each container that runs gets SIGTERM. (`podman pod stop` waits for
+    /// init containers.)
     pub fn stop(&self) {
-        tree::run(podman("podman").args(["pod", "stop", "--time", "30", &self.name]));
+        let filter = format!("name=^{}-", self.name);
+        let format = ["--format", "{{.Names}}"];
+        let running = tree::run(podman("podman").args(["ps", "--filter", &filter]).args(format));
+        for container in String::from_utf8(running).unwrap().lines() {
+            tree::run(podman("podman").args(["kill", "--signal", "TERM", container]));
+        }
     }
 
-    fn logs(&self) -> String {
-        output(podman("podman").args(["pod", "logs", &self.name]))
+    /// Kills a container without a warning, as the kernel does when memory runs out.
+    pub fn kill(&self, container: &str) {
+        tree::run(podman("podman").args(["kill", "--signal", "KILL"]).arg(self.of(container)));
+    }
+
+    /// As the kubelet restarts a container.
+    pub fn restart(&self, container: &str) {
+        tree::run(podman("podman").arg("start").arg(self.of(container)));
+    }
+
+    pub fn logs(&self) -> String {
+        let play = fs::read_to_string(&self.log).unwrap();
+        play + &output(podman("podman").args(["pod", "logs", &self.name]))
+    }
+
+    fn of(&self, container: &str) -> String {
+        format!("{}-{container}", self.name)
     }
 }
 
 impl Drop for Kube {
     fn drop(&mut self) {
-        let volume = format!("{}-image", self.name);
-        let keys = format!("{}-configmap", self.name);
-        let secret = format!("{}-s3", self.name);
+        let of = |what: &str| self.of(what);
         for arguments in [
             &["pod", "rm", "--force", "--time", "10", &self.name][..],
-            &["volume", "rm", "--force", &volume, &keys],
-            &["secret", "rm", &secret],
+            &["volume", "rm", "--force", &of("image"), &of("recipe"), &of("ca-rpm")],
+            &["volume", "rm", "--force", &of("configmap"), &of("ca"), &of("oauth")],
+            &["secret", "rm", &of("s3")],
         ] {
             let _ = podman("podman").args(arguments).output();
         }
+        let _ = self.play.wait();
     }
 }
 
-/// The agent alone, privileged as for DKMS.
-pub fn one_container(settings: &Settings) -> Value {
-    let mut env = settings.env.clone();
-    env.push(json!({"name": "DOWNLOAD_URL", "value": settings.url}));
-    let container = json!({
-        "name": "agent",
-        "image": IMAGE,
-        "securityContext": {"privileged": true},
-        "env": env,
-        "volumeMounts": mounts(),
-    });
-    spec(settings, json!([]), json!([container]))
-}
-
-/// The pod that IMS's own templates make: the same image under the entry points of the incumbents.
-pub fn three_containers(settings: &Settings) -> Value {
-    let init = json!({
-        "name": "prepare",
-        "image": IMAGE,
-        "securityContext": {"privileged": true},
-        "command": ["sh", "-ce", format!("/scripts/prep-env.sh /mnt/image \"{}\"", settings.url)],
-        "env": settings.env,
-        "volumeMounts": mounts(),
-    });
-    let sidecar = json!({
-        "name": "buildenv-sidecar",
-        "image": IMAGE,
-        "command": ["sh", "-ce", "exec /scripts/buildenv-sidecar.sh /mnt/image"],
-        "env": settings.env,
-        "volumeMounts": mounts(),
-    });
-    let open = |var: &&Value| !var["name"].as_str().unwrap().starts_with("S3_");
-    let env: Vec<_> = settings.env.iter().filter(open).collect();
-    let sshd = json!({
-        "name": "sshd",
-        "image": IMAGE,
-        "command": ["/entrypoint.sh"],
-        "env": env,
-        "volumeMounts": mounts(),
-    });
-    spec(settings, json!([init]), json!([sidecar, sshd]))
-}
-
-fn mounts() -> Value {
-    json!([
-        {"name": "image-vol", "mountPath": "/mnt/image"},
-        {"name": "ssh-pubkey", "mountPath": "/etc/cray", "readOnly": true},
-    ])
-}
-
-fn spec(settings: &Settings, init: Value, containers: Value) -> Value {
+/// The YAML for podman: what the site has, and the pod.
+fn documents(pod: &Pod, key: &Key, settings: &Settings, spec: Spec) -> String {
     let name = &settings.name;
-    json!({
+    let config = |suffix: &str, data: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": format!("{name}-{suffix}")},
+            "data": data,
+        })
+    };
+    let values = fs::read_to_string(pod.stand.dir.path().join("values")).unwrap_or_default();
+    let user = json!({"public_key": key.public, "template_dictionary": values});
+    let oauth = json!({
+        "client-id": "admin", "client-secret": "s3cret", "endpoint": format!("{}/token", pod.ims.url()),
+    });
+    let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"port": settings.port.to_string()}},
-        "spec": {
-            "restartPolicy": "Never",
-            "hostNetwork": true,
-            "initContainers": init,
-            "containers": containers,
-            "volumes": [
-                {"name": "image-vol", "persistentVolumeClaim": {"claimName": format!("{name}-image")}},
-                {"name": "ssh-pubkey", "configMap": {"name": format!("{name}-configmap")}},
-            ],
-        },
-    })
+        "metadata": {"name": name, "labels": {"job": JOB}},
+        "spec": spec(settings),
+    });
+    // JSON is YAML.
+    let documents = [
+        config("configmap", user),
+        config("ca", json!({"certificate_authority.crt": recipe::ca()})),
+        config("oauth", oauth),
+        pod,
+    ];
+    documents.map(|document| document.to_string()).join("\n---\n")
 }
 
-/// Builds the image with the program under test, once for all tests.
+/// Builds the images with the program under test, once for all tests.
 fn build() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let base = "localhost/ims-lab-base:1";
         tree::run(podman("podman").args(["import", "--quiet", &lab("IMS_LAB_BASE"), base]));
-        let mut build = podman("images/build");
-        tree::run(build.args(["--base", base, "--binary"]).arg(agent()).arg("agent"));
+        tree::run(podman("images/build").args(["--base", base, "--binary"]).arg(agent()));
     });
 }
 
@@ -213,24 +209,26 @@ fn build() {
 fn podman(program: &str) -> Command {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("containers");
     static CONFIGURED: OnceLock<()> = OnceLock::new();
-    CONFIGURED.get_or_init(|| {
-        fs::create_dir_all(&dir).unwrap();
-        let storage = format!(
-            "[storage]\ndriver = \"overlay\"\ngraphroot = \"{0}/graph\"\nrunroot = \"{0}/run\"\n",
-            dir.display()
-        );
-        fs::write(dir.join("storage.conf"), storage).unwrap();
-        let containers = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \
-                          \"nproc=1024:1024\"]\n[engine]\nruntime = \"runc\"\ncgroup_manager = \
-                          \"cgroupfs\"\nevents_logger = \"file\"\n";
-        fs::write(dir.join("containers.conf"), containers).unwrap();
-    });
+    CONFIGURED.get_or_init(|| configure(&dir));
     let mut command = Command::new(program);
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CONTAINERS_STORAGE_CONF", dir.join("storage.conf"))
         .env("CONTAINERS_CONF", dir.join("containers.conf"));
     command
+}
+
+fn configure(dir: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    let storage = format!(
+        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{0}/graph\"\nrunroot = \"{0}/run\"\n",
+        dir.display()
+    );
+    fs::write(dir.join("storage.conf"), storage).unwrap();
+    let containers = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \
+                      \"nproc=1024:1024\"]\n[engine]\nruntime = \"runc\"\ncgroup_manager = \
+                      \"cgroupfs\"\nevents_logger = \"file\"\n";
+    fs::write(dir.join("containers.conf"), containers).unwrap();
 }
 
 fn output(command: &mut Command) -> String {

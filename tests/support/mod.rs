@@ -8,6 +8,7 @@ pub mod ims;
 pub mod pod;
 pub mod process;
 pub mod proxy;
+pub mod recipe;
 pub mod ssh;
 pub mod stand;
 pub mod tree;

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use crate::pod::{Agent, Pod};
-use crate::support::{lab, tree};
+use super::pod::{Agent, Pod};
+use super::{lab, tree};
 
 /// A site's CA certificate.
 pub fn ca() -> String {
