@@ -16,6 +16,7 @@ pub mod net;
 pub mod os;
 pub mod publish;
 pub mod recipe;
+pub mod remote;
 pub mod s3;
 pub mod sftp;
 pub mod squashfs;

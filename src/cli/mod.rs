@@ -14,6 +14,7 @@ mod exit;
 mod host_keys;
 mod image;
 mod ls;
+mod node;
 mod output;
 mod package;
 mod recipe;
@@ -71,6 +72,8 @@ enum Command {
     Diff(diff::Args),
     Docs(docs::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Node(node::Args),
 }
 
 /// Parses the command line, runs the command and says how it went.
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Docs(args) => docs::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Node(args) => block_on(node::run(args)),
     };
     match result {
         Ok(exit) => exit.into(),

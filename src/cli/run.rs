@@ -84,6 +84,14 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
 
+    /// Keys for root on the remote build node, and perhaps a file known_hosts
+    #[arg(long, value_name = "DIR", default_value = files::REMOTE_KEYS)]
+    remote_keys: PathBuf,
+
+    /// This program for remote build nodes of other architectures, as ims-job-agent-ARCH
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/ims-job-agent")]
+    remote_programs: PathBuf,
+
     /// Serve /healthz, /readyz, /metrics and /status there
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
@@ -126,6 +134,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         forwarding: args.forwarding,
         record: args.record,
         limits: TimeLimits { idle: args.idle_limit, deadline: args.deadline },
+        remote_keys: args.remote_keys,
+        remote_programs: args.remote_programs,
     };
     let outcome = job::run(contract, options, board, stop).await?;
     println!("{}", outcome.result);

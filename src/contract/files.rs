@@ -16,6 +16,8 @@ pub const POD_ERROR: &str = "pod_error";
 pub const SHARED_AUTHORIZED_KEYS: &str = "/etc/cray/ims/authorized_keys";
 /// The user's public keys, mounted by the pod.
 pub const AUTHORIZED_KEYS: &str = "/etc/cray/authorized_keys";
+/// The keys for root on a remote build node, mounted by the pod.
+pub const REMOTE_KEYS: &str = "/etc/cray/remote-keys";
 /// The values of a recipe's templates, mounted by the pod.
 pub const TEMPLATE_DICTIONARY: &str = "/etc/cray/template_dictionary";
 /// The public keys with which packages of a recipe are signed, mounted by the pod.

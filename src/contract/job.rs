@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
@@ -34,6 +35,8 @@ pub struct JobContract {
     pub recipe: Recipe,
     pub image: ImageNames,
     pub session: Session,
+    /// `REMOTE_HEARTBEAT_TIMEOUT_COUNT`
+    pub remote_heartbeats: u32,
     /// `ENABLE_DEBUG`
     pub debug: bool,
     pub log_level: Level,
@@ -83,7 +86,7 @@ pub struct Recipe {
 }
 
 /// Names in and of the resulting image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageNames {
     /// `IMAGE_ROOT_ARCHIVE_NAME`: the name of the image record.
     pub name: String,
@@ -94,7 +97,7 @@ pub struct ImageNames {
 }
 
 /// What sessions are like.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
     pub jail: bool,
     pub dkms: bool,
@@ -142,6 +145,7 @@ impl JobContract {
         let image_root_parent = reader.image_root_parent();
         let recipe = reader.recipe(&image_root_parent);
         let session = reader.session();
+        let heartbeats = reader.optional(&vars::REMOTE_HEARTBEAT_TIMEOUT_COUNT, values::count);
         let debug = reader.flag(&vars::ENABLE_DEBUG);
         let log_level = reader.optional(&vars::LOG_LEVEL, values::log_level).unwrap_or_default();
         Some(Self {
@@ -154,6 +158,7 @@ impl JobContract {
             recipe,
             image: image?,
             session,
+            remote_heartbeats: heartbeats.unwrap_or(12),
             debug,
             log_level,
         })

@@ -42,6 +42,13 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub fn count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("is not a number above 0".into()),
+    }
+}
+
 pub fn log_level(text: &str) -> Result<Level, String> {
     match text.to_ascii_uppercase().as_str() {
         "DEBUG" => Ok(Level::Debug),

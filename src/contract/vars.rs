@@ -57,7 +57,8 @@ vars! {
     LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING` or `ERROR`";
     CUSTOMIZATION_SCRIPT: "none", "script in the container that is run once the shell of a customize job is up; it may touch `complete` itself";
     SSHD_OPTIONS: "none", "options that a pod template gives to sshd; `-p`, `-o Port=` and `-o ListenAddress=` say where the container of the sessions listens, the rest is ignored";
-    REMOTE_BUILD_NODE: "none", "host of a remote build; passed on to the sessions";
+    REMOTE_BUILD_NODE: "none", "`HOST` or `HOST:PORT` of a node that does the job's work; root there is reached over SSH with the keys of `/etc/cray/remote-keys`";
+    REMOTE_HEARTBEAT_TIMEOUT_COUNT: "`12`", "heartbeats, one each 5 s, that may be missing before agent and remote build node give each other up";
 }
 
 /// Set inside every user session (contract section 2).

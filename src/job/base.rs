@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::fetch::Lookup;
 use crate::ims::Link;
-use crate::publish::manifest::Artifact;
 use crate::s3::Store;
 use crate::s3::put::{Reuse, Shared};
 use crate::squashfs::diff::{self, Diff};
@@ -90,22 +89,22 @@ pub(super) fn write_changes(
 
 /// The base's root file system as the records name it. A base that nobody knows any more costs an
 /// upload and no more.
-pub(super) async fn artifact(lookup: &Lookup) -> Option<Artifact> {
+pub(super) async fn link(lookup: &Lookup) -> Option<Link> {
     let found = lookup.rootfs().await;
     if let Err(error) = &found {
         tracing::info!("the base image cannot be found in the store: {error:#}");
     }
-    found.ok()
+    found.ok().map(|artifact| artifact.link)
 }
 
 /// What of the new image the store has already, as parts of `base`.
 pub(super) async fn in_store(
     store: &Store,
-    base: &Artifact,
+    base: &Link,
     ranges: &[Range],
     stop: &CancellationToken,
 ) -> Option<Reuse> {
-    let object = base.link.path.parse().ok()?;
+    let object = base.path.parse().ok()?;
     let head = store.head(&object, stop).await.ok()?;
     let shared = |range: &Range| Shared { at: range.new, from: range.base, length: range.length };
     let ranges: Vec<Shared> = ranges.iter().map(shared).collect();

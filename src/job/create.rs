@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
 use super::entrance::Entrance;
 use super::package::{blocking, package_job};
@@ -20,6 +21,8 @@ use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
+use crate::telemetry::status::Board;
+use crate::watch::Signal;
 use crate::workspace::{self, BuildDirectory, Inserted, Leave};
 
 /// Variables that scripts of a recipe, which kiwi runs, have no business to see.
@@ -39,17 +42,19 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     if !job.options.after_build {
         job.reporter.enter(Status::FetchingRecipe).await?;
     }
-    let directory = blocking({
-        let (contract, after_build) = (job.contract.clone(), job.options.after_build);
-        move || open(&contract, after_build)
-    })
-    .await?;
+    let directory = open_directory(job).await?;
     let result = create(job, &store, &directory, debug).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
         tracing::error!("the build cannot be removed: {}", chain(error.as_ref()));
     }
     result
+}
+
+/// The place for the recipe and the build, or what other containers have built.
+pub(super) async fn open_directory(job: &Job) -> anyhow::Result<BuildDirectory> {
+    let (contract, after_build) = (job.contract.clone(), job.options.after_build);
+    blocking(move || open(&contract, after_build)).await
 }
 
 fn open(contract: &JobContract, after_build: bool) -> anyhow::Result<BuildDirectory> {
@@ -76,9 +81,9 @@ async fn create(
     if let Err(error) = built {
         if let Some(debug) = debug
             && !job.reporter.stop.is_cancelled()
-            && let Err(second) = look_at(job, directory, debug, &error).await
         {
-            tracing::warn!("the look at the failed build ended: {}", chain(second.as_ref()));
+            let attend = async |site| debug.open(job).await?.attend(job, &site).await;
+            look_at(directory, &job.contract.ims.ca_cert, &error, attend).await;
         }
         return Err(error);
     }
@@ -92,31 +97,39 @@ async fn build_here(
     store: &Store,
     directory: &BuildDirectory,
 ) -> anyhow::Result<anyhow::Result<()>> {
+    recipe_and_repositories(job, store, directory).await?;
     let (contract, options, reporter) = (&job.contract, &job.options, &job.reporter);
-    let archive = directory.layout().recipe_archive();
-    fetch::recipe(job, store, &archive).await?;
-    let recipe = contract.recipe.root.clone();
-    let repositories =
-        prepare(archive, recipe.clone(), options.template_dictionary.clone(), reporter).await?;
-
-    reporter.enter(Status::WaitingForRepos).await?;
-    wait_for(&repositories, &contract.ims, &contract.recipe, reporter).await?;
-
     let ca_package = ca_package(&contract.ims, options.ca_rpm.clone()).await?;
     reporter.enter(Status::BuildingImage).await?;
     let building = Building {
-        recipe,
+        recipe: contract.recipe.root.clone(),
         ca_package,
         ca_cert: contract.ims.ca_cert.clone(),
         signing_keys: options.signing_keys.clone(),
         home: options.home.clone(),
         debug: contract.log_level == Level::Debug,
+        own_container: std::process::id() == 1,
     };
-    let built = build(building, directory, reporter).await;
+    let built = build(building, directory, &reporter.board, &reporter.stop).await;
     if let Err(error) = &built {
         tell_failure(directory.layout().parent(), error);
     }
     Ok(built)
+}
+
+/// Everything before the build: the recipe lies there, and its repositories have answered.
+pub(super) async fn recipe_and_repositories(
+    job: &Job,
+    store: &Store,
+    directory: &BuildDirectory,
+) -> anyhow::Result<()> {
+    let (contract, options, reporter) = (&job.contract, &job.options, &job.reporter);
+    let archive = directory.layout().recipe_archive();
+    fetch::recipe(job, store, &archive).await?;
+    let (recipe, values) = (contract.recipe.root.clone(), options.template_dictionary.clone());
+    let repositories = prepare(archive, recipe, values, reporter).await?;
+    reporter.enter(Status::WaitingForRepos).await?;
+    wait_for(&repositories, &contract.ims, &contract.recipe, reporter).await
 }
 
 /// How the build of another container has ended.
@@ -153,14 +166,19 @@ pub(super) async fn prepare(
 ) -> anyhow::Result<Repositories> {
     let stop = reporter.stop.clone();
     blocking(move || {
-        let unpacked = unpack::unpack(&archive, &into, &Limits::default(), &stop)?;
-        tracing::info!(entries = unpacked.entries, size = unpacked.size, "recipe unpacked");
-        std::fs::remove_file(archive).context("cannot remove the recipe's archive")?;
+        unpack(&archive, &into, &stop)?;
         let values = template::load_values(&values)?;
         template::render(&into, &values).context("cannot fill in the templates of the recipe")?;
         Ok(description::repositories(&into)?)
     })
     .await
+}
+
+/// Unpacks the archive of a recipe, and removes it.
+pub(super) fn unpack(archive: &Path, into: &Path, stop: &CancellationToken) -> anyhow::Result<()> {
+    let unpacked = unpack::unpack(archive, into, &Limits::default(), stop)?;
+    tracing::info!(entries = unpacked.entries, size = unpacked.size, "recipe unpacked");
+    std::fs::remove_file(archive).context("cannot remove the recipe's archive")
 }
 
 /// Waits until all repositories that can be asked are up.
@@ -201,22 +219,24 @@ pub(super) struct Building {
     pub home: Option<PathBuf>,
     /// Kiwi tells more of what it does.
     pub debug: bool,
+    /// Kiwi runs in a container that is the job's alone, which may be changed.
+    pub own_container: bool,
 }
 
 /// Runs kiwi, and looks whether the CA is in what it made.
 pub(super) async fn build(
     building: Building,
     directory: &BuildDirectory,
-    reporter: &Reporter,
+    board: &Board,
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let meter = Meter::start("build", Unit::Percent, 100);
-    reporter.board.watch(&meter);
-    let (layout, root, stop) =
-        (directory.layout().clone(), directory.root(), reporter.stop.clone());
-    let Building { recipe, ca_package, ca_cert, signing_keys, home, debug } = building;
+    board.watch(&meter);
+    let (layout, root, stop) = (directory.layout().clone(), directory.root(), stop.clone());
+    let Building { recipe, ca_package, ca_cert, signing_keys, home, debug, own_container } =
+        building;
     let built = blocking(move || {
-        if ca_package.is_some() && std::process::id() == 1 {
-            // PID 1: a container of this job's own.
+        if ca_package.is_some() && own_container {
             trust_store::add(&ca_cert, &stop);
         }
         kiwi::build(&kiwi::Build {
@@ -247,20 +267,29 @@ pub(super) fn tell_failure(parent: &Path, error: &anyhow::Error) {
 }
 
 /// Lets the user look at what is left of the build, until the user signals. Whatever the signal is,
-/// the job fails.
-async fn look_at(
-    job: &Job,
+/// the job fails. `attend` lets the user in, and is over when all sessions have ended.
+pub(super) async fn look_at(
     directory: &BuildDirectory,
-    debug: Entrance,
+    ca_cert: &Path,
     why: &anyhow::Error,
-) -> anyhow::Result<()> {
+    attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
+) {
     let reason = chain(why.as_ref());
     tracing::warn!("a shell opens on the build root, because {reason}");
-    let entrance = debug.open(job).await?;
+    if let Err(second) = show(directory, ca_cert, reason, attend).await {
+        tracing::warn!("the look at the failed build ended: {}", chain(second.as_ref()));
+    }
+}
+
+async fn show(
+    directory: &BuildDirectory,
+    ca_cert: &Path,
+    reason: String,
+    attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
+) -> anyhow::Result<()> {
     let (root, agent) = (directory.root(), directory.layout().agent());
     let inserted = blocking({
-        let (root, agent) = (root.clone(), agent.clone());
-        let ca_cert = job.contract.ims.ca_cert.clone();
+        let (root, agent, ca_cert) = (root.clone(), agent.clone(), ca_cert.to_owned());
         move || {
             if !root.is_dir() {
                 return Ok(None);
@@ -272,13 +301,13 @@ async fn look_at(
     })
     .await
     .context("cannot prepare the build root for the session")?;
-    let site = session::Site {
+    let served = attend(session::Site {
         root: root.clone(),
         agent,
         purpose: format!("the build failed: {reason}"),
         script: None,
-    };
-    let served = entrance.attend(job, &site).await;
+    })
+    .await;
     blocking(move || {
         let Some(mut inserted) = inserted else { return Ok(()) };
         mount::unmount_below(&root)?;

@@ -1,22 +1,24 @@
 //! A customize job: an image is fetched, changed by its user over SSH, and published as a new one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
 use super::entrance::{Entrance, Open};
 use super::package::{blocking, package_job};
 use super::report::GaveUp;
 use super::{Job, connect, fetch, session};
-use crate::contract::Status;
+use crate::contract::{ImageNames, Status};
 use crate::os::mount;
 use crate::publish::Published;
 use crate::s3::Store;
 use crate::squashfs::reuse::Record;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
-use crate::watch::Kind;
+use crate::telemetry::status::Board;
+use crate::watch::{Kind, Signal};
 use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
 
 /// Runs the job from the fetch to the published image.
@@ -50,14 +52,32 @@ async fn customize(
     base: Base,
     entrance: Open,
 ) -> anyhow::Result<Published> {
-    let mut inserted = prepare(job, workspace).await?;
-    let site = session::Site {
+    let image = &job.contract.image;
+    let script = job.contract.session.customization_script.clone();
+    let ca_cert = &job.contract.ims.ca_cert;
+    let attend = async |site: session::Site| entrance.attend(job, &site).await;
+    let_user_work(workspace, image, ca_cert, script, attend).await?;
+    let (root, layout) = (workspace.root(), workspace.layout().clone());
+    package_job(job, store, root, layout, Some(base)).await
+}
+
+/// Everything from an open image root to one that can be packed. `attend` lets the user in, and is over
+/// when all sessions have ended.
+pub(super) async fn let_user_work(
+    workspace: &Workspace,
+    image: &ImageNames,
+    ca_cert: &Path,
+    script: Option<PathBuf>,
+    attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
+) -> anyhow::Result<()> {
+    let mut inserted = prepare(workspace, image, ca_cert).await?;
+    let signal = attend(session::Site {
         root: workspace.root(),
         agent: workspace.layout().agent(),
-        purpose: format!("the new image will be {:?}.", job.contract.image.name),
-        script: job.contract.session.customization_script.clone(),
-    };
-    let signal = entrance.attend(job, &site).await;
+        purpose: format!("the new image will be {:?}.", image.name),
+        script,
+    })
+    .await;
     let root = workspace.root();
     let cleaned = blocking(move || {
         // What an unjailed user mounted is seen by nobody any more, and must not be packed.
@@ -69,16 +89,17 @@ async fn customize(
     if signal.kind != Kind::Complete {
         return Err(GaveUp { file: signal.path }.into());
     }
-    cleaned.context("cannot take out of the image what the session needed")?;
-    let (root, layout) = (workspace.root(), workspace.layout().clone());
-    package_job(job, store, root, layout, Some(base)).await
+    cleaned.context("cannot take out of the image what the session needed")
 }
 
 /// Looks at what the user will find, and puts in what the session needs.
-async fn prepare(job: &Job, workspace: &Workspace) -> anyhow::Result<Inserted> {
+async fn prepare(
+    workspace: &Workspace,
+    image: &ImageNames,
+    ca_cert: &Path,
+) -> anyhow::Result<Inserted> {
     let (root, layout) = (workspace.root(), workspace.layout().clone());
-    let ca_cert = job.contract.ims.ca_cert.clone();
-    let image = job.contract.image.clone();
+    let (image, ca_cert) = (image.clone(), ca_cert.to_owned());
     // After a restart a signal is not stale: the user may have given it while no agent ran.
     let fresh = !workspace.resumed();
     blocking(move || {
@@ -107,19 +128,41 @@ async fn open(job: &Job, store: &Store) -> anyhow::Result<(Workspace, Base)> {
             job.contract.download.md5.clone().unwrap_or_default()
         }
     };
+    open_root(Opening {
+        layout,
+        md5,
+        job_id: job.contract.job_id.to_string(),
+        mode: job.options.workspace,
+        board: job.reporter.board.clone(),
+        stop: job.reporter.stop.clone(),
+    })
+    .await
+}
+
+/// An image that was fetched, and what is to become of it.
+pub(super) struct Opening {
+    pub layout: Layout,
+    /// Of the image, where it is known.
+    pub md5: String,
+    pub job_id: String,
+    pub mode: workspace::Mode,
+    pub board: Board,
+    pub stop: CancellationToken,
+}
+
+/// Makes an image root of a fetched image.
+pub(super) async fn open_root(opening: Opening) -> anyhow::Result<(Workspace, Base)> {
     let meter = Meter::start("unpack", Unit::Percent, 100);
-    job.reporter.board.watch(&meter);
-    let (parent, mode) = (job.contract.image_root_parent.clone(), job.options.workspace);
-    let (job_id, stop) = (job.contract.job_id.to_string(), job.reporter.stop.clone());
+    opening.board.watch(&meter);
     blocking(move || {
         let options = workspace::Options {
-            parent: &parent,
-            image: &layout.image(),
-            image_md5: &md5,
-            job_id: &job_id,
-            mode,
+            parent: opening.layout.parent(),
+            image: &opening.layout.image(),
+            image_md5: &opening.md5,
+            job_id: &opening.job_id,
+            mode: opening.mode,
             meter: &meter,
-            cancel: &stop,
+            cancel: &opening.stop,
         };
         let workspace = workspace::open(&options).context("cannot open the image root")?;
         let record = record(&workspace)?;

@@ -33,30 +33,43 @@ enum What {
 }
 
 async fn fetch(job: &Job, store: &Store, path: &Path, what: What) -> anyhow::Result<Downloaded> {
-    let lookup = Lookup {
-        ims: job.reporter.ims.clone(),
-        store: store.clone(),
-        job_id: job.contract.job_id.to_string(),
-        stop: job.reporter.stop.clone(),
-    };
-    let mut options = get::Options { md5: job.contract.download.md5.clone(), ..Default::default() };
-    let given = job.contract.download.url.clone();
-    if given.is_none() {
-        let found = lookup.object(what).await.context("cannot find out what to fetch")?;
-        options.md5 = options.md5.or(found.md5);
-        options.etag = Some(found.link.etag).filter(|etag| !etag.is_empty());
-    }
-    let source = Arc::new(JobSource { given: given.into(), what, lookup });
+    let (source, options) = JobSource::new(job, store, what).await?;
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     job.reporter.board.watch(&meter);
-    Ok(get::to_file(store.http(), source, path, &options, &meter, &job.reporter.stop).await?)
+    let (source, stop) = (Arc::new(source), &job.reporter.stop);
+    Ok(get::to_file(store.http(), source, path, &options, &meter, stop).await?)
 }
 
 /// The presigned URL that the pod was given, for as long as it works; then one of our own.
-struct JobSource {
+pub(super) struct JobSource {
     given: std::sync::Mutex<Option<Url>>,
     what: What,
     lookup: Lookup,
+}
+
+impl JobSource {
+    /// The image of a job that somebody else fetches, and what is known of it.
+    pub async fn image(job: &Job, store: &Store) -> anyhow::Result<(Self, get::Options)> {
+        Self::new(job, store, What::Image).await
+    }
+
+    async fn new(job: &Job, store: &Store, what: What) -> anyhow::Result<(Self, get::Options)> {
+        let lookup = Lookup {
+            ims: job.reporter.ims.clone(),
+            store: store.clone(),
+            job_id: job.contract.job_id.to_string(),
+            stop: job.reporter.stop.clone(),
+        };
+        let mut options =
+            get::Options { md5: job.contract.download.md5.clone(), ..Default::default() };
+        let given = job.contract.download.url.clone();
+        if given.is_none() {
+            let found = lookup.object(what).await.context("cannot find out what to fetch")?;
+            options.md5 = options.md5.or(found.md5);
+            options.etag = Some(found.link.etag).filter(|etag| !etag.is_empty());
+        }
+        Ok((Self { given: given.into(), what, lookup }, options))
+    }
 }
 
 #[async_trait]

@@ -14,6 +14,7 @@ mod limits;
 mod listen;
 mod package;
 mod pod;
+mod remote;
 mod repackage;
 mod report;
 mod script;
@@ -35,6 +36,7 @@ use crate::workspace;
 pub use limits::TimeLimits;
 pub use listen::Listen;
 pub use pod::{SessionServer, serve_sessions, steps};
+pub use remote::work_for_pod;
 pub use repackage::{Repackaging, repackage};
 use report::Reporter;
 pub use report::{End, Outcome};
@@ -61,6 +63,10 @@ pub struct Options {
     /// A directory for recordings of terminals.
     pub record: Option<PathBuf>,
     pub limits: TimeLimits,
+    /// The keys for root on a remote build node.
+    pub remote_keys: PathBuf,
+    /// This program for nodes of other architectures.
+    pub remote_programs: PathBuf,
 }
 
 /// Which container serves the sessions.
@@ -102,6 +108,9 @@ pub async fn run(
         (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
     let job = Job { contract, options, reporter: reporter.clone(), started };
     let work = async move {
+        if !job.contract.session.remote_build_node.is_empty() {
+            return Box::pin(remote::run(&job)).await;
+        }
         match job.contract.action {
             Action::Customize => customize::run(&job).await,
             Action::Create => create::run(&job).await,

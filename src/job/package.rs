@@ -13,16 +13,17 @@ use super::Job;
 use super::base::{self, Base};
 use super::fetch::Lookup;
 use super::report::Reporter;
-use crate::contract::{ImageNames, Status};
+use crate::contract::{Arch, ImageNames, Status};
+use crate::ims::Link;
 use crate::os::cgroup;
 use crate::os::disk::human;
-use crate::publish::manifest::Artifact;
 use crate::publish::{self, Published, boot};
 use crate::s3::Store;
 use crate::squashfs::reuse::{self, Range};
 use crate::squashfs::{self, Engine, Options, external};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
+use crate::telemetry::status::Board;
 use crate::workspace;
 
 /// What is packaged, and under which names.
@@ -35,9 +36,26 @@ pub(super) struct Package {
     /// What the root was made from.
     pub base: Option<Arc<Base>>,
     pub image: ImageNames,
+}
+
+/// Where an image goes.
+#[derive(Debug, Clone)]
+pub(super) struct Destination {
+    pub image_name: String,
+    pub arch: Arch,
     pub bucket: String,
     /// The job whose result the image becomes.
     pub job_id: Option<String>,
+}
+
+/// An image that is ready to be published.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub rootfs: PathBuf,
+    /// Which bytes of the base are in it.
+    pub ranges: Vec<Range>,
+    pub boot: boot::Files,
+    pub changes: Option<PathBuf>,
 }
 
 /// Packs and publishes the root that a job has made. If that fails the root stays, and the log says
@@ -60,10 +78,8 @@ pub(super) async fn package_job(
         engine: job.options.engine,
         base: base.map(Arc::new),
         image: job.contract.image.clone(),
-        bucket: job.contract.s3.bucket.clone(),
-        job_id: Some(job.contract.job_id.to_string()),
     };
-    package(&request, &job.reporter, store).await.inspect_err(|_| {
+    package(&request, &Destination::of(job), &job.reporter, store).await.inspect_err(|_| {
         tracing::error!(
             root = %request.root.display(),
             "the image root is kept; to try again without a new session: ims-job-agent package \
@@ -79,39 +95,89 @@ pub(super) async fn package_job(
 /// is not changed, but for the permissions of kiwi's `/image` (contract section 4.2).
 pub(super) async fn package(
     package: &Package,
+    to: &Destination,
     reporter: &Reporter,
     store: &Store,
 ) -> anyhow::Result<Published> {
-    let boot = blocking({
-        let package = package.clone();
-        move || {
-            workspace::close_kiwi_directory(&package.root)?;
-            boot_files(&package)
+    let base = async {
+        package.base.as_ref()?;
+        to.base(reporter, store).await
+    };
+    let (packed, base) = package.pack(&reporter.board, &reporter.stop, base).await?;
+    to.publish(packed, base.as_ref(), reporter, store).await
+}
+
+impl Package {
+    /// Packs the root. `base` is where the image that the root was made from lies in the store, and
+    /// given back.
+    pub async fn pack(
+        &self,
+        board: &Board,
+        stop: &CancellationToken,
+        base: impl Future<Output = Option<Link>>,
+    ) -> anyhow::Result<(Packed, Option<Link>)> {
+        let boot = blocking({
+            let package = self.clone();
+            move || {
+                workspace::close_kiwi_directory(&package.root)?;
+                boot_files(&package)
+            }
+        })
+        .await?;
+        let (base, ranges) = tokio::join!(base, squash(self, board, stop));
+        let ranges = ranges?;
+        let changes = changes(self, base.as_ref(), &ranges).await;
+        Ok((Packed { rootfs: self.layout.result(), ranges, boot, changes }, base))
+    }
+}
+
+impl Destination {
+    pub fn of(job: &Job) -> Self {
+        Self {
+            image_name: job.contract.image.name.clone(),
+            arch: job.contract.image.arch,
+            bucket: job.contract.s3.bucket.clone(),
+            job_id: Some(job.contract.job_id.to_string()),
         }
-    })
-    .await?;
-    let (base, ranges) =
-        tokio::join!(base_artifact(package, reporter, store), squash(package, reporter));
-    let ranges = ranges?;
-    let changes = changes(package, base.as_ref(), &ranges).await;
-    let reuse = match &base {
-        Some(base) => base::in_store(store, base, &ranges, &reporter.stop).await,
-        None => None,
-    };
-    let request = publish::Request {
-        image_name: package.image.name.clone(),
-        arch: package.image.arch,
-        bucket: package.bucket.clone(),
-        job_id: package.job_id.clone(),
-        rootfs: package.layout.result(),
-        reuse,
-        boot,
-        changes,
-        provenance: None,
-    };
-    publish::publish(&reporter.ims, store, request, &reporter.stop)
+    }
+
+    /// Where the base lies in the store, if the job's records tell it.
+    pub async fn base(&self, reporter: &Reporter, store: &Store) -> Option<Link> {
+        base::link(&Lookup {
+            ims: reporter.ims.clone(),
+            store: store.clone(),
+            job_id: self.job_id.clone()?,
+            stop: reporter.stop.clone(),
+        })
         .await
-        .context("cannot publish the image")
+    }
+
+    pub async fn publish(
+        &self,
+        packed: Packed,
+        base: Option<&Link>,
+        reporter: &Reporter,
+        store: &Store,
+    ) -> anyhow::Result<Published> {
+        let reuse = match base {
+            Some(base) => base::in_store(store, base, &packed.ranges, &reporter.stop).await,
+            None => None,
+        };
+        let request = publish::Request {
+            image_name: self.image_name.clone(),
+            arch: self.arch,
+            bucket: self.bucket.clone(),
+            job_id: self.job_id.clone(),
+            rootfs: packed.rootfs,
+            reuse,
+            boot: packed.boot,
+            changes: packed.changes,
+            provenance: None,
+        };
+        publish::publish(&reporter.ims, store, request, &reporter.stop)
+            .await
+            .context("cannot publish the image")
+    }
 }
 
 /// Opened before the long work, so that a missing kernel is known at once.
@@ -126,26 +192,18 @@ fn boot_files(package: &Package) -> anyhow::Result<boot::Files> {
         .context("the image root has no usable boot files")
 }
 
-/// Where the base lies in the store, if the job's records tell it.
-async fn base_artifact(package: &Package, reporter: &Reporter, store: &Store) -> Option<Artifact> {
-    let (Some(_), Some(job_id)) = (&package.base, &package.job_id) else { return None };
-    base::artifact(&Lookup {
-        ims: reporter.ims.clone(),
-        store: store.clone(),
-        job_id: job_id.clone(),
-        stop: reporter.stop.clone(),
-    })
-    .await
-}
-
 /// Packs the root, and tells which bytes of the base are in the new image.
-async fn squash(package: &Package, reporter: &Reporter) -> anyhow::Result<Vec<Range>> {
+async fn squash(
+    package: &Package,
+    board: &Board,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Range>> {
     let meter = match package.engine {
         Engine::Own => Meter::start("squash", Unit::Bytes, 0),
         Engine::Mksquashfs => Meter::start("squash", Unit::Percent, 100),
     };
-    reporter.board.watch(&meter);
-    let (package, stop) = (package.clone(), reporter.stop.clone());
+    board.watch(&meter);
+    let (package, stop) = (package.clone(), stop.clone());
     blocking(move || {
         let out = package.layout.result();
         let packed = match package.engine {
@@ -204,10 +262,10 @@ fn pack_with_mksquashfs(
 }
 
 /// The file that tells what the user changed. The image does not depend on it.
-async fn changes(package: &Package, base: Option<&Artifact>, ranges: &[Range]) -> Option<PathBuf> {
+async fn changes(package: &Package, base: Option<&Link>, ranges: &[Range]) -> Option<PathBuf> {
     let from = package.base.clone()?;
     let (layout, ranges) = (package.layout.clone(), ranges.to_vec());
-    let link = base.map(|base| base.link.clone());
+    let link = base.cloned();
     let path = layout.changes();
     let written = blocking({
         let path = path.clone();

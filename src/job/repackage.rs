@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
 use super::connect;
-use super::package::{Package, blocking, package};
+use super::package::{Destination, Package, blocking, package};
 use super::report::{Outcome, Reporter};
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
 use crate::jail;
@@ -56,16 +56,20 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
     reporter.enter(Status::PackagingArtifacts).await?;
     let root = repackaging.root.clone();
     let (layout, left) = blocking(move || open(&root)).await?;
+    let to = Destination {
+        image_name: repackaging.image.name.clone(),
+        arch: repackaging.image.arch,
+        bucket: repackaging.s3.bucket,
+        job_id: repackaging.job_id,
+    };
     let request = Package {
         root: repackaging.root,
         layout: layout.clone(),
         engine: repackaging.engine,
         base: left.as_ref().map(|workspace| Arc::new(Base::of(workspace, None))),
         image: repackaging.image,
-        bucket: repackaging.s3.bucket,
-        job_id: repackaging.job_id,
     };
-    let result = package(&request, reporter, &store).await;
+    let result = package(&request, &to, reporter, &store).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     blocking(move || close(&layout, left, leave)).await?;
     result

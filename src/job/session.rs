@@ -20,6 +20,8 @@ use super::{Job, control, limits};
 use crate::contract::{self, Arch, Status, vars};
 use crate::jail::{self, Jail, Leftovers, Plan};
 use crate::os::capability::CapSet;
+use crate::remote::node::Pod;
+use crate::remote::wire::ToPod;
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::ssh::hostkeys::HostKeys;
 use crate::ssh::{self, Server};
@@ -36,6 +38,15 @@ const PROCESS_GRACE: Duration = Duration::from_secs(3);
 /// How old the number of sessions in the metrics may be.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Who is told that users can come in.
+pub(super) enum Told {
+    Ims(Arc<Reporter>),
+    /// Another container of the pod, which sees for itself, tells IMS.
+    OtherContainer,
+    /// The pod whose remote build node this is, and the port on which it finds the sessions.
+    Pod(Arc<Pod>, u16),
+}
+
 /// What sessions are like and who hears of them.
 pub(super) struct Host {
     /// `IMAGE_ROOT_PARENT`.
@@ -51,8 +62,7 @@ pub(super) struct Host {
     pub limits: limits::TimeLimits,
     /// From when on the deadline counts.
     pub started: Instant,
-    /// `None` where another container of the pod tells IMS.
-    pub reporter: Option<Arc<Reporter>>,
+    pub told: Told,
     pub board: Board,
     pub stop: CancellationToken,
 }
@@ -70,7 +80,7 @@ impl Host {
             record: job.options.record.clone(),
             limits: job.options.limits,
             started: job.started,
-            reporter: Some(job.reporter.clone()),
+            told: Told::Ims(job.reporter.clone()),
             board: job.reporter.board.clone(),
             stop: job.reporter.stop.clone(),
         }
@@ -79,7 +89,7 @@ impl Host {
 
 /// Files that the pod mounts for the agent and not for its users.
 pub(super) fn secrets(oauth_dir: PathBuf) -> Vec<PathBuf> {
-    let mounted = [oauth_dir, "/etc/cray/remote-keys".into()];
+    let mounted = [oauth_dir, contract::files::REMOTE_KEYS.into()];
     mounted.into_iter().filter(|path| path.exists()).collect()
 }
 
@@ -214,9 +224,10 @@ async fn serve_in(
 
 /// Reports `waiting_on_user` and waits for the signal file.
 async fn wait(host: &Host, signals: &mut Signals) -> anyhow::Result<Signal> {
-    match &host.reporter {
-        Some(reporter) => reporter.enter(Status::WaitingOnUser).await?,
-        None => host.board.set_status(Status::WaitingOnUser),
+    match &host.told {
+        Told::Ims(reporter) => reporter.enter(Status::WaitingOnUser).await?,
+        Told::OtherContainer => host.board.set_status(Status::WaitingOnUser),
+        Told::Pod(pod, port) => pod.say(ToPod::Open { port: *port }).await,
     }
     host.stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// How the certificate of a server is judged.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Trust {
     /// The CA certificates of the operating system.
     #[default]

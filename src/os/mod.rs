@@ -27,6 +27,7 @@ pub mod proctree;
 pub mod pty;
 pub mod reap;
 pub mod seccomp;
+pub mod stdio;
 #[cfg(test)]
 mod test_entry;
 pub mod tree;

@@ -14,7 +14,17 @@ pub use unpack::unpack;
 pub use write::{Options, Summary, pack};
 
 /// Who packs, `--engine`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Engine {
     /// This program: blocks of the base image are used again, the rest is compressed.
     #[default]

@@ -25,7 +25,17 @@ pub struct Config {
 }
 
 /// Which forwarding the clients may use (keys may be restricted further).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Forwarding {
     /// No forwarding at all.
     None,

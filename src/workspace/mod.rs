@@ -35,7 +35,7 @@ use crate::squashfs::format::Superblock;
 use overlay::Overlay;
 
 /// How the image root may be made, `--workspace`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 pub enum Mode {
     /// An overlay where privileges and filesystem allow it, else unpacked.
     #[default]

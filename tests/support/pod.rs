@@ -257,7 +257,7 @@ impl Agent<'_> {
     pub async fn ends(mut self, code: i32, statuses: &[&str], causes: &[&str]) {
         let status = self.process.wait(3 * SOON).await;
         let log = self.process.log();
-        assert_eq!(exit_code(status), code, "{log}");
+        assert_eq!(exit_code(status, &log), code, "{log}");
         assert_eq!(self.statuses(), statuses, "{log}");
         for cause in causes {
             assert!(log.contains(cause), "{cause:?} is not in the log:\n{log}");
@@ -275,8 +275,8 @@ impl Agent<'_> {
     }
 }
 
-fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| panic!("killed by signal {:?}", status.signal()))
+fn exit_code(status: ExitStatus, log: &str) -> i32 {
+    status.code().unwrap_or_else(|| panic!("killed by signal {:?}: {log}", status.signal()))
 }
 
 /// No mount below `parent`, no loop device on a file there, no process of the agent's.

@@ -116,9 +116,13 @@ impl CreatePod {
         self.pod.run_through(&wrapper, &options)
     }
 
+    pub fn option(&mut self, option: String) {
+        self.options.push(option);
+    }
+
     pub fn signing_keys(&mut self, directory: &Path) {
         self.options.retain(|option| !option.starts_with("--signing-keys"));
-        self.options.push(format!("--signing-keys={}", directory.display()));
+        self.option(format!("--signing-keys={}", directory.display()));
     }
 }
 

@@ -50,7 +50,7 @@ impl Run<'_> {
         let state = &self.checkpoint.state;
         let reuse = base::in_store(
             &self.site.store,
-            &state.in_store.artifact,
+            &state.in_store.artifact.link,
             &state.in_store.ranges,
             self.stop,
         )

@@ -11,7 +11,7 @@ use crate::contract::{Action, SessionContract, files};
 use crate::job::TimeLimits;
 use crate::job::listen::Listen;
 use crate::job::report::End;
-use crate::job::session::{self, Door, Host, Site};
+use crate::job::session::{self, Door, Host, Site, Told};
 use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
@@ -102,7 +102,7 @@ async fn run(
         record: None,
         limits: TimeLimits::default(),
         started: Instant::now(),
-        reporter: None,
+        told: Told::OtherContainer,
         board,
         stop: stop.child_token(),
     };

@@ -156,8 +156,9 @@ async fn build_image(
         signing_keys,
         home,
         debug: contract.log_level == Level::Debug,
+        own_container: std::process::id() == 1,
     };
-    let built = create::build(building, &directory, reporter).await;
+    let built = create::build(building, &directory, &reporter.board, &reporter.stop).await;
     directory.close(Leave::Everything)?;
     match built {
         Err(error) if !reporter.stop.is_cancelled() => {

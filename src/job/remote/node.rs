@@ -1,0 +1,360 @@
+//! The node's end of a job on a remote build node: does the work, and leaves nothing behind.
+//!
+//! Runs as the first process of a pid and a mount namespace of its own (`unshare`, by the pod).
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::place::{image_dir, remove, settle};
+use crate::contract::Status;
+use crate::ims::Link as Base;
+use crate::job::customize::{self, Opening};
+use crate::job::listen::Bound;
+use crate::job::package::{Package, Packed, blocking};
+use crate::job::report::{End, GaveUp};
+use crate::job::session::{self, Door, Host, Site, Told};
+use crate::job::{TimeLimits, create, reap_orphans};
+use crate::net::{self, Trust};
+use crate::publish::boot;
+use crate::recipe::ca_package::CaPackage;
+use crate::recipe::kiwi;
+use crate::remote::node::Pod;
+use crate::remote::wire::{self, Ended, Made, Task, ToPod, Work, inbox};
+use crate::s3::get::{self, Source, SourceError};
+use crate::ssh::hostkeys::HostKeys;
+use crate::telemetry::chain;
+use crate::telemetry::progress::{Meter, Unit};
+use crate::telemetry::status::Board;
+use crate::transfer::digest;
+use crate::workspace::{BuildDirectory, Layout, Leave, Workspace};
+
+/// Works for the pod at the other end of stdin and stdout. `directory` is the job's, with its inbox.
+pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow::Result<End> {
+    let (pod, task) = match Pod::meet().await {
+        Ok((pod, task)) => (Arc::new(pod), task),
+        Err(error) => {
+            remove(directory).await?;
+            return Err(error.context("no task came from the pod"));
+        }
+    };
+    if std::process::id() == 1 {
+        tokio::spawn(reap_orphans());
+    }
+    tokio::spawn({
+        let (lost, stop) = (pod.lost.clone(), stop.clone());
+        async move {
+            lost.cancelled().await;
+            tracing::warn!("the pod is gone: the work ends");
+            stop.cancel();
+        }
+    });
+    let node = Node { pod: pod.clone(), task, stop, started: Instant::now(), directory };
+    let directory = node.directory.clone();
+    // A panic in it is an error like any other.
+    let worked = tokio::spawn(async move { node.run().await }).await;
+    let worked = worked.unwrap_or_else(|panic| Err(anyhow::anyhow!("internal error: {panic}")));
+    let removed = remove(directory).await;
+    let (end, ended) = match worked.and(removed) {
+        Ok(()) => (End::Success, Ended::Well),
+        Err(error) => match error.downcast_ref::<GaveUp>() {
+            Some(gave_up) => (End::GaveUp, Ended::GaveUp(gave_up.file.clone())),
+            None => (End::Failed, Ended::Failed(chain(error.as_ref()))),
+        },
+    };
+    pod.part(ended).await;
+    Ok(end)
+}
+
+struct Node {
+    pod: Arc<Pod>,
+    task: Box<Task>,
+    stop: CancellationToken,
+    started: Instant,
+    directory: PathBuf,
+}
+
+impl Node {
+    async fn run(&self) -> anyhow::Result<()> {
+        let (directory, parent) = (self.directory.clone(), self.task.parent.clone());
+        let (_lock, mut bound) = blocking(move || settle(&directory, &parent)).await?;
+        let worked = match &self.task.work {
+            Work::Customize(work) => self.customize(work).await,
+            Work::Create(work) => self.create(work).await,
+        };
+        let undone = blocking(move || {
+            bound.close().context("what the job has mounted on the node cannot be unmounted")
+        })
+        .await;
+        worked.and(undone)
+    }
+
+    async fn customize(&self, work: &wire::Customize) -> anyhow::Result<()> {
+        let layout = Layout::new(&self.task.parent);
+        layout.make_agent_dir().context("cannot use the job's directory on the node")?;
+        let (listener, port) = listen().await?;
+        let door = self.door().await?;
+        let board = Board::new(self.task.job_id.to_string());
+        self.fetch(work, &layout.image()).await.context("cannot fetch the image")?;
+        let (mut workspace, base) = customize::open_root(Opening {
+            layout: layout.clone(),
+            md5: work.md5.clone().unwrap_or_default(),
+            job_id: self.task.job_id.to_string(),
+            mode: work.workspace,
+            board: board.clone(),
+            stop: self.stop.clone(),
+        })
+        .await?;
+        let made = async {
+            self.let_user_work(&workspace, self.host(board.clone(), port), listener, door).await?;
+            let package = Package {
+                root: workspace.root(),
+                layout,
+                engine: self.task.engine,
+                base: Some(Arc::new(base)),
+                image: self.task.image.clone(),
+            };
+            self.hand_over(&package, &board, work.base.clone()).await
+        };
+        let made = made.await;
+        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
+        made.and(closed)
+    }
+
+    async fn let_user_work(
+        &self,
+        workspace: &Workspace,
+        host: Host,
+        listener: TcpListener,
+        door: Door,
+    ) -> anyhow::Result<()> {
+        let attend =
+            async |site: Site| session::serve(&host, &site, Bound::Listening(listener), door).await;
+        let script = self.task.session.customization_script.as_ref();
+        let script = script.map(|_| self.inbox().join(inbox::SCRIPT));
+        customize::let_user_work(workspace, &self.task.image, &self.ca_cert(), script, attend).await
+    }
+
+    async fn create(&self, work: &wire::Create) -> anyhow::Result<()> {
+        let board = Board::new(self.task.job_id.to_string());
+        let door = match work.debug {
+            true => Some((listen().await?, self.door().await?)),
+            false => None,
+        };
+        let directory = blocking({
+            let (parent, recipe) = (self.task.parent.clone(), self.recipe());
+            let job_id = self.task.job_id.to_string();
+            let (archive, stop) = (self.inbox().join(inbox::RECIPE), self.stop.clone());
+            move || {
+                let directory = BuildDirectory::open(&parent, &recipe, &job_id)?;
+                create::unpack(&archive, &recipe, &stop)?;
+                Ok(directory)
+            }
+        })
+        .await?;
+        let made = self.build_and_hand_over(work, &directory, door, &board).await;
+        let closed = blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
+        made.and(closed)
+    }
+
+    async fn build_and_hand_over(
+        &self,
+        work: &wire::Create,
+        directory: &BuildDirectory,
+        door: Option<((TcpListener, u16), Door)>,
+        board: &Board,
+    ) -> anyhow::Result<()> {
+        let (ca_cert, ca_rpm) = (self.ca_cert(), self.directory.join("ca-rpm"));
+        let ca_package = match work.ca_package {
+            true => Some(blocking(move || Ok(CaPackage::write(&ca_cert, &ca_rpm)?)).await?),
+            false => None,
+        };
+        let building = create::Building {
+            recipe: self.recipe(),
+            ca_package,
+            ca_cert: self.ca_cert(),
+            signing_keys: self.inbox().join(inbox::SIGNING_KEYS),
+            home: std::env::home_dir(),
+            debug: work.verbose,
+            // The first process of a pid namespace, but in the node's own tree.
+            own_container: false,
+        };
+        let built = create::build(building, directory, board, &self.stop).await;
+        self.hand_over_log().await;
+        if let Err(error) = built {
+            if let Some(((listener, port), door)) = door
+                && !self.stop.is_cancelled()
+            {
+                let host = self.host(board.clone(), port);
+                let attend = async |site: Site| {
+                    session::serve(&host, &site, Bound::Listening(listener), door).await
+                };
+                create::look_at(directory, &self.ca_cert(), &error, attend).await;
+            }
+            return Err(error);
+        }
+        let package = Package {
+            root: directory.root(),
+            layout: directory.layout().clone(),
+            engine: self.task.engine,
+            base: None,
+            image: self.task.image.clone(),
+        };
+        self.hand_over(&package, board, None).await
+    }
+
+    /// Packs, and waits until the pod has taken what was made.
+    async fn hand_over(
+        &self,
+        package: &Package,
+        board: &Board,
+        base: Option<Base>,
+    ) -> anyhow::Result<()> {
+        self.pod.say(ToPod::Status(Status::PackagingArtifacts)).await;
+        let (packed, _) = package.pack(board, &self.stop, async { base }).await?;
+        let made = self.made(packed).await?;
+        let taken =
+            self.stop.run_until_cancelled(self.pod.hand_over(ToPod::Made(Box::new(made)))).await;
+        anyhow::ensure!(taken == Some(true), "stopped before the pod had what was made");
+        Ok(())
+    }
+
+    /// The pod keeps what kiwi has said, however the build went.
+    async fn hand_over_log(&self) {
+        let path = image_dir(&self.directory).join(kiwi::LOG);
+        let handed_over = async {
+            let log = self.summed(path).await?;
+            anyhow::Ok(self.pod.hand_over(ToPod::BuildLog(log)).await)
+        };
+        if let Some(Err(error)) = self.stop.run_until_cancelled(handed_over).await {
+            tracing::warn!("the pod does not get kiwi's log: {}", chain(error.as_ref()));
+        }
+    }
+
+    /// The result as files that can be seen outside of our namespaces.
+    async fn made(&self, packed: Packed) -> anyhow::Result<Made> {
+        let outside = |path: &Path| match path.strip_prefix(&self.task.parent) {
+            Ok(inside) => image_dir(&self.directory).join(inside),
+            Err(_) => path.to_owned(),
+        };
+        let boot::Files { kernel, initrd, parameters, .. } = packed.boot;
+        let changes = packed.changes.as_deref().map(outside);
+        Ok(Made {
+            rootfs: self.summed(outside(&packed.rootfs)).await?,
+            kernel: self.copied(kernel, "kernel").await?.context("there is no kernel")?,
+            initrd: self.copied(initrd, "initrd").await?.context("there is no initrd")?,
+            parameters: self.copied(parameters, "parameters").await?,
+            changes: match changes {
+                Some(changes) => Some(self.summed(changes).await?),
+                None => None,
+            },
+            ranges: packed.ranges,
+        })
+    }
+
+    async fn copied(&self, file: Option<File>, name: &str) -> anyhow::Result<Option<wire::File>> {
+        let Some(mut file) = file else { return Ok(None) };
+        let path = self.directory.join(name);
+        blocking({
+            let path = path.clone();
+            move || {
+                File::create(&path)
+                    .and_then(|mut copy| std::io::copy(&mut file, &mut copy))
+                    .map(drop)
+                    .with_context(|| format!("cannot write {}", path.display()))
+            }
+        })
+        .await?;
+        self.summed(path).await.map(Some)
+    }
+
+    async fn summed(&self, path: PathBuf) -> anyhow::Result<wire::File> {
+        let sums = digest::of_path(&path, &self.stop)
+            .await
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(wire::File { path, size: sums.size, md5: sums.md5 })
+    }
+
+    async fn fetch(&self, work: &wire::Customize, to: &Path) -> anyhow::Result<()> {
+        let trust = match &work.trust {
+            Trust::CaFile(_) => Trust::CaFile(self.inbox().join(inbox::STORE_CA)),
+            other => other.clone(),
+        };
+        let http = net::client(&trust, work.timeout)?;
+        let options = get::Options {
+            md5: work.md5.clone(),
+            etag: work.etag.clone(),
+            ..get::Options::default()
+        };
+        let source = Arc::new(AskedFor(self.pod.clone()));
+        let meter = Meter::start("fetch", Unit::Bytes, 0);
+        get::to_file(&http, source, to, &options, &meter, &self.stop).await?;
+        Ok(())
+    }
+
+    async fn door(&self) -> anyhow::Result<Door> {
+        let authorized_keys = session::authorized_keys(&self.inbox().join(inbox::AUTHORIZED_KEYS))?;
+        let host_keys = self.inbox().join(inbox::HOST_KEYS);
+        let host_keys = blocking(move || Ok(HostKeys::load_or_make(&host_keys)?)).await?;
+        Ok(Door { authorized_keys, host_keys })
+    }
+
+    fn host(&self, board: Board, port: u16) -> Host {
+        let secrets =
+            [self.inbox().join(inbox::HOST_KEYS), Layout::new(&image_dir(&self.directory)).agent()];
+        Host {
+            parent: self.task.parent.clone(),
+            job_id: self.task.job_id,
+            arch: self.task.image.arch,
+            session: self.task.session.clone(),
+            secrets: secrets.into_iter().filter(|path| path.exists()).collect(),
+            forwarding: self.task.forwarding,
+            record: None,
+            limits: TimeLimits { idle: self.task.idle, deadline: self.task.deadline },
+            started: self.started,
+            told: Told::Pod(self.pod.clone(), port),
+            board,
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// Where the recipe is unpacked.
+    fn recipe(&self) -> PathBuf {
+        self.task.parent.join("recipe")
+    }
+
+    fn inbox(&self) -> PathBuf {
+        self.directory.join(inbox::DIRECTORY)
+    }
+
+    fn ca_cert(&self) -> PathBuf {
+        self.inbox().join(inbox::CA).join(&self.task.ca_cert)
+    }
+}
+
+/// Where the pod finds the sessions: nobody else has to reach them.
+async fn listen() -> anyhow::Result<(TcpListener, u16)> {
+    let bind = async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        Ok::<_, std::io::Error>((listener, port))
+    };
+    bind.await.context("cannot listen on 127.0.0.1")
+}
+
+/// The pod knows where the image is, and has the keys for it.
+struct AskedFor(Arc<Pod>);
+
+#[async_trait]
+impl Source for AskedFor {
+    async fn url(&self) -> Result<url::Url, SourceError> {
+        Ok(self.0.url().await?.parse()?)
+    }
+}

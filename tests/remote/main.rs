@@ -1,0 +1,11 @@
+//! Jobs on a remote build node: a second host with a network, a `/tmp` and an sshd of its own, and all
+//! that can go wrong between the two.
+
+mod create;
+mod customize;
+mod cut;
+mod host;
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::{pod, recipe as lab};
