@@ -61,6 +61,8 @@ pub struct StepContract {
     pub store_trust: Option<Trust>,
     pub image_root_parent: PathBuf,
     pub recipe: Recipe,
+    /// The image's.
+    pub arch: Arch,
     pub log_level: Level,
 }
 
@@ -77,6 +79,7 @@ impl StepContract {
         let store_trust = reader.s3_trust();
         let image_root_parent = reader.image_root_parent();
         let recipe = reader.recipe(&image_root_parent);
+        let arch = reader.arch();
         let log_level = reader.optional(&vars::LOG_LEVEL, values::log_level).unwrap_or_default();
         Some(Self {
             job_id: job_id?,
@@ -85,6 +88,7 @@ impl StepContract {
             store_trust,
             image_root_parent,
             recipe,
+            arch,
             log_level,
         })
     }

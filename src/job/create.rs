@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::entrance::Entrance;
 use super::package::{blocking, package_job};
 use super::report::Reporter;
-use super::{Job, connect, fetch, session};
-use crate::contract::{ImsAccess, JobContract, Recipe, Status, files, vars};
+use super::{Job, connect, emulation, fetch, session};
+use crate::contract::{Arch, ImsAccess, JobContract, Recipe, Status, files, vars};
 use crate::os::mount;
 use crate::publish::Published;
 use crate::recipe::ca_package::CaPackage;
@@ -108,6 +108,7 @@ async fn build_here(
         signing_keys: options.signing_keys.clone(),
         home: options.home.clone(),
         debug: contract.log_level == Level::Debug,
+        arch: contract.image.arch,
         own_container: std::process::id() == 1,
     };
     let built = build(building, directory, &reporter.board, &reporter.stop).await;
@@ -219,6 +220,8 @@ pub(super) struct Building {
     pub home: Option<PathBuf>,
     /// Kiwi tells more of what it does.
     pub debug: bool,
+    /// The image's.
+    pub arch: Arch,
     /// Kiwi runs in a container that is the job's alone, which may be changed.
     pub own_container: bool,
 }
@@ -233,7 +236,7 @@ pub(super) async fn build(
     let meter = Meter::start("build", Unit::Percent, 100);
     board.watch(&meter);
     let (layout, root, stop) = (directory.layout().clone(), directory.root(), stop.clone());
-    let Building { recipe, ca_package, ca_cert, signing_keys, home, debug, own_container } =
+    let Building { recipe, ca_package, ca_cert, signing_keys, home, debug, arch, own_container } =
         building;
     let built = blocking(move || {
         if ca_package.is_some() && own_container {
@@ -247,6 +250,7 @@ pub(super) async fn build(
             scratch: &layout.agent(),
             home: home.as_deref(),
             debug,
+            arch: Some(arch).filter(|arch| !emulation::is_native(*arch)),
             secrets: &SECRETS,
             meter: &meter,
             cancel: &stop,

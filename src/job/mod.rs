@@ -8,6 +8,7 @@ pub mod connect;
 pub mod control;
 mod create;
 mod customize;
+mod emulation;
 mod entrance;
 mod fetch;
 mod limits;
@@ -111,6 +112,7 @@ pub async fn run(
         if !job.contract.session.remote_build_node.is_empty() {
             return Box::pin(remote::run(&job)).await;
         }
+        emulation::prepare(job.contract.image.arch).await?;
         match job.contract.action {
             Action::Customize => customize::run(&job).await,
             Action::Create => create::run(&job).await,

@@ -2,6 +2,7 @@
 //!
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
 
+pub mod binfmt;
 pub mod capability;
 pub mod cgroup;
 pub mod dir;

@@ -15,7 +15,7 @@ use url::Url;
 use crate::contract::{Status, StepContract};
 use crate::job::package::blocking;
 use crate::job::report::{Outcome, Reporter};
-use crate::job::{connect, create, customize};
+use crate::job::{connect, create, customize, emulation};
 use crate::net::{self, Trust};
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description;
@@ -136,6 +136,7 @@ async fn build_image(
     reporter: &Reporter,
 ) -> anyhow::Result<()> {
     reporter.enter(Status::BuildingImage).await?;
+    emulation::prepare(contract.arch).await?;
     let has_ca = connect::has_ca(&contract.ims);
     let (parent, ca_cert) = (contract.image_root_parent.clone(), contract.ims.ca_cert.clone());
     let job_id = contract.job_id.to_string();
@@ -156,6 +157,7 @@ async fn build_image(
         signing_keys,
         home,
         debug: contract.log_level == Level::Debug,
+        arch: contract.arch,
         own_container: std::process::id() == 1,
     };
     let built = create::build(building, &directory, &reporter.board, &reporter.stop).await;

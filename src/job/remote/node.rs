@@ -21,7 +21,7 @@ use crate::job::listen::Bound;
 use crate::job::package::{Package, Packed, blocking};
 use crate::job::report::{End, GaveUp};
 use crate::job::session::{self, Door, Host, Site, Told};
-use crate::job::{TimeLimits, create, reap_orphans};
+use crate::job::{TimeLimits, create, emulation, reap_orphans};
 use crate::net::{self, Trust};
 use crate::publish::boot;
 use crate::recipe::ca_package::CaPackage;
@@ -84,6 +84,7 @@ struct Node {
 impl Node {
     async fn run(&self) -> anyhow::Result<()> {
         let (directory, parent) = (self.directory.clone(), self.task.parent.clone());
+        emulation::prepare(self.task.image.arch).await?;
         let (_lock, mut bound) = blocking(move || settle(&directory, &parent)).await?;
         let worked = match &self.task.work {
             Work::Customize(work) => self.customize(work).await,
@@ -183,6 +184,7 @@ impl Node {
             signing_keys: self.inbox().join(inbox::SIGNING_KEYS),
             home: std::env::home_dir(),
             debug: work.verbose,
+            arch: self.task.image.arch,
             // The first process of a pid namespace, but in the node's own tree.
             own_container: false,
         };

@@ -14,6 +14,7 @@ use url::Url;
 
 pub use error::Error;
 
+use crate::contract::Arch;
 use crate::os::capability::CapSet;
 use crate::os::{cgroup, disk, process};
 use crate::telemetry::progress::Meter;
@@ -44,6 +45,8 @@ pub struct Build<'a> {
     pub home: Option<&'a Path>,
     /// Kiwi tells more of what it does.
     pub debug: bool,
+    /// The image's architecture, where it is not this host's; its programs run all the same.
+    pub arch: Option<Arch>,
     /// Variables that scripts of the recipe have no business to see.
     pub secrets: &'a [&'a str],
     /// Set to percent of the phase kiwi is in.
@@ -94,6 +97,9 @@ fn command(build: &Build) -> Result<Command, Error> {
     }
     command.arg(option("--logfile=", &build.target.join(LOG)));
     command.arg(option("--shared-cache-dir=", &cache));
+    if let Some(arch) = build.arch {
+        command.arg(format!("--target-arch={arch}"));
+    }
     command.args(["--type", "tbz", "system", "build", "--description"]).arg(build.recipe);
     command.arg("--target").arg(build.target);
     if let Some(package) = build.ca_package {
