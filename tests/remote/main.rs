@@ -5,6 +5,7 @@ mod create;
 mod customize;
 mod cut;
 mod host;
+mod refused;
 #[path = "../support/mod.rs"]
 mod support;
 
