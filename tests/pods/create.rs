@@ -30,7 +30,8 @@ fn statuses(more: &[&str]) -> Vec<String> {
     BUILT.iter().chain(more).map(|status| (*status).to_owned()).collect()
 }
 
-async fn succeeds(spec: Spec, codes: &[(&str, i32)]) {
+/// Gives what the containers have said that are still there: not the init containers.
+async fn succeeds(spec: Spec, codes: &[(&str, i32)]) -> String {
     let repository = Repository::serve().await;
     let (pod, key) = pod(&Recipe::new(), &repository).await;
     let mut kube = Kube::start(&pod, &key, spec).await;
@@ -49,11 +50,13 @@ async fn succeeds(spec: Spec, codes: &[(&str, i32)]) {
     assert_eq!(read("etc/ssl/ca-bundle.pem"), recipe::ca(), "the CA's package was installed");
     assert_eq!(read("etc/cray/ca/certificate_authority.crt"), recipe::ca());
     assert!(root.join("boot/vmlinuz").metadata().unwrap().len() > 100_000);
+    kube.logs()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_container() {
-    succeeds(specs::create, &[("agent", 0)]).await;
+    let said = succeeds(specs::create, &[("agent", 0)]).await;
+    assert!(said.contains("the container trusts the site's CA"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
