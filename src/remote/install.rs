@@ -42,14 +42,16 @@ impl Programs {
 impl Connection {
     /// Installs the program that the node can run; gives its path there.
     pub async fn install(&self, programs: &Programs) -> Result<String, Error> {
-        let arch = self.run("ask for the architecture", "uname -m").await?;
-        let program = programs.find(&self.node, &arch)?;
+        let said = self.run("ask for the architecture", "uname -m").await?;
+        // What root's shell prints at its start comes before.
+        let arch = said.lines().last().unwrap_or_default();
+        let program = programs.find(&self.node, arch)?;
         let read = |source| Error::Read { path: program.clone(), source };
         let never = CancellationToken::new();
         let sha256 = digest::of_path(&program, &never).await.map_err(read)?.sha256;
         let path = format!("{DIRECTORY}/{sha256}");
         let there = format!("sha256sum < {path} 2>/dev/null | cut -c 1-64");
-        if self.run("look for the program", &there).await? == sha256 {
+        if self.run("look for the program", &there).await?.ends_with(&sha256) {
             tracing::debug!(node = self.node, path, "the program is there already");
             self.run("use the program", &format!("touch {path}")).await?;
             return Ok(path);

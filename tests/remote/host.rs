@@ -1,5 +1,5 @@
 //! A second host on this machine: a network namespace at the other end of a cable that can be pulled,
-//! with OpenSSH's server in a mount namespace where `/tmp`, `/mnt` and `/var/lib` are its own.
+//! with OpenSSH's server in a mount namespace where `/tmp`, `/mnt`, `/var/lib` and root's home are its own.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -207,7 +207,8 @@ fn start_sshd(name: &str, dir: &std::path::Path, oddities: &Oddities) -> Process
     let size = oddities.mebibytes.unwrap_or(512);
     let script = format!(
         "mount -t tmpfs -o mode=1777,size={size}m tmpfs /tmp && mount -t tmpfs tmpfs /mnt && \
-         mount -t tmpfs tmpfs /var/lib && exec /usr/sbin/sshd -D -e -f {d}/sshd_config"
+         mount -t tmpfs tmpfs /var/lib && mount -t tmpfs tmpfs /root && \
+         exec /usr/sbin/sshd -D -e -f {d}/sshd_config"
     );
     let mut command = Command::new("ip");
     command.args(["netns", "exec", name, "unshare", "--mount", "sh", "-c", &script]);
