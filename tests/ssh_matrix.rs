@@ -7,11 +7,8 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use support::{Lab, output, text};
+use support::{Lab, VENVS, output, text};
 use tokio::process::Command;
-
-/// Made by scripts/install.
-const VENVS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/lab");
 
 /// Bytes without a pattern that is short.
 fn noise(length: usize) -> Vec<u8> {

@@ -1,16 +1,47 @@
-//! `MaxStartups`: how many connections may be there that have not logged in.
+//! `MaxStartups`: how many connections may be there that have not logged in; and how many of them one
+//! source may begin in a second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::config::MaxStartups;
+
+/// Connections of one source that may begin in a [`TURN`] without logging in. Others wait: each key
+/// exchange costs us more than the client (the DHEat attack, CVE-2002-20001), and clients that do log
+/// in, however many at once, should not notice.
+const TURNS: usize = 10;
+const TURN: Duration = Duration::from_secs(1);
 
 /// Counts the connections that have not logged in.
 #[derive(Debug)]
 pub(super) struct Admission {
     limits: MaxStartups,
-    waiting: Mutex<HashMap<IpAddr, u32>>,
+    startups: Mutex<Startups>,
+}
+
+#[derive(Debug, Default)]
+struct Startups {
+    sources: HashMap<IpAddr, Source>,
+    /// Connections dropped since it became crowded.
+    dropped: u64,
+}
+
+/// One client's address.
+#[derive(Debug)]
+struct Source {
+    startups: u32,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self { startups: 0, turns: Arc::new(Semaphore::new(TURNS)) }
+    }
 }
 
 /// A counted connection; dropped when it has logged in or gone.
@@ -22,21 +53,29 @@ pub(super) struct Startup {
 
 impl Admission {
     pub(super) fn new(limits: MaxStartups) -> Self {
-        Self { limits, waiting: Mutex::default() }
+        Self { limits, startups: Mutex::default() }
     }
 
     /// `percent` is a random number below 100: the early drop hits by chance, so that a flood cannot
     /// keep everybody else out.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, percent: u32) -> Option<Startup> {
         let address = address.to_canonical();
-        let mut waiting = self.lock();
-        let total: u32 = waiting.values().sum();
-        let source = waiting.get(&address).copied().unwrap_or(0);
-        let crowded = self.limits.per_source.is_some_and(|most| source >= most);
+        let mut startups = self.lock();
+        let total = startups.sources.values().map(|source| source.startups).sum();
+        let of_source = startups.sources.get(&address).map_or(0, |source| source.startups);
+        let crowded = self.limits.per_source.is_some_and(|most| of_source >= most);
         if crowded || percent < self.chance(total) {
+            startups.dropped += 1;
+            if startups.dropped == 1 {
+                tracing::warn!(%address, "too many have not logged in: beginning MaxStartups throttling");
+            }
             return None;
         }
-        *waiting.entry(address).or_default() += 1;
+        if startups.dropped > 0 && self.chance(total) == 0 {
+            let dropped = std::mem::take(&mut startups.dropped);
+            tracing::info!(dropped, "exited MaxStartups throttling");
+        }
+        startups.sources.entry(address).or_default().startups += 1;
         Some(Startup { admission: Arc::clone(self), address })
     }
 
@@ -53,20 +92,41 @@ impl Admission {
         (100 - rate) * (total - start) / (full - start).max(1) + rate
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Startups> {
+        self.startups.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Changes what is known of `address`, and forgets it when nothing is.
+    fn update(&self, address: IpAddr, change: impl FnOnce(&mut Source)) {
+        let sources = &mut self.lock().sources;
+        let Some(source) = sources.get_mut(&address) else { return };
+        change(source);
+        if source.startups == 0 && source.turns.available_permits() == TURNS {
+            sources.remove(&address);
+        }
+    }
+}
+
+impl Startup {
+    /// Waits until the connection may begin. Its turn is over when it has logged in, or after a second.
+    pub(super) async fn turn(&self, authenticated: &CancellationToken) {
+        let turns =
+            self.admission.lock().sources.get(&self.address).map(|source| source.turns.clone());
+        let Some(turns) = turns else { return };
+        // Never closed.
+        let Ok(permit) = turns.acquire_owned().await else { return };
+        let (admission, address) = (Arc::clone(&self.admission), self.address);
+        let authenticated = authenticated.clone();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(TURN, authenticated.cancelled()).await;
+            admission.update(address, |_| drop::<OwnedSemaphorePermit>(permit));
+        });
     }
 }
 
 impl Drop for Startup {
     fn drop(&mut self) {
-        let mut waiting = self.admission.lock();
-        if let Some(count) = waiting.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.address);
-            }
-        }
+        self.admission.update(self.address, |source| source.startups -= 1);
     }
 }
 
@@ -105,6 +165,33 @@ mod tests {
         assert!(admission.admit(address(2), 99).is_some());
         drop(first);
         assert!(admission.admit(address(1), 99).is_some());
-        assert!(admission.lock().is_empty());
+        assert!(admission.lock().sources.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_source_begins_ten_a_second_but_for_those_that_log_in() {
+        let limits = MaxStartups { start: 1000, rate: 30, full: 1000, per_source: None };
+        let admission = Arc::new(Admission::new(limits));
+        let begin = async |last| {
+            let startup = admission.admit(address(last), 99).unwrap();
+            let authenticated = CancellationToken::new();
+            startup.turn(&authenticated).await;
+            authenticated
+        };
+        let begun = std::time::Instant::now();
+        for _ in 0..100 {
+            begin(1).await.cancel();
+        }
+        assert!(begun.elapsed() < 5 * TURN, "clients that log in do not wait");
+        for _ in 0..25 {
+            begin(1).await;
+        }
+        assert!(begun.elapsed() >= 2 * TURN);
+        let others = std::time::Instant::now();
+        begin(2).await;
+        assert!(others.elapsed() < TURN, "sources do not wait for each other");
+        while !admission.lock().sources.is_empty() {
+            tokio::time::sleep(TURN / 10).await;
+        }
     }
 }

@@ -184,7 +184,7 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener) {
 impl Inner {
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let Some(startup) = self.admission.admit(peer.ip(), rand::random_range(0..100)) else {
-            tracing::warn!(%peer, "connection dropped: too many have not logged in (MaxStartups)");
+            tracing::debug!(%peer, "connection dropped: too many have not logged in (MaxStartups)");
             // As sshd says it; the socket of a new connection has room for it.
             let _ = tcp.try_write(b"Not allowed at this time\r\n");
             return;
@@ -207,6 +207,8 @@ impl Inner {
             Arc::clone(&wire),
         );
         tracing::debug!(connection = id, %peer, "connection opened");
+        let turn = cut.run_until_cancelled(startup.turn(&connection.authenticated));
+        let Some(()) = turn.await else { return };
         let result = self.converse(stream, &connection, &cut, startup).await;
         let (received, sent) = (&wire.received, &wire.sent);
         tracing::debug!(

@@ -148,6 +148,9 @@ async fn keygen(arguments: &[&str], file: PathBuf) {
     assert!(done.status.success(), "{done:?}");
 }
 
+/// Made by scripts/install.
+pub const VENVS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/lab");
+
 /// What a command printed; fails the test when it hangs.
 pub async fn output(command: &mut Command) -> Output {
     command.kill_on_drop(true);
