@@ -201,6 +201,24 @@ async fn sessions_beyond_the_limit_are_refused_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_had_its_channels_is_left_for_another() {
+    let lab = Lab::with("", |config| config.limits.max_closed = 3).await;
+    let mux = format!("-oControlPath={}", lab.path("mux").display());
+    let mut master = lab.ssh(&["-MN", &mux]).spawn().unwrap();
+    eventually("the master's socket", || lab.path("mux").exists()).await;
+    let refusals = async || {
+        let done = output(lab.ssh(&[&mux]).arg("echo done")).await;
+        assert_eq!((text(&done.stdout).as_str(), done.status.code()), ("done\n", Some(0)));
+        text(&done.stderr).contains("open refused by peer")
+    };
+    for _ in 0..3 {
+        assert!(!refusals().await);
+    }
+    assert!(refusals().await, "ssh has connected anew");
+    master.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_dies_with_its_window_full_leaves_nothing_behind() {
     let lab = Lab::start().await;
     let mut child = lab.ssh(&[]).arg("exec cat /dev/zero").stdout(Stdio::piped()).spawn().unwrap();

@@ -46,7 +46,7 @@ pub enum Forwarding {
     All,
 }
 
-/// The limits of sshd_config(5), by its names, and two of our own.
+/// The limits of sshd_config(5), by its names, and some of our own.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// A connection that has not logged in by then is cut.
@@ -55,6 +55,9 @@ pub struct Limits {
     pub max_startups: MaxStartups,
     /// Open session channels on one connection.
     pub max_sessions: usize,
+    /// Channels of one connection that were closed by us before its client did: the library keeps some
+    /// 5 KB of each. Then it gets no more, and has to connect anew (ssh does so by itself).
+    pub max_closed: usize,
     /// How long a client may be silent before it is asked whether it lives...
     pub client_alive_interval: Duration,
     /// ...and how often it may fail to answer.
@@ -85,6 +88,7 @@ impl Default for Limits {
             max_startups: MaxStartups { start: 10, rate: 30, full: 100, per_source: None },
             // sshd's 10 is too few for a multiplexed connection of an Ansible run with many forks.
             max_sessions: 64,
+            max_closed: 32768,
             client_alive_interval: Duration::from_secs(60),
             client_alive_count_max: 10,
             queued_memory: 64 << 20,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
@@ -48,6 +48,8 @@ pub(super) struct Connection {
     pub authenticated: CancellationToken,
     pub grant: OnceLock<Grant>,
     channels: Mutex<HashMap<ChannelId, Entry>>,
+    /// Channels that were closed from this side.
+    closed: AtomicUsize,
     pub forwards: super::forward::Listeners,
 }
 
@@ -64,12 +66,18 @@ impl Connection {
             authenticated: CancellationToken::new(),
             grant: OnceLock::new(),
             channels: Mutex::default(),
+            closed: AtomicUsize::default(),
             forwards: Default::default(),
         }
     }
 
     pub(super) fn channels(&self) -> MutexGuard<'_, HashMap<ChannelId, Entry>> {
         self.channels.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether this connection has had all the channels it gets.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) >= self.shared.config.limits.max_closed
     }
 
     pub(super) fn inbox(&self) -> Inbox {
@@ -140,7 +148,9 @@ impl Outlet {
     pub(super) async fn close(&self) {
         self.eof().await;
         // Before the client can know: it may open its next session at once, and MaxSessions counts.
-        self.connection.channels().remove(&self.write.id());
+        if self.connection.channels().remove(&self.write.id()).is_some() {
+            self.connection.closed.fetch_add(1, Ordering::Relaxed);
+        }
         self.control(self.write.close()).await;
         self.closed.cancel();
     }
