@@ -7,8 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::link::Link;
 use super::mounts::Mounts;
-use crate::os::pidfd;
-use crate::os::proctree::{self, Process};
+use crate::os::process::{Process, descendants, pidfd};
 
 /// What was found at the end.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +26,12 @@ pub struct Leftovers {
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn close(link: &Link, grace: Duration) -> Leftovers {
-    let processes = proctree::descendants(link.pid);
+    let processes = descendants(link.pid);
     if !processes.is_empty() {
         let deadline = Instant::now() + grace;
         // Interactive shells ignore SIGTERM but heed SIGHUP; the stopped must be woken to obey.
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
-            processes.iter().for_each(|process| proctree::signal(process, signal));
+            processes.iter().for_each(|process| process.signal(signal));
         }
         wait_for(&processes, deadline);
     }
@@ -54,11 +53,11 @@ fn wait_for(processes: &[Process], deadline: Instant) {
 /// Kills until nothing is left: a process may fork while the list of them is read.
 fn kill_all(init: i32, deadline: Instant) -> Vec<Process> {
     loop {
-        let left = proctree::descendants(init);
+        let left = descendants(init);
         if left.is_empty() || Instant::now() >= deadline {
             return left;
         }
-        left.iter().for_each(|process| proctree::signal(process, Signal::SIGKILL));
+        left.iter().for_each(|process| process.signal(Signal::SIGKILL));
         wait_for(&left, deadline);
     }
 }
@@ -68,7 +67,7 @@ fn end_init(link: &Link) {
     link.hang_up();
     let ended = pidfd::wait_until(&link.pidfd, Instant::now() + Duration::from_secs(2));
     if !ended.unwrap_or(false) {
-        proctree::signal(&Process { pid: link.pid, name: String::new() }, Signal::SIGKILL);
+        link.kill();
         let _ = pidfd::wait_until(&link.pidfd, Instant::now() + KILL_PATIENCE);
     }
     link.reap();

@@ -25,7 +25,8 @@ use super::plan::Shape;
 use super::session::{self, Session};
 use super::wire::{self, Event, Fault, Request, Setup};
 use crate::os::exec::SingleThreaded;
-use crate::os::{hardening, landlock, namespace, pty, reap, seccomp};
+use crate::os::process::wait;
+use crate::os::{hardening, landlock, namespace, pty, seccomp};
 
 /// Lives until the agent goes. Called by the entry with the socket that was its stdin.
 pub fn run(socket: UnixStream) -> io::Result<()> {
@@ -212,7 +213,7 @@ impl Init {
     }
 
     fn reap(&mut self) -> io::Result<()> {
-        while let Some((pid, status)) = reap::next(WaitPidFlag::WNOHANG)? {
+        while let Some((pid, status)) = wait::next(WaitPidFlag::WNOHANG)? {
             if self.sessions.get(&pid).is_some_and(|session| session.launch.is_some()) {
                 self.report_launches(&[pid])?;
             }

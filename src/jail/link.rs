@@ -10,13 +10,16 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
 use super::Error;
 use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
 use super::wire::{self, Event, Fault, Request, Setup};
-use crate::os::{hardening, pidfd};
+use crate::os::hardening;
+use crate::os::process::{pidfd, wait};
 
 /// Hidden first argument by which main recognises that it is to be the jail's init.
 pub const ENTRY: &str = "__session";
@@ -132,7 +135,12 @@ impl Link {
 
     /// Takes the status of an init that has ended.
     pub fn reap(&self) {
-        crate::os::reap::one(self.pid);
+        wait::one(self.pid);
+    }
+
+    /// Ends init by force. Until it is reaped, its pid is nobody else's.
+    pub fn kill(&self) {
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 
     /// Tells init to end, without waiting.

@@ -152,10 +152,11 @@ pub(super) async fn serve(
 pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     let leftovers = blocking(move || Ok(jail.close(PROCESS_GRACE))).await?;
     tell_leftovers(&leftovers);
+    let stuck: Vec<_> = leftovers.stuck.iter().map(ToString::to_string).collect();
     anyhow::ensure!(
-        leftovers.stuck.is_empty(),
-        "processes of sessions cannot be ended, so the image may still change: {:?}",
-        leftovers.stuck
+        stuck.is_empty(),
+        "processes of sessions cannot be ended, so the image may still change: {}",
+        stuck.join(", ")
     );
     anyhow::ensure!(
         leftovers.additions.is_empty(),

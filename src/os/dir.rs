@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -16,7 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
 use super::entry::Attributes;
-use super::openat::{directory, open_in_root};
+use super::openat::{directory, open_in_root, read_regular};
 
 /// A modification time: seconds since 1970 and nanoseconds.
 pub type Time = (i64, i64);
@@ -93,19 +93,7 @@ impl Dir {
 
     /// The content of the regular file `name`, which may have `limit` bytes.
     pub fn read(&self, name: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let file = self.open_file(name, OFlag::O_RDONLY)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        let mut content = Vec::new();
-        file.take(limit + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > limit {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("above {limit} bytes"),
-            ));
-        }
-        Ok(content)
+        read_regular(self.open_file(name, OFlag::O_RDONLY)?, limit)
     }
 
     /// Puts a regular file in the place of `name`, whatever was there (but not a directory).

@@ -22,11 +22,8 @@ pub mod mountinfo;
 pub mod namespace;
 pub mod nodes;
 pub mod openat;
-pub mod pidfd;
 pub mod process;
-pub mod proctree;
 pub mod pty;
-pub mod reap;
 pub mod seccomp;
 pub mod stdio;
 #[cfg(test)]

@@ -56,7 +56,12 @@ pub fn leads_outside(root: impl AsFd, path: &Path) -> io::Result<bool> {
 ///
 /// Opened without blocking and checked afterwards: a FIFO in its place must not hang the agent.
 pub fn read_in_root(root: impl AsFd, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_in_root(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    read_regular(open_in_root(root, path, flags)?, limit)
+}
+
+/// Reads what was opened without blocking, if it is a regular file of at most `limit` bytes.
+pub(super) fn read_regular(file: File, limit: u64) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }

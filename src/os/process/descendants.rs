@@ -3,50 +3,32 @@
 use std::collections::HashMap;
 use std::fs;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use super::{Process, all};
 
-use super::process;
-
-/// A process as the log names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    pub pid: i32,
-    /// The command line, or the kernel's name for it; shortened.
-    pub name: String,
-}
-
-/// All live processes below `ancestor`, in no particular order; zombies are not live.
+/// All live processes below `ancestor`, in no particular order; zombies are not live. Their names are
+/// command lines, as far as they have one; shortened.
 pub fn descendants(ancestor: i32) -> Vec<Process> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for process in process::all().iter().filter(|process| process.runs()) {
-        children.entry(process.parent).or_default().push(process.pid);
+    let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
+    for process in all().into_iter().filter(Process::runs) {
+        children.entry(process.parent).or_default().push(process);
     }
     let mut found = Vec::new();
     let mut next = vec![ancestor];
     while let Some(pid) = next.pop() {
         for child in children.remove(&pid).unwrap_or_default() {
-            found.push(Process { pid: child, name: name(child) });
-            next.push(child);
+            next.push(child.pid);
+            found.push(Process { name: command_line(child.pid).unwrap_or(child.name), ..child });
         }
     }
     found
 }
 
-fn name(pid: i32) -> String {
+fn command_line(pid: i32) -> Option<String> {
     const SHOWN: usize = 120;
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let text = String::from_utf8_lossy(&line).replace('\0', " ");
-    let text = match text.trim() {
-        "" => fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default(),
-        text => text.to_owned(),
-    };
-    text.trim().chars().take(SHOWN).collect()
-}
-
-/// Sends a signal; that the process ended meanwhile is no error.
-pub fn signal(process: &Process, signal: Signal) {
-    let _ = kill(Pid::from_raw(process.pid), signal);
+    let text: String = text.trim().chars().take(SHOWN).collect();
+    Some(text).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -63,7 +45,7 @@ mod tests {
         std::io::Read::read(shell.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         let found = descendants(std::process::id() as i32);
         let sleeper = found.iter().find(|process| process.name == "sleep 987").unwrap();
-        signal(sleeper, Signal::SIGKILL);
+        sleeper.signal(nix::sys::signal::Signal::SIGKILL);
         // The shell waits for it, so this ends.
         assert!(shell.wait().unwrap().success());
     }

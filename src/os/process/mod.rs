@@ -1,14 +1,17 @@
 //! Processes: external commands, who uses a directory, orphans.
 //!
-//! Called by `job`, `workspace`, `squashfs` and whoever runs an external command. What sessions left
-//! running is the jail's business (`os::proctree`).
+//! Called by `job`, `jail`, `workspace`, `squashfs` and whoever runs an external command.
 
+mod descendants;
 mod isolated;
+pub mod pidfd;
 mod reap;
 mod run;
 mod table;
 mod users;
+pub mod wait;
 
+pub use descendants::descendants;
 pub use isolated::run_isolated;
 pub use reap::{OwnChild, Reaper, become_subreaper};
 pub use run::{Error, Lines, Output, run, run_on_terminal, run_within};

@@ -1,5 +1,8 @@
 //! The process table, from `/proc` (proc(5)).
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// One process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -17,6 +20,11 @@ impl Process {
     /// The process `pid`, if there is one.
     pub fn read(pid: i32) -> Option<Self> {
         parse(pid, &String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+    }
+
+    /// Sends a signal; that the process ended meanwhile is no error.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.pid), signal);
     }
 
     /// False for one that ended and was not waited for yet.
