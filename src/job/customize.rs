@@ -16,7 +16,6 @@ use crate::publish::Published;
 use crate::s3::Store;
 use crate::squashfs::reuse::Record;
 use crate::telemetry::chain;
-use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
 use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
@@ -152,8 +151,6 @@ pub(super) struct Opening {
 
 /// Makes an image root of a fetched image.
 pub(super) async fn open_root(opening: Opening) -> anyhow::Result<(Workspace, Base)> {
-    let meter = Meter::start("unpack", Unit::Percent, 100);
-    opening.board.watch(&meter);
     blocking(move || {
         let options = workspace::Options {
             parent: opening.layout.parent(),
@@ -161,7 +158,7 @@ pub(super) async fn open_root(opening: Opening) -> anyhow::Result<(Workspace, Ba
             image_md5: &opening.md5,
             job_id: &opening.job_id,
             mode: opening.mode,
-            meter: &meter,
+            board: Some(&opening.board),
             cancel: &opening.stop,
         };
         let workspace = workspace::open(&options).context("cannot open the image root")?;

@@ -7,6 +7,7 @@
 mod api;
 mod cfs;
 mod config;
+mod database;
 mod keys;
 mod launcher;
 mod objects;

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::squashfs::format::Superblock;
 use crate::squashfs::format::superblock;
-use crate::telemetry::progress::Meter;
+use crate::telemetry::progress::{Meter, Unit};
+use crate::telemetry::status::Board;
 
 /// What [`open`] needs to know.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ pub struct Options<'a> {
     pub image_md5: &'a str,
     pub job_id: &'a str,
     pub mode: Mode,
-    /// Counts percent while the image is unpacked.
-    pub meter: &'a Meter,
+    /// Shows how far unpacking is, if it comes to that.
+    pub board: Option<&'a Board>,
     pub cancel: &'a CancellationToken,
 }
 
@@ -133,17 +134,22 @@ impl Opener<'_> {
         tracing::info!(reason = %why, "the image is unpacked instead of mounted");
         self.check_space(Kind::Unpacked)?.warn_if_tight();
         self.preparing(Kind::Unpacked)?;
+        let meter = Meter::start("unpack", Unit::Percent, 100);
+        if let Some(board) = self.options.board {
+            board.watch(&meter);
+        }
         let unpacked = unpack::unpack(&unpack::Unpack {
             image: self.options.image,
             superblock: &self.superblock,
             root: &self.layout.root(),
             scratch: &self.layout.agent(),
-            meter: self.options.meter,
+            meter: &meter,
             cancel: self.options.cancel,
         });
         if let Err(error) = unpacked {
             return Err(self.undone(error));
         }
+        meter.finish();
         self.ready(Kind::Unpacked, None)
     }
 

@@ -43,7 +43,7 @@ impl Job {
             image_md5: "00ff",
             job_id,
             mode,
-            meter: &Meter::hidden(),
+            board: None,
             cancel: &CancellationToken::new(),
         })
     }

@@ -98,14 +98,13 @@ impl Checkpoint {
         let (parent, image) = (self.directory.join("root"), self.image());
         std::fs::create_dir_all(&parent)
             .with_context(|| format!("cannot make {}", parent.display()))?;
-        let meter = Meter::start("unpack", Unit::Percent, 100);
         let options = workspace::Options {
             parent: &parent,
             image: &image,
             image_md5: "",
             job_id: "configure",
             mode,
-            meter: &meter,
+            board: None,
             cancel: stop,
         };
         let open = || workspace::open(&options).context("cannot open the image root");

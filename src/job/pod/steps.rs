@@ -84,17 +84,16 @@ async fn fetch_image(contract: StepContract, url: Url, reporter: &Reporter) -> a
     }
     download(&contract, url, &layout.image(), reporter).await.context("cannot fetch the image")?;
     let md5 = contract.md5.unwrap_or_default();
-    let stop = reporter.stop.clone();
+    let (board, stop) = (reporter.board.clone(), reporter.stop.clone());
     blocking(move || {
         workspace::remove_stale_signals(layout.parent(), &layout.root())?;
-        let meter = Meter::start("unpack", Unit::Percent, 100);
         let workspace = workspace::open(&workspace::Options {
             parent: layout.parent(),
             image: &layout.image(),
             image_md5: &md5,
             job_id: &job_id,
             mode: Mode::Unpack,
-            meter: &meter,
+            board: Some(&board),
             cancel: &stop,
         })
         .context("cannot unpack the image")?;

@@ -1,11 +1,10 @@
 //! What collections have in common: reading, deleting, and the trash of v3.
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::artifacts::{Artifacts, Moved};
 use super::input::{Id, Input};
@@ -23,7 +22,7 @@ pub struct Cascade {
 }
 
 impl Cascade {
-    pub fn get(&self) -> Result<bool> {
+    fn get(&self) -> Result<bool> {
         match self.cascade.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("true") => Ok(true),
             Some("false") => Ok(false),
@@ -41,26 +40,37 @@ pub async fn one<T: Record>(State(app): State<Shared>, Id(id): Id) -> Result<Jso
 }
 
 /// DELETE of one record: into the trash in v3, for good in v2.
-pub async fn delete<T>(app: &App, version: Version, id: Uuid, cascade: bool) -> Result<Response>
+pub async fn delete<T>(
+    State(app): State<Shared>,
+    Extension(version): Extension<Version>,
+    Query(cascade): Query<Cascade>,
+    Id(id): Id,
+) -> Result<Response>
 where
     T: Artifacts + Clone,
     Deleted<T>: Record + Clone,
 {
+    let cascade = cascade.get()?;
     let _guard = app.links.lock().await;
     let record: T = app.records.get(id).await?.ok_or_else(Problem::not_found)?;
-    discard(app, version, record, cascade).await?;
+    discard(&app, version, record, cascade).await?;
     Ok(no_content())
 }
 
 /// DELETE of a collection.
-pub async fn delete_all<T>(app: &App, version: Version, cascade: bool) -> Result<Response>
+pub async fn delete_all<T>(
+    State(app): State<Shared>,
+    Extension(version): Extension<Version>,
+    Query(cascade): Query<Cascade>,
+) -> Result<Response>
 where
     T: Artifacts + Clone,
     Deleted<T>: Record + Clone,
 {
+    let cascade = cascade.get()?;
     let _guard = app.links.lock().await;
     for record in app.records.list::<T>().await? {
-        discard(app, version, record, cascade).await?;
+        discard(&app, version, record, cascade).await?;
     }
     Ok(no_content())
 }

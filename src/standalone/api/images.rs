@@ -2,26 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::collection::{self, Cascade};
 use super::input::{Id, Input};
 use super::problem::{Problem, Result};
 use super::schema::{ARCH, Field, Kind, LINK};
-use super::{App, Shared, Version, manifest};
+use super::{Shared, collection, links};
 use crate::contract::Arch;
 use crate::standalone::records::{Image, Link, Stamp};
 
 pub fn routes() -> Router<Shared> {
     Router::new()
-        .route("/images", get(collection::list::<Image>).post(create).delete(delete_all))
-        .route("/images/{id}", get(collection::one::<Image>).patch(patch).delete(delete))
+        .route(
+            "/images",
+            get(collection::list::<Image>).post(create).delete(collection::delete_all::<Image>),
+        )
+        .route(
+            "/images/{id}",
+            get(collection::one::<Image>).patch(patch).delete(collection::delete::<Image>),
+        )
 }
 
 const NEW: &[Field] = &[
@@ -44,9 +48,7 @@ struct New {
 async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, Json<Image>)> {
     let new: New = input.read(NEW)?;
     let _guard = app.links.lock().await;
-    if let Some(link) = &new.link {
-        check_link(&app, link).await?;
-    }
+    links::check::<Image>(&app, None, new.link.as_ref()).await?;
     let image = Image {
         name: new.name,
         link: new.link,
@@ -98,15 +100,7 @@ async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Js
     let _guard = app.links.lock().await;
     let image: Image = app.records.get(id).await?.ok_or_else(Problem::not_found)?;
     let patch: Patch = input.read(PATCH)?;
-    if let Some(link) = &patch.link {
-        match &image.link {
-            Some(old) if old == link => {}
-            Some(_) => {
-                return Err(Problem::conflict("The image has another link; it is set once."));
-            }
-            None => check_link(&app, link).await?,
-        }
-    }
+    links::check::<Image>(&app, image.link.as_ref(), patch.link.as_ref()).await?;
     let changed = app.records.update(id, move |image: &mut Image| apply(image, patch)).await?;
     changed.map(|(record, ())| Json(record)).ok_or_else(Problem::not_found)
 }
@@ -124,34 +118,4 @@ fn apply(image: &mut Image, patch: Patch) {
             Edit::Remove { key } => _ = image.metadata.remove(&key),
         }
     }
-}
-
-/// A manifest belongs to one image, and must hold what a manifest holds.
-async fn check_link(app: &App, link: &Link) -> Result<()> {
-    for image in app.records.list::<Image>().await? {
-        if image.link.is_some_and(|other| other.path == link.path) {
-            return Err(Problem::unprocessable(format!(
-                "The image {} links to {} already.",
-                image.id, link.path
-            )));
-        }
-    }
-    manifest::check(&app.objects, link).await
-}
-
-async fn delete(
-    State(app): State<Shared>,
-    Extension(version): Extension<Version>,
-    Query(cascade): Query<Cascade>,
-    Id(id): Id,
-) -> Result<Response> {
-    collection::delete::<Image>(&app, version, id, cascade.get()?).await
-}
-
-async fn delete_all(
-    State(app): State<Shared>,
-    Extension(version): Extension<Version>,
-    Query(cascade): Query<Cascade>,
-) -> Result<Response> {
-    collection::delete_all::<Image>(&app, version, cascade.get()?).await
 }

@@ -10,6 +10,7 @@ mod host_keys;
 mod images;
 mod input;
 mod jobs;
+mod links;
 mod manifest;
 pub(super) mod problem;
 mod public_keys;

@@ -2,23 +2,29 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::collection;
-use super::input::{Id, Input};
+use super::input::Input;
 use super::problem::Result;
 use super::schema::{Field, Kind};
-use super::{Shared, Version};
+use super::{Shared, collection};
 use crate::standalone::records::{PublicKey, Stamp};
 
 pub fn routes() -> Router<Shared> {
     Router::new()
-        .route("/public-keys", get(collection::list::<PublicKey>).post(create).delete(delete_all))
-        .route("/public-keys/{id}", get(collection::one::<PublicKey>).delete(delete))
+        .route(
+            "/public-keys",
+            get(collection::list::<PublicKey>)
+                .post(create)
+                .delete(collection::delete_all::<PublicKey>),
+        )
+        .route(
+            "/public-keys/{id}",
+            get(collection::one::<PublicKey>).delete(collection::delete::<PublicKey>),
+        )
 }
 
 const NEW: &[Field] =
@@ -36,19 +42,4 @@ async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, 
     let key = PublicKey { name, public_key, id: Uuid::new_v4(), created: Stamp::now() };
     app.records.put(&key).await?;
     Ok((StatusCode::CREATED, Json(key)))
-}
-
-async fn delete(
-    State(app): State<Shared>,
-    Extension(version): Extension<Version>,
-    Id(id): Id,
-) -> Result<Response> {
-    collection::delete::<PublicKey>(&app, version, id, false).await
-}
-
-async fn delete_all(
-    State(app): State<Shared>,
-    Extension(version): Extension<Version>,
-) -> Result<Response> {
-    collection::delete_all::<PublicKey>(&app, version, false).await
 }

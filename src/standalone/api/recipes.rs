@@ -1,25 +1,29 @@
 //! `recipes`: what images are built from, with a link to an archive.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::collection::{self, Cascade};
 use super::input::{Id, Input};
 use super::problem::{Problem, Result};
 use super::schema::{ARCH, Field, Kind, LINK};
-use super::{App, Shared, Version, manifest};
+use super::{Shared, collection, links};
 use crate::contract::Arch;
 use crate::standalone::records::{KeyValue, Link, Recipe, Stamp};
 
 pub fn routes() -> Router<Shared> {
     Router::new()
-        .route("/recipes", get(collection::list::<Recipe>).post(create).delete(delete_all))
-        .route("/recipes/{id}", get(collection::one::<Recipe>).patch(patch).delete(delete))
+        .route(
+            "/recipes",
+            get(collection::list::<Recipe>).post(create).delete(collection::delete_all::<Recipe>),
+        )
+        .route(
+            "/recipes/{id}",
+            get(collection::one::<Recipe>).patch(patch).delete(collection::delete::<Recipe>),
+        )
 }
 
 const PAIR: &[Field] = &[Field::required("key", Kind::Name), Field::required("value", Kind::Text)];
@@ -56,9 +60,7 @@ fn yes() -> bool {
 async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, Json<Recipe>)> {
     let new: New = input.read(NEW)?;
     let _guard = app.links.lock().await;
-    if let Some(link) = &new.link {
-        check_link(&app, link).await?;
-    }
+    links::check::<Recipe>(&app, None, new.link.as_ref()).await?;
     let recipe = Recipe {
         name: new.name,
         link: new.link,
@@ -93,15 +95,7 @@ async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Js
     let _guard = app.links.lock().await;
     let recipe: Recipe = app.records.get(id).await?.ok_or_else(Problem::not_found)?;
     let patch: Patch = input.read(PATCH)?;
-    if let Some(link) = &patch.link {
-        match &recipe.link {
-            Some(old) if old == link => {}
-            Some(_) => {
-                return Err(Problem::conflict("The recipe has another link; it is set once."));
-            }
-            None => check_link(&app, link).await?,
-        }
-    }
+    links::check::<Recipe>(&app, recipe.link.as_ref(), patch.link.as_ref()).await?;
     let changed = app.records.update(id, move |recipe: &mut Recipe| apply(recipe, patch)).await?;
     changed.map(|(record, ())| Json(record)).ok_or_else(Problem::not_found)
 }
@@ -119,38 +113,4 @@ fn apply(recipe: &mut Recipe, patch: Patch) {
     if let Some(arch) = patch.arch {
         recipe.arch = arch;
     }
-}
-
-/// An archive belongs to one recipe, and must exist.
-async fn check_link(app: &App, link: &Link) -> Result<()> {
-    for recipe in app.records.list::<Recipe>().await? {
-        if recipe.link.is_some_and(|other| other.path == link.path) {
-            return Err(Problem::unprocessable(format!(
-                "The recipe {} links to {} already.",
-                recipe.id, link.path
-            )));
-        }
-    }
-    let object = manifest::object(link)?;
-    match app.objects.head(&object).await? {
-        Some(_) => Ok(()),
-        None => Err(Problem::unprocessable(format!("There is no object {object}."))),
-    }
-}
-
-async fn delete(
-    State(app): State<Shared>,
-    Extension(version): Extension<Version>,
-    Query(cascade): Query<Cascade>,
-    Id(id): Id,
-) -> Result<Response> {
-    collection::delete::<Recipe>(&app, version, id, cascade.get()?).await
-}
-
-async fn delete_all(
-    State(app): State<Shared>,
-    Extension(version): Extension<Version>,
-    Query(cascade): Query<Cascade>,
-) -> Result<Response> {
-    collection::delete_all::<Recipe>(&app, version, cascade.get()?).await
 }

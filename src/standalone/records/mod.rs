@@ -16,9 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use crate::standalone::database::{from_redb, schema};
+
 /// Version of the tables and of the records in them.
 const SCHEMA: u64 = 1;
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Something with an id that is kept in a table.
 pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -40,23 +41,7 @@ pub enum Error {
     Lost(#[source] tokio::task::JoinError),
 }
 
-/// Lets `?` turn redb's several error types into one.
-macro_rules! from_redb {
-    ($($error:ty),*) => { $(
-        impl From<$error> for Error {
-            fn from(error: $error) -> Self {
-                Error::Database(error.into())
-            }
-        }
-    )* };
-}
-from_redb!(
-    redb::DatabaseError,
-    redb::TransactionError,
-    redb::TableError,
-    redb::StorageError,
-    redb::CommitError
-);
+from_redb!(Error);
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -77,24 +62,17 @@ impl Records {
     pub fn open(path: &Path) -> Result<Self> {
         let db = Database::create(path)?;
         let txn = db.begin_write()?;
-        {
-            let mut meta = txn.open_table(META)?;
-            let found = meta.get("schema")?.map(|value| value.value());
-            match found {
-                Some(SCHEMA) => {}
-                Some(other) => return Err(Error::Schema(other)),
-                None => {
-                    meta.insert("schema", SCHEMA)?;
-                }
-            }
-            txn.open_table(table::<Image>())?;
-            txn.open_table(table::<Recipe>())?;
-            txn.open_table(table::<PublicKey>())?;
-            txn.open_table(table::<Job>())?;
-            txn.open_table(table::<Deleted<Image>>())?;
-            txn.open_table(table::<Deleted<Recipe>>())?;
-            txn.open_table(table::<Deleted<PublicKey>>())?;
+        match schema(&txn, SCHEMA).map_err(Error::Database)? {
+            SCHEMA => {}
+            other => return Err(Error::Schema(other)),
         }
+        txn.open_table(table::<Image>())?;
+        txn.open_table(table::<Recipe>())?;
+        txn.open_table(table::<PublicKey>())?;
+        txn.open_table(table::<Job>())?;
+        txn.open_table(table::<Deleted<Image>>())?;
+        txn.open_table(table::<Deleted<Recipe>>())?;
+        txn.open_table(table::<Deleted<PublicKey>>())?;
         txn.commit()?;
         Ok(Self { db: Arc::new(db) })
     }
@@ -247,7 +225,8 @@ mod tests {
         let first = Records::open(&path).unwrap();
         assert!(matches!(Records::open(&path), Err(Error::Database(_))));
         let txn = first.db.begin_write().unwrap();
-        txn.open_table(META).unwrap().insert("schema", SCHEMA + 1).unwrap();
+        let meta = TableDefinition::<&str, u64>::new("meta");
+        txn.open_table(meta).unwrap().insert("schema", SCHEMA + 1).unwrap();
         txn.commit().unwrap();
         drop(first);
         assert!(matches!(Records::open(&path), Err(Error::Schema(2))));

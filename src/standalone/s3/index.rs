@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::model::{Object, Segment};
+use crate::standalone::database::{from_redb, schema};
 
 const SCHEMA: u64 = 1;
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const BUCKETS: TableDefinition<&str, u64> = TableDefinition::new("buckets");
 pub(super) const OBJECTS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("objects");
 pub(super) const UPLOADS: TableDefinition<&str, &[u8]> = TableDefinition::new("uploads");
@@ -50,23 +50,7 @@ pub enum Fault {
     Schema(u64),
 }
 
-/// Lets `?` turn redb's several error types into one.
-macro_rules! from_redb {
-    ($($error:ty),*) => { $(
-        impl From<$error> for Fault {
-            fn from(error: $error) -> Self {
-                Fault::Database(error.into())
-            }
-        }
-    )* };
-}
-from_redb!(
-    redb::DatabaseError,
-    redb::TransactionError,
-    redb::TableError,
-    redb::StorageError,
-    redb::CommitError
-);
+from_redb!(Fault);
 
 pub type Result<T> = std::result::Result<T, Fault>;
 
@@ -87,22 +71,15 @@ impl Index {
     pub fn open(path: &Path) -> Result<Self> {
         let db = Database::create(path)?;
         let txn = db.begin_write()?;
-        {
-            let mut meta = txn.open_table(META)?;
-            let found = meta.get("schema")?.map(|value| value.value());
-            match found {
-                Some(SCHEMA) => {}
-                Some(other) => return Err(Fault::Schema(other)),
-                None => {
-                    meta.insert("schema", SCHEMA)?;
-                }
-            }
-            txn.open_table(BUCKETS)?;
-            txn.open_table(OBJECTS)?;
-            txn.open_table(UPLOADS)?;
-            txn.open_table(PARTS)?;
-            txn.open_table(USES)?;
+        match schema(&txn, SCHEMA).map_err(Fault::Database)? {
+            SCHEMA => {}
+            other => return Err(Fault::Schema(other)),
         }
+        txn.open_table(BUCKETS)?;
+        txn.open_table(OBJECTS)?;
+        txn.open_table(UPLOADS)?;
+        txn.open_table(PARTS)?;
+        txn.open_table(USES)?;
         txn.commit()?;
         Ok(Self { db })
     }
