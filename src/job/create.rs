@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::entrance::Entrance;
 use super::package::{blocking, package_job};
 use super::report::Reporter;
-use super::{Job, connect, emulation, fetch, session};
+use super::{Job, connect, emulation, fetch, published, session};
 use crate::contract::{Arch, ImsAccess, JobContract, Recipe, Status, files, vars};
 use crate::os::mount;
 use crate::publish::Published;
@@ -37,12 +37,19 @@ const SECRETS: [&str; 5] = [
 /// Runs the job from the fetch to the published image; or from what other containers have built.
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
+    if BuildDirectory::is_begun(&job.contract.image_root_parent)
+        && let Some(published) = published::before(job, &store).await?
+    {
+        let directory = open_directory(job).await?;
+        blocking(move || Ok(directory.close(Leave::Nothing)?)).await?;
+        return Ok(published);
+    }
     // The port and the keys are looked at before anything is done, as for customize.
     let debug = job.contract.debug.then(|| Entrance::prepare(job)).transpose()?;
+    let directory = open_directory(job).await?;
     if !job.options.after_build {
         job.reporter.enter(Status::FetchingRecipe).await?;
     }
-    let directory = open_directory(job).await?;
     let result = create(job, &store, &directory, debug).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {

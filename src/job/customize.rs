@@ -9,7 +9,7 @@ use super::base::Base;
 use super::entrance::{Entrance, Open};
 use super::package::{blocking, package_job};
 use super::report::GaveUp;
-use super::{Job, connect, fetch, session};
+use super::{Job, connect, fetch, published, session};
 use crate::contract::{ImageNames, Status};
 use crate::os::mount;
 use crate::publish::Published;
@@ -18,17 +18,32 @@ use crate::squashfs::reuse::Record;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
-use crate::workspace::{self, Inserted, Layout, Leave, Stage, State, Workspace};
+use crate::workspace::{self, Claim, Inserted, Leave, Stage, State, Workspace};
 
 /// Runs the job from the fetch to the published image.
 ///
 /// Whatever fails after the user had access, the tree stays as it is for another try.
 pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
+    let (parent, job_id) =
+        (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());
+    // Before anything is written or told: another agent may work here.
+    let (claim, left) = blocking(move || {
+        let claim = workspace::claim(&parent, &job_id)?;
+        let left = left_image(&claim)?;
+        Ok((claim, left))
+    })
+    .await?;
+    if left.is_some()
+        && let Some(published) = published::before(job, &store).await?
+    {
+        blocking(move || Ok(workspace::discard(&claim)?)).await?;
+        return Ok(published);
+    }
     let entrance = Entrance::prepare(job)?;
 
     job.reporter.enter(Status::FetchingImage).await?;
-    let (entrance, opened) = tokio::join!(entrance.open(job), open(job, &store));
+    let (entrance, opened) = tokio::join!(entrance.open(job), open(job, &store, claim, left));
     let (mut workspace, base) = opened?;
     let result = match entrance {
         Ok(entrance) => customize(job, &store, &workspace, base, entrance).await,
@@ -70,13 +85,28 @@ pub(super) async fn let_user_work(
     attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
 ) -> anyhow::Result<()> {
     let mut inserted = prepare(workspace, image, ca_cert).await?;
-    let signal = attend(session::Site {
-        root: workspace.root(),
-        agent: workspace.layout().agent(),
-        purpose: format!("the new image will be {:?}.", image.name),
-        script,
-    })
-    .await;
+    let gave_up = match workspace.state().stage {
+        Stage::Complete => {
+            tracing::info!("the user was done before the agent was restarted");
+            Ok(None)
+        }
+        _ => {
+            let site = session::Site {
+                root: workspace.root(),
+                agent: workspace.layout().agent(),
+                purpose: format!("the new image will be {:?}.", image.name),
+                script,
+            };
+            let signal = attend(site).await;
+            signal.map(|it| (it.kind != Kind::Complete).then_some(GaveUp { file: it.path }))
+        }
+    };
+    // Before the signal is removed: a restarted agent must not wait for a user who is gone.
+    if matches!(gave_up, Ok(None))
+        && let Err(error) = workspace.mark_complete()
+    {
+        tracing::warn!("a restart would wait for the user again: {}", chain(&error));
+    }
     let root = workspace.root();
     let cleaned = blocking(move || {
         // What an unjailed user mounted is seen by nobody any more, and must not be packed.
@@ -84,9 +114,8 @@ pub(super) async fn let_user_work(
         Ok(inserted.take_out()?)
     })
     .await;
-    let signal = signal?;
-    if signal.kind != Kind::Complete {
-        return Err(GaveUp { file: signal.path }.into());
+    if let Some(gave_up) = gave_up? {
+        return Err(gave_up.into());
     }
     cleaned.context("cannot take out of the image what the session needed")
 }
@@ -114,23 +143,25 @@ async fn prepare(
 }
 
 /// Fetches the image and opens the image root; or finds both again after a restart of the agent.
-async fn open(job: &Job, store: &Store) -> anyhow::Result<(Workspace, Base)> {
-    let layout = Layout::new(&job.contract.image_root_parent);
-    layout.make_agent_dir().with_context(|| format!("cannot use {}", layout.parent().display()))?;
-    let md5 = match left_image(&job.contract.job_id.to_string(), &layout)? {
+async fn open(
+    job: &Job,
+    store: &Store,
+    claim: Claim,
+    left: Option<State>,
+) -> anyhow::Result<(Workspace, Base)> {
+    let md5 = match left {
         Some(state) => {
             tracing::info!("the image was fetched by an earlier run of this job");
             state.image.md5
         }
         None => {
-            fetch::image(job, store, &layout.image()).await?;
+            fetch::image(job, store, &claim.layout().image()).await?;
             job.contract.download.md5.clone().unwrap_or_default()
         }
     };
     open_root(Opening {
-        layout,
+        claim,
         md5,
-        job_id: job.contract.job_id.to_string(),
         mode: job.options.workspace,
         board: job.reporter.board.clone(),
         stop: job.reporter.stop.clone(),
@@ -140,10 +171,9 @@ async fn open(job: &Job, store: &Store) -> anyhow::Result<(Workspace, Base)> {
 
 /// An image that was fetched, and what is to become of it.
 pub(super) struct Opening {
-    pub layout: Layout,
+    pub claim: Claim,
     /// Of the image, where it is known.
     pub md5: String,
-    pub job_id: String,
     pub mode: workspace::Mode,
     pub board: Board,
     pub stop: CancellationToken,
@@ -153,15 +183,14 @@ pub(super) struct Opening {
 pub(super) async fn open_root(opening: Opening) -> anyhow::Result<(Workspace, Base)> {
     blocking(move || {
         let options = workspace::Options {
-            parent: opening.layout.parent(),
-            image: &opening.layout.image(),
+            image: &opening.claim.layout().image(),
             image_md5: &opening.md5,
-            job_id: &opening.job_id,
             mode: opening.mode,
             board: Some(&opening.board),
             cancel: &opening.stop,
         };
-        let workspace = workspace::open(&options).context("cannot open the image root")?;
+        let workspace = workspace::open(opening.claim, &options);
+        let workspace = workspace.context("cannot open the image root")?;
         let record = record(&workspace)?;
         let base = Base::of(&workspace, record);
         Ok((workspace, base))
@@ -181,16 +210,17 @@ pub(super) fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
 
 /// The state of an earlier run of this job that got as far as letting the user in. Nothing may be
 /// fetched over what another job has left, nor over the base of changes that a user has made.
-pub(super) fn left_image(job_id: &str, layout: &Layout) -> anyhow::Result<Option<State>> {
+pub(super) fn left_image(claim: &Claim) -> anyhow::Result<Option<State>> {
+    let layout = claim.layout();
     let Some(state) = State::load(layout)? else { return Ok(None) };
     let agent = layout.agent();
     anyhow::ensure!(
-        state.job_id == job_id,
+        state.job_id == claim.job_id(),
         "{} holds the work of job {}: give this job a directory of its own, or remove that one",
         agent.display(),
         state.job_id
     );
-    if state.stage != Stage::Ready {
+    if !state.is_made() {
         return Ok(None);
     }
     let image = layout.image();

@@ -15,6 +15,7 @@ mod limits;
 mod listen;
 mod package;
 mod pod;
+mod published;
 mod remote;
 mod repackage;
 mod report;

@@ -10,6 +10,7 @@ use crate::ims;
 use crate::publish::{Published, failure_json, result_json};
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
+use crate::workspace;
 
 /// How a job ended, and what is printed of it.
 #[derive(Debug)]
@@ -98,6 +99,10 @@ impl Reporter {
         if let Err(error) = &result {
             tracing::error!("the job failed: {}", chain(error.as_ref()));
         }
+        if result.as_ref().is_err_and(|error| self.is_done_by_another(error)) {
+            let error = "another agent works on this job, and IMS is told nothing by this one";
+            return Outcome { end, told: true, result: failure_json(error) };
+        }
         // Not stopped by SIGTERM: that is when it matters most.
         let told = self.patch(status, &CancellationToken::new()).await;
         if let Err(error) = &told {
@@ -111,6 +116,13 @@ impl Reporter {
             Err(error) => failure_json(&chain(error.as_ref())),
         };
         Outcome { end, told: told.is_ok(), result: printed }
+    }
+
+    /// Whether the job lives, and only this agent of it has to end.
+    fn is_done_by_another(&self, error: &anyhow::Error) -> bool {
+        let error = error.downcast_ref::<workspace::Error>();
+        matches!(error, Some(workspace::Error::InUse { job_id, .. })
+            if self.job_id.as_ref() == Some(job_id))
     }
 
     async fn patch(

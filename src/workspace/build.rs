@@ -1,23 +1,20 @@
 //! The directory of a create job: where the recipe is unpacked and the image root is built.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
-use super::open::{ensure_empty, lock, unmount_leftovers};
+use super::open::{ensure_empty, unmount_leftovers};
 use super::state::write_durably;
-use super::{Error, Layout, Leave, State, remove};
+use super::{Claim, Error, Layout, Leave, State, claim, remove};
 
 /// A place to build in, which belongs to one job.
 #[derive(Debug)]
 pub struct BuildDirectory {
-    layout: Layout,
+    claim: Claim,
     /// Where the recipe is unpacked, if that is this job's to empty and to remove.
     own_recipe: Option<PathBuf>,
-    _lock: Flock<File>,
 }
 
 /// Written as `build.json` before anything is made.
@@ -43,12 +40,13 @@ impl BuildDirectory {
 
     /// What a container that has done the build has left. Nothing is removed.
     pub fn built(parent: &Path, job_id: &str) -> Result<Self, Error> {
-        let (layout, lock, _) = claim(parent, job_id)?;
-        Ok(Self { layout, own_recipe: None, _lock: lock })
+        let (claim, _) = claim_build(parent, job_id)?;
+        Ok(Self { claim, own_recipe: None })
     }
 
     fn make(parent: &Path, own_recipe: Option<&Path>, job_id: &str) -> Result<Self, Error> {
-        let (layout, lock, earlier) = claim(parent, job_id)?;
+        let (claim, earlier) = claim_build(parent, job_id)?;
+        let layout = claim.layout();
         if let Some(record) = earlier {
             tracing::info!("an earlier run of this job did not finish, starting over");
             remove::tree(&layout.build())?;
@@ -61,41 +59,45 @@ impl BuildDirectory {
         let text = serde_json::to_vec(&record).expect("plain data can be written as JSON");
         let path = layout.build_record();
         write_durably(&path, &text).map_err(|source| Error::io("write", path, source))?;
-        Ok(Self { layout, own_recipe, _lock: lock })
+        Ok(Self { claim, own_recipe })
+    }
+
+    /// Whether a build was begun in `parent`, by whichever job.
+    pub fn is_begun(parent: &Path) -> bool {
+        Layout::new(parent).build_record().exists()
     }
 
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        self.claim.layout()
     }
 
     /// The image root that kiwi makes (contract section 8.5).
     pub fn root(&self) -> PathBuf {
-        self.layout.build().join("image-root")
+        self.layout().build().join("image-root")
     }
 
     /// Removes what is to go; kiwi's own files beside the build stay.
     pub fn close(self, leave: Leave) -> Result<(), Error> {
         if leave == Leave::Nothing {
-            remove::tree(&self.layout.build())?;
+            remove::tree(&self.layout().build())?;
             self.own_recipe.as_deref().map_or(Ok(()), remove::tree)?;
-            remove::tree(&self.layout.agent())?;
+            remove::tree(&self.layout().agent())?;
         }
         Ok(())
     }
 }
 
-/// Locks the job's directory and looks whose it is.
-fn claim(parent: &Path, job_id: &str) -> Result<(Layout, Flock<File>, Option<Record>), Error> {
-    let layout = Layout::new(parent);
-    layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
-    let lock = lock(&layout)?;
-    unmount_leftovers(&layout)?;
-    if let Some(state) = State::load(&layout)? {
-        return Err(other_job(&layout, state.job_id, job_id));
+/// Takes the job's directory and looks whose it is.
+fn claim_build(parent: &Path, job_id: &str) -> Result<(Claim, Option<Record>), Error> {
+    let claim = claim(parent, job_id)?;
+    let layout = claim.layout();
+    unmount_leftovers(layout)?;
+    if let Some(state) = State::load(layout)? {
+        return Err(other_job(layout, state.job_id, job_id));
     }
-    match load(&layout)? {
-        Some(record) if record.job_id != job_id => Err(other_job(&layout, record.job_id, job_id)),
-        record => Ok((layout, lock, record)),
+    match load(layout)? {
+        Some(record) if record.job_id != job_id => Err(other_job(layout, record.job_id, job_id)),
+        record => Ok((claim, record)),
     }
 }
 

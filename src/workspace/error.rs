@@ -15,8 +15,9 @@ use crate::squashfs::format::superblock;
 pub enum Error {
     #[error("cannot {what} {path}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{parent} is in use by another ims-job-agent")]
-    InUse { parent: PathBuf, source: Errno },
+    /// `job_id` is that of the agent which holds it; empty where it is not known.
+    #[error("{parent} is in use by another ims-job-agent (job {job_id}): end that one first")]
+    InUse { parent: PathBuf, job_id: String, source: Errno },
     #[error("{image} is no squashfs image")]
     NotSquashfs { image: PathBuf, source: superblock::Error },
     #[error(

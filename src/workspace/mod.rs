@@ -3,6 +3,7 @@
 //! Called by `job` and `cli`. Everything here blocks and has no tokio in it.
 
 mod build;
+mod claim;
 mod error;
 mod insert;
 mod kiwi;
@@ -15,13 +16,12 @@ mod remove;
 mod state;
 mod unpack;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 pub use build::BuildDirectory;
+pub use claim::{Claim, claim};
 pub use error::Error;
 pub use insert::{Inserted, put_in_ca, remove_stale_signals};
 pub use kiwi::close_kiwi_directory;
@@ -66,23 +66,22 @@ pub enum Leave {
 /// An image root that can be worked in.
 #[derive(Debug)]
 pub struct Workspace {
-    layout: Layout,
     state: State,
     superblock: Superblock,
     image: PathBuf,
     overlay: Option<Overlay>,
     resumed: bool,
-    _lock: Flock<File>,
+    claim: Claim,
 }
 
 impl Workspace {
     /// The image root.
     pub fn root(&self) -> PathBuf {
-        self.layout.root()
+        self.layout().root()
     }
 
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        self.claim.layout()
     }
 
     pub fn kind(&self) -> Kind {
@@ -92,6 +91,13 @@ impl Workspace {
     /// The job and image that this was made for.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Writes down that the user is done, so that a restarted agent waits for nobody.
+    pub fn mark_complete(&self) -> Result<(), Error> {
+        let mut state = self.state.clone();
+        state.stage = Stage::Complete;
+        state.save(self.layout())
     }
 
     /// True if an earlier run of the job made it.
@@ -110,7 +116,7 @@ impl Workspace {
 
     /// Where the untouched image can be read, if it is mounted.
     pub fn base(&self) -> Option<PathBuf> {
-        self.overlay.as_ref().map(|_| self.layout.lower())
+        self.overlay.as_ref().map(|_| self.layout().lower())
     }
 
     /// The overlay's upper layer, in the format of the kernel's overlayfs document: whiteouts (0:0
@@ -121,28 +127,40 @@ impl Workspace {
     /// by, and its other names in the image root show the change as well (`index=on`); the index in
     /// [`Self::work_dir`] tells which.
     pub fn changes_dir(&self) -> Option<PathBuf> {
-        self.overlay.as_ref().map(|_| self.layout.upper())
+        self.overlay.as_ref().map(|_| self.layout().upper())
     }
 
     /// The overlay's work directory.
     pub fn work_dir(&self) -> Option<PathBuf> {
-        self.overlay.as_ref().map(|_| self.layout.work())
+        self.overlay.as_ref().map(|_| self.layout().work())
     }
 
     /// Undoes the mounts, then removes what is to go. End sessions and their processes first.
     ///
-    /// On an error nothing is removed; the workspace can be closed again.
+    /// On an error of unmounting nothing is removed; the workspace can be closed again.
     pub fn close(&mut self, leave: Leave) -> Result<(), Error> {
         if let Some(overlay) = &mut self.overlay {
             overlay.close()?;
         }
         self.overlay = None;
         if leave == Leave::Nothing {
-            remove::tree(&self.layout.root())?;
-            remove::tree(&self.layout.agent())?;
+            remove_all(self.layout())?;
         }
         Ok(())
     }
+}
+
+/// Removes what an earlier run of the job has left, whatever it is.
+pub fn discard(claim: &Claim) -> Result<(), Error> {
+    open::unmount_leftovers(claim.layout())?;
+    remove_all(claim.layout())
+}
+
+/// The state goes last: as long as it is there, a restarted agent knows that there is no job to begin.
+fn remove_all(layout: &Layout) -> Result<(), Error> {
+    remove::tree(&layout.root())?;
+    remove::all_but(&layout.agent(), &[layout.state(), layout.lock()])?;
+    remove::tree(&layout.agent())
 }
 
 /// Who keeps `path` busy, for an error message.

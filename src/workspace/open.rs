@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
 use tokio_util::sync::CancellationToken;
 
 use super::overlay::Overlay;
 use super::preflight::Room;
 use super::{
-    Error, ImageId, Kind, Layout, Mode, Stage, State, Workspace, check_space, remove, unpack, users,
+    Claim, Error, ImageId, Kind, Layout, Mode, Stage, State, Workspace, check_space, claim, remove,
+    unpack, users,
 };
 use crate::squashfs::format::Superblock;
 use crate::squashfs::format::superblock;
@@ -19,14 +19,11 @@ use crate::telemetry::status::Board;
 /// What [`open`] needs to know.
 #[derive(Debug)]
 pub struct Options<'a> {
-    /// `IMAGE_ROOT_PARENT`.
-    pub parent: &'a Path,
     /// The downloaded squashfs, usually [`Layout::image`]. It must stay until the workspace is
     /// closed.
     pub image: &'a Path,
     /// Hex md5 of the image; empty if it is not known.
     pub image_md5: &'a str,
-    pub job_id: &'a str,
     pub mode: Mode,
     /// Shows how far unpacking is, if it comes to that.
     pub board: Option<&'a Board>,
@@ -36,20 +33,18 @@ pub struct Options<'a> {
 /// Makes the image root of a job, or finds the one again that an earlier run of the job left.
 ///
 /// What another job left is never touched: that is an error.
-pub fn open(options: &Options) -> Result<Workspace, Error> {
-    let layout = Layout::new(options.parent);
-    layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
-    let lock = lock(&layout)?;
+pub fn open(claim: Claim, options: &Options) -> Result<Workspace, Error> {
+    let layout = claim.layout();
     let superblock = read_superblock(options.image)?;
     let id = image_id(options.image, options.image_md5)?;
-    unmount_leftovers(&layout)?;
-    let state = State::load(&layout)?;
+    unmount_leftovers(layout)?;
+    let state = State::load(layout)?;
     if let Some(state) = &state {
-        ensure_same_job(state, options, &id, &layout)?;
+        ensure_same_job(state, claim.job_id(), options, &id, layout)?;
     }
-    let opener = Opener { options, layout, superblock, id, lock };
+    let opener = Opener { options, claim, superblock, id };
     match state {
-        Some(state) if state.stage == Stage::Ready => opener.resume(state),
+        Some(state) if state.is_made() => opener.resume(state),
         Some(_) => {
             tracing::info!("an earlier run did not finish making the image root, starting over");
             opener.remove_half_made()?;
@@ -61,39 +56,43 @@ pub fn open(options: &Options) -> Result<Workspace, Error> {
 
 /// Opens what an earlier run left in `parent`, whichever job it was: for packaging it once more.
 pub fn reopen(parent: &Path) -> Result<Workspace, Error> {
-    let layout = Layout::new(parent);
-    let state = match State::load(&layout)? {
-        Some(state) if state.stage == Stage::Ready => state,
-        _ => return Err(Error::NothingToReopen { parent: parent.into() }),
+    let made = || match State::load(&Layout::new(parent))? {
+        Some(state) if state.is_made() => Ok(state),
+        _ => Err(Error::NothingToReopen { parent: parent.into() }),
     };
-    let lock = lock(&layout)?;
+    let claim = claim(parent, &made()?.job_id)?;
+    // Once more: an agent may have gone on with it until now.
+    let (state, layout) = (made()?, claim.layout());
     let image = layout.image();
     let superblock = read_superblock(&image)?;
-    unmount_leftovers(&layout)?;
+    unmount_leftovers(layout)?;
     let overlay = match state.kind {
-        Kind::Overlay => Some(Overlay::mount(&layout, &image)?),
+        Kind::Overlay => Some(Overlay::mount(layout, &image)?),
         Kind::Unpacked => None,
     };
-    Ok(Workspace { layout, state, superblock, image, overlay, resumed: true, _lock: lock })
+    Ok(Workspace { claim, state, superblock, image, overlay, resumed: true })
 }
 
 /// One [`open`] on its way.
 struct Opener<'a> {
     options: &'a Options<'a>,
-    layout: Layout,
+    claim: Claim,
     superblock: Superblock,
     id: ImageId,
-    lock: Flock<File>,
 }
 
 impl Opener<'_> {
+    fn layout(&self) -> &Layout {
+        self.claim.layout()
+    }
+
     fn resume(self, state: State) -> Result<Workspace, Error> {
         let overlay = match state.kind {
-            Kind::Overlay => Some(Overlay::mount(&self.layout, self.options.image)?),
+            Kind::Overlay => Some(Overlay::mount(self.layout(), self.options.image)?),
             Kind::Unpacked => None,
         };
         tracing::info!(
-            root = %self.layout.root().display(),
+            root = %self.layout().root().display(),
             kind = ?state.kind,
             "found the image root of an earlier run of this job again"
         );
@@ -101,7 +100,7 @@ impl Opener<'_> {
     }
 
     fn create(self) -> Result<Workspace, Error> {
-        ensure_empty(&self.layout.root())?;
+        ensure_empty(&self.layout().root())?;
         match self.options.mode {
             Mode::Unpack => self.unpack("it was asked for"),
             Mode::Overlay => match self.overlay() {
@@ -122,7 +121,7 @@ impl Opener<'_> {
     fn overlay(&self) -> Result<Overlay, Error> {
         let space = self.check_space(Kind::Overlay)?;
         self.preparing(Kind::Overlay)?;
-        let overlay = Overlay::create(&self.layout, self.options.image)?;
+        let overlay = Overlay::create(self.layout(), self.options.image)?;
         if self.options.mode == Mode::Auto {
             overlay.ensure_links_are_kept()?;
         }
@@ -141,8 +140,8 @@ impl Opener<'_> {
         let unpacked = unpack::unpack(&unpack::Unpack {
             image: self.options.image,
             superblock: &self.superblock,
-            root: &self.layout.root(),
-            scratch: &self.layout.agent(),
+            root: &self.layout().root(),
+            scratch: &self.layout().agent(),
             meter: &meter,
             cancel: self.options.cancel,
         });
@@ -154,25 +153,25 @@ impl Opener<'_> {
     }
 
     fn check_space(&self, kind: Kind) -> Result<Room, Error> {
-        check_space(self.options.parent, &self.superblock, kind)
+        check_space(self.layout().parent(), &self.superblock, kind)
     }
 
     fn preparing(&self, kind: Kind) -> Result<(), Error> {
-        State::new(self.options.job_id, self.id.clone(), kind).save(&self.layout)
+        State::new(self.claim.job_id(), self.id.clone(), kind).save(self.layout())
     }
 
     fn ready(self, kind: Kind, overlay: Option<Overlay>) -> Result<Workspace, Error> {
-        let mut state = State::new(self.options.job_id, self.id.clone(), kind);
+        let mut state = State::new(self.claim.job_id(), self.id.clone(), kind);
         state.stage = Stage::Ready;
-        state.save(&self.layout)?;
-        tracing::info!(root = %self.layout.root().display(), ?kind, "image root is ready");
+        state.save(self.layout())?;
+        tracing::info!(root = %self.layout().root().display(), ?kind, "image root is ready");
         Ok(self.workspace(state, overlay, false))
     }
 
     fn workspace(self, state: State, overlay: Option<Overlay>, resumed: bool) -> Workspace {
         let image = self.options.image.into();
-        let Self { layout, superblock, lock, .. } = self;
-        Workspace { layout, state, superblock, image, overlay, resumed, _lock: lock }
+        let Self { claim, superblock, .. } = self;
+        Workspace { claim, state, superblock, image, overlay, resumed }
     }
 
     /// `error`, after what was made so far is removed.
@@ -185,24 +184,25 @@ impl Opener<'_> {
 
     /// Only for what no user has seen.
     fn remove_half_made(&self) -> Result<(), Error> {
-        for path in [self.layout.root(), self.layout.upper(), self.layout.work()] {
+        for path in [self.layout().root(), self.layout().upper(), self.layout().work()] {
             remove::tree(&path)?;
         }
-        remove::file(&self.layout.state())
+        remove::file(&self.layout().state())
     }
 }
 
 fn ensure_same_job(
     state: &State,
+    job_id: &str,
     options: &Options,
     id: &ImageId,
     layout: &Layout,
 ) -> Result<(), Error> {
-    if state.job_id != options.job_id {
+    if state.job_id != job_id {
         return Err(Error::OtherJob {
             agent: layout.agent(),
             theirs: state.job_id.clone(),
-            ours: options.job_id.into(),
+            ours: job_id.into(),
         });
     }
     if state.image != *id {
@@ -213,18 +213,10 @@ fn ensure_same_job(
         Mode::Overlay => Kind::Overlay,
         Mode::Unpack => Kind::Unpacked,
     };
-    if state.stage == Stage::Ready && wanted != state.kind {
+    if state.is_made() && wanted != state.kind {
         return Err(Error::OtherKind { root: layout.root(), kind: state.kind });
     }
     Ok(())
-}
-
-/// Two agents in one directory would each take the other's files for its own.
-pub(super) fn lock(layout: &Layout) -> Result<Flock<File>, Error> {
-    let path = layout.lock();
-    let file = File::create(&path).map_err(|source| Error::io("make", path, source))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, source)| Error::InUse { parent: layout.parent().into(), source })
 }
 
 fn read_superblock(image: &Path) -> Result<Superblock, Error> {

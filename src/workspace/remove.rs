@@ -1,7 +1,7 @@
 //! Removing trees without ever walking into something that is mounted there.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Error;
 use crate::os::mountinfo;
@@ -22,6 +22,25 @@ pub(super) fn tree(path: &Path) -> Result<(), Error> {
         return Err(Error::MountedInside { path: path.into(), mount: mount.point.clone() });
     }
     std::fs::remove_dir_all(path).map_err(|source| Error::io("remove", path, source))
+}
+
+/// Removes all that lies in a directory but the files of `kept`; nothing happens if it is not there.
+pub(super) fn all_but(directory: &Path, kept: &[PathBuf]) -> Result<(), Error> {
+    let failed = |source| Error::io("list", directory, source);
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(failed(source)),
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        match path.symlink_metadata() {
+            _ if kept.contains(&path) => {}
+            Ok(metadata) if metadata.is_dir() => tree(&path)?,
+            _ => file(&path)?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file; nothing happens if it is not there.

@@ -28,6 +28,8 @@ pub enum Stage {
     Preparing,
     /// A user may have worked in it.
     Ready,
+    /// The user is done; it is packed and published, or removed after that.
+    Complete,
 }
 
 /// The content of `state.json`.
@@ -43,6 +45,11 @@ pub struct State {
 impl State {
     pub(super) fn new(job_id: &str, image: ImageId, kind: Kind) -> Self {
         Self { version: VERSION, job_id: job_id.into(), image, kind, stage: Stage::Preparing }
+    }
+
+    /// Whether there is an image root to go on with.
+    pub fn is_made(&self) -> bool {
+        self.stage != Stage::Preparing
     }
 
     /// The state that lies in a job's directory, if any.

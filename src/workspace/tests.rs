@@ -37,15 +37,9 @@ impl Job {
     }
 
     fn open_in(&self, parent: &Path, job_id: &str, mode: Mode) -> Result<Workspace, Error> {
-        open(&Options {
-            parent,
-            image: &self.image,
-            image_md5: "00ff",
-            job_id,
-            mode,
-            board: None,
-            cancel: &CancellationToken::new(),
-        })
+        let cancel = &CancellationToken::new();
+        let (image, image_md5) = (&self.image, "00ff");
+        open(claim(parent, job_id)?, &Options { image, image_md5, mode, board: None, cancel })
     }
 
     fn open(&self, mode: Mode) -> Workspace {

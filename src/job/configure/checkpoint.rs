@@ -98,16 +98,12 @@ impl Checkpoint {
         let (parent, image) = (self.directory.join("root"), self.image());
         std::fs::create_dir_all(&parent)
             .with_context(|| format!("cannot make {}", parent.display()))?;
-        let options = workspace::Options {
-            parent: &parent,
-            image: &image,
-            image_md5: "",
-            job_id: "configure",
-            mode,
-            board: None,
-            cancel: stop,
+        let options =
+            workspace::Options { image: &image, image_md5: "", mode, board: None, cancel: stop };
+        let open = || {
+            let claim = workspace::claim(&parent, "configure")?;
+            workspace::open(claim, &options).context("cannot open the image root")
         };
-        let open = || workspace::open(&options).context("cannot open the image root");
         let mut workspace = open()?;
         if workspace.resumed() {
             workspace.close(Leave::Nothing)?;

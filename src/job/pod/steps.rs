@@ -24,7 +24,7 @@ use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
-use crate::workspace::{self, BuildDirectory, Layout, Leave, Mode};
+use crate::workspace::{self, BuildDirectory, Leave, Mode};
 
 /// What a container does of the job.
 #[derive(Debug)]
@@ -74,29 +74,32 @@ pub async fn run(step: Step, contract: StepContract, stop: CancellationToken) ->
 }
 
 async fn fetch_image(contract: StepContract, url: Url, reporter: &Reporter) -> anyhow::Result<()> {
+    let (parent, job_id) = (contract.image_root_parent.clone(), contract.job_id.to_string());
+    let (claim, left) = blocking(move || {
+        let claim = workspace::claim(&parent, &job_id)?;
+        let left = customize::left_image(&claim)?;
+        Ok((claim, left))
+    })
+    .await?;
     reporter.enter(Status::FetchingImage).await?;
-    let layout = Layout::new(&contract.image_root_parent);
-    layout.make_agent_dir().with_context(|| format!("cannot use {}", layout.parent().display()))?;
-    let job_id = contract.job_id.to_string();
-    if customize::left_image(&job_id, &layout)?.is_some() {
+    if left.is_some() {
         tracing::info!("the image was unpacked by an earlier run of this step");
         return Ok(());
     }
+    let layout = claim.layout().clone();
     download(&contract, url, &layout.image(), reporter).await.context("cannot fetch the image")?;
     let md5 = contract.md5.unwrap_or_default();
     let (board, stop) = (reporter.board.clone(), reporter.stop.clone());
     blocking(move || {
         workspace::remove_stale_signals(layout.parent(), &layout.root())?;
-        let workspace = workspace::open(&workspace::Options {
-            parent: layout.parent(),
+        let options = workspace::Options {
             image: &layout.image(),
             image_md5: &md5,
-            job_id: &job_id,
             mode: Mode::Unpack,
             board: Some(&board),
             cancel: &stop,
-        })
-        .context("cannot unpack the image")?;
+        };
+        let workspace = workspace::open(claim, &options).context("cannot unpack the image")?;
         Ok(workspace::remove_stale_signals(layout.parent(), &workspace.root())?)
     })
     .await

@@ -34,7 +34,7 @@ use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::transfer::digest;
-use crate::workspace::{BuildDirectory, Layout, Leave, Workspace};
+use crate::workspace::{self, BuildDirectory, Layout, Leave, Workspace};
 
 /// Works for the pod at the other end of stdin and stdout. `directory` is the job's, with its inbox.
 pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow::Result<End> {
@@ -98,16 +98,17 @@ impl Node {
     }
 
     async fn customize(&self, work: &wire::Customize) -> anyhow::Result<()> {
-        let layout = Layout::new(&self.task.parent);
-        layout.make_agent_dir().context("cannot use the job's directory on the node")?;
+        let (parent, job_id) = (self.task.parent.clone(), self.task.job_id.to_string());
+        let claim = blocking(move || Ok(workspace::claim(&parent, &job_id)?)).await;
+        let claim = claim.context("cannot use the job's directory on the node")?;
+        let layout = claim.layout().clone();
         let (listener, port) = listen().await?;
         let door = self.door().await?;
         let board = Board::new(self.task.job_id.to_string());
         self.fetch(work, &layout.image()).await.context("cannot fetch the image")?;
         let (mut workspace, base) = customize::open_root(Opening {
-            layout: layout.clone(),
+            claim,
             md5: work.md5.clone().unwrap_or_default(),
-            job_id: self.task.job_id.to_string(),
             mode: work.workspace,
             board: board.clone(),
             stop: self.stop.clone(),

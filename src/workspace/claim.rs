@@ -1,0 +1,52 @@
+//! A job's directory belongs to one agent at a time.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Error, Layout};
+
+/// Longest job id that is read from a lock file, in bytes.
+const ID_LIMIT: u64 = 256;
+
+/// A job's directory, held until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    layout: Layout,
+    job_id: String,
+    _lock: Flock<File>,
+}
+
+impl Claim {
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub fn job_id(&self) -> &str {
+        &self.job_id
+    }
+}
+
+/// Takes the directory for a job, before anything in it is looked at or written: two agents would each
+/// take the other's files for their own. The agent's part of it is made if it is not there.
+pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
+    let layout = Layout::new(parent);
+    layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
+    let path = layout.lock();
+    let failed = |source| Error::io("write", &path, source);
+    // Not emptied: it tells who holds it.
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0).and_then(|()| lock.write_all(job_id.as_bytes())).map_err(failed)?;
+            Ok(Claim { layout, job_id: job_id.into(), _lock: lock })
+        }
+        Err((file, source)) => {
+            let mut holder = String::new();
+            let _ = file.take(ID_LIMIT).read_to_string(&mut holder);
+            Err(Error::InUse { parent: parent.into(), job_id: holder, source })
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! An agent that is killed and started again, and one that is started beside another.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal::SIGKILL;
+
+use crate::pod::{Agent, JOB, Pod, Volume};
+use crate::support::SOON;
+use crate::support::proxy::Fault;
+
+const SUCCEEDED: [&str; 4] =
+    ["fetching_image", "waiting_on_user", "packaging_artifacts", "success"];
+
+/// What tells whether a file was written since.
+fn written(path: &Path) -> (u64, i64, i64) {
+    let metadata = fs::metadata(path).unwrap();
+    (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+/// Waits for an agent that has to go; gives its log.
+async fn sent_away(mut agent: Agent<'_>, code: i32) -> String {
+    let status = agent.process.wait(3 * SOON).await;
+    let log = agent.process.log();
+    assert_eq!(status.code(), Some(code), "{log}");
+    log
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_was_done_is_not_waited_for_again() {
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    fs::write(pod.root().join("etc/work"), "of the user").unwrap();
+    pod.ims.fail("POST /images", Fault::Hang, 1);
+    pod.touch("complete");
+    pod.ims.sees("POST /images").await;
+    agent.process.signal(SIGKILL);
+    agent.process.wait(SOON).await;
+    // A jailed user's signal has been taken out of the image by now.
+    fs::remove_file(pod.parent.join("complete")).unwrap();
+    let statuses = ["fetching_image", "packaging_artifacts", "success"];
+    pod.run().ends(0, &statuses, &["the user was done"]).await;
+    pod.assert_image().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_is_not_published_again() {
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    let held = pod.parent.join(".ims-job-agent/held");
+    fs::create_dir(&held).unwrap();
+    // Keeps the agent from removing all, as if it had been killed while it did.
+    let volume = Volume::mount(&held, 1);
+    pod.touch("complete");
+    agent.process.wait(3 * SOON).await;
+    assert_eq!(agent.statuses(), SUCCEEDED, "{}", agent.process.log());
+    drop(volume);
+    assert!(pod.parent.join(".ims-job-agent/state.json").exists());
+    fs::create_dir_all(pod.root()).unwrap();
+    fs::write(pod.root().join("half"), "of a root").unwrap();
+
+    pod.run().ends(0, &["success"], &["has published its image"]).await;
+    pod.assert_image().await;
+    assert!(!pod.root().exists());
+    assert!(!pod.parent.join(".ims-job-agent").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_does_not_disturb_the_first() {
+    let pod = Pod::start().await;
+    let mut first = pod.run();
+    first.reaches("waiting_on_user").await;
+    let image = pod.parent.join(".ims-job-agent/rootfs.sqsh");
+    let before = written(&image);
+
+    // IMS is told nothing by another agent of the same job: the job lives.
+    let log = sent_away(pod.run(), 1).await;
+    assert!(log.contains(&format!("in use by another ims-job-agent (job {JOB})")), "{log}");
+    let other = "IMS_JOB_ID=5a7b1c9e-0000-4000-8000-00000000fa18";
+    let log = sent_away(pod.run_through(&["env", other], &[]), 4).await;
+    assert!(log.contains(&format!("in use by another ims-job-agent (job {JOB})")), "{log}");
+
+    assert_eq!(written(&image), before);
+    pod.touch("complete");
+    first.ends(0, &SUCCEEDED, &[]).await;
+    pod.assert_image().await;
+}
