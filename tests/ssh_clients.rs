@@ -139,6 +139,25 @@ channel.resize_pty(120, 40)
 channel.send('\n')
 seen = b''
 while b'40 120' not in seen: seen += channel.recv(100)
+# What runs on in the background holds the streams, and not the status.
+channel = transport.open_session()
+channel.settimeout(60)
+channel.exec_command('sleep 1000 & echo $!; exit 7')
+assert channel.recv_exit_status() == 7
+client.exec_command('kill ' + channel.recv(100).decode())[1].channel.recv_exit_status()
+assert channel.recv(100) == b''
+# The end of the output does not wait for the program.
+channel = transport.open_session()
+channel.settimeout(60)
+channel.exec_command('trap "exit 5" TERM; echo $$; exec >&- 2>&-; while :; do sleep 0.1; done')
+pid = channel.recv(100).decode()
+assert channel.recv(100) == b''
+client.exec_command('kill ' + pid)[1].channel.recv_exit_status()
+assert channel.recv_exit_status() == 5
+# More than a program can be given.
+stdin, stdout, stderr = client.exec_command(':' + 140000 * ' ')
+assert stdout.channel.recv_exit_status() == 1
+assert stderr.read().endswith(b'Argument list too long\n')
 print(transport.remote_cipher, transport.remote_mac)
 "#;
     let mut python = Command::new("/usr/bin/python3");

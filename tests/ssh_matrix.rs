@@ -121,6 +121,9 @@ async def main():
             await sftp.get(place + '/there', place + '/back')
             assert (await sftp.statvfs(place)).bsize > 0
             assert 'there' in await sftp.listdir(place)
+            # Which argument comes first it tells by the server's name.
+            await sftp.symlink('target', place + '/link')
+            assert await sftp.readlink(place + '/link') == 'target'
         assert open(place + '/back', 'rb').read() == data
         process = await connection.create_process('read x; echo got $x', term_type='vt100', term_size=(90, 20))
         process.stdin.write('line\n')

@@ -20,6 +20,8 @@ async fn exec_gives_back_status_streams_and_environment() {
     assert_eq!(done.status.code(), Some(7));
     assert!(text(&done.stdout).starts_with("out\njob-1 root /root 127.0.0.1 "), "{done:?}");
     assert_eq!(text(&done.stderr), "err\n");
+    let done = lab.exec("grep SigIgn /proc/self/status").await;
+    assert_eq!(text(&done.stdout), "SigIgn:\t0000000000000000\n");
     let done = lab.exec("env; kill -TERM $$").await;
     assert_eq!(done.status.code(), Some(255), "ended by a signal: {done:?}");
     assert!(!text(&done.stdout).contains("CARGO"), "nothing of ours in the environment");

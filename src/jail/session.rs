@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::plan::Shape;
@@ -82,7 +83,7 @@ fn live(launch: Launch, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) 
             Err(_) => FAILED,
         },
         Become::Exec { path, argv } => match settle(stdio, report, home) {
-            Ok(report) => tell(report, &execute(path, argv, env)),
+            Ok(report) => execute(path, argv, env, report),
             Err(_) => FAILED,
         },
     }
@@ -142,16 +143,22 @@ fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
     }
 }
 
-fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>) -> Fault {
+/// Returns only where the program could not be executed. A command that is too long is its user's affair,
+/// who is told as by sshd: on standard error, with the status 1.
+fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: OwnedFd) -> i32 {
     let env: Vec<(OsString, OsString)> =
         env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();
-    let what = format!("execute {}", String::from_utf8_lossy(&path.0));
+    let shown = String::from_utf8_lossy(&path.0).into_owned();
     let strings: Result<Vec<CString>, _> =
         argv.into_iter().map(|argument| CString::new(argument.0)).collect();
-    match (CString::new(path.0), strings) {
-        (Ok(path), Ok(argv)) => {
-            Fault::new(what, &exec::exec(&path, &argv, &super::env::to_strings(&env)))
-        }
-        _ => Fault { what: format!("{what}: a NUL in the command"), errno: libc::EINVAL },
+    let (Ok(path), Ok(argv)) = (CString::new(path.0), strings) else {
+        let what = format!("execute {shown}: a NUL in the command");
+        return tell(report, &Fault { what, errno: libc::EINVAL });
+    };
+    let error = exec::exec(&path, &argv, &super::env::to_strings(&env));
+    if error.raw_os_error() != Some(libc::E2BIG) {
+        return tell(report, &Fault::new(format!("execute {shown}"), &error));
     }
+    let _ = io::stderr().write_all(format!("{shown}: {}\n", Errno::E2BIG.desc()).as_bytes());
+    1
 }

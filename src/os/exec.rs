@@ -116,10 +116,15 @@ fn check(rc: i32) -> io::Result<i32> {
 }
 
 fn reset_signals() -> io::Result<()> {
+    // The kernel's struct sigaction: no handler, flags, restorer or mask. libc's own call refuses the two
+    // signals that it keeps for itself, and they may have been inherited as ignored.
+    let default = [0u64; 4];
+    let mask_size = size_of::<u64>();
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler of ours. It is refused for KILL, STOP and the two
-        // that libc keeps for itself, which is as well.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let none = std::ptr::null_mut::<u64>();
+        // SAFETY: the struct is live for the call, as large as the kernel reads, and names no handler
+        // of ours. It is refused for KILL and STOP, which is as well.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &default, none, mask_size) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())

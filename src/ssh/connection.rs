@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Config;
 use super::auth::Grant;
-use super::channel::Entry;
+use super::channel::{Entry, State};
 use super::flow::{Budget, Inbox, Throttle};
 use super::registry::Registry;
 
@@ -80,8 +80,10 @@ impl Connection {
         self.closed.load(Ordering::Relaxed) >= self.shared.config.limits.max_closed
     }
 
-    pub(super) fn inbox(&self) -> Inbox {
-        Inbox::new(Arc::clone(&self.shared.budget), Arc::clone(&self.throttle))
+    /// What a new channel gets.
+    pub(super) fn entry(&self, state: State) -> Entry {
+        let inbox = Inbox::new(Arc::clone(&self.shared.budget), Arc::clone(&self.throttle));
+        Entry { inbox, closed: self.gone.child_token(), state }
     }
 
     /// The handler is gone: nothing more will come for any channel.

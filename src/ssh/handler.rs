@@ -150,7 +150,8 @@ impl russh::server::Handler for Handler {
         Ok(())
     }
 
-    /// A channel that we opened towards a forwarding client: its data may follow at once.
+    /// A channel that we opened towards a forwarding client: its data may follow at once. The library has
+    /// told the task that opened it before, which may have been faster.
     async fn channel_open_confirmation(
         &mut self,
         id: ChannelId,
@@ -158,7 +159,8 @@ impl russh::server::Handler for Handler {
         _window_size: u32,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.enter(id, State::Opening);
+        let connection = &self.connection;
+        connection.channels().entry(id).or_insert_with(|| connection.entry(State::Opening));
         Ok(())
     }
 

@@ -41,21 +41,20 @@ impl Handler {
         if done { session.channel_success(id) } else { session.channel_failure(id) }
     }
 
-    /// Gives a channel its inbox; `false` when the connection has too many, or has had.
+    /// Gives a channel that the client opens its inbox; `false` when the connection has too many, or has
+    /// had.
     pub(super) fn enter(&self, id: ChannelId, state: State) -> bool {
         let mut channels = self.connection.channels();
         let sessions = channels.values().filter(|entry| entry.is_session()).count();
         let most = self.connection.shared.config.limits.max_sessions;
         let is_session = matches!(state, State::Waiting(_));
-        let is_ours = matches!(state, State::Opening);
         if channels.len() >= MAX_CHANNELS
             || (is_session && sessions >= most)
-            || (!is_ours && self.connection.is_used_up())
+            || self.connection.is_used_up()
         {
             return false;
         }
-        let (inbox, closed) = (self.connection.inbox(), self.connection.gone.child_token());
-        channels.insert(id, Entry { inbox, closed, state });
+        channels.insert(id, self.connection.entry(state));
         true
     }
 

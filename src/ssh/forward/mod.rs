@@ -77,20 +77,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Takes over the inbox that the handler has made for a channel.
+/// The inbox that the handler has made for a channel which the client opens; `None` if the client has
+/// closed it again.
 fn registered(
     connection: &Connection,
     write: &ChannelWriteHalf<Msg>,
 ) -> Option<(Inbox, CancellationToken)> {
+    let channels = connection.channels();
+    let entry = channels.get(&write.id())?;
+    Some((entry.inbox.clone(), entry.closed.clone()))
+}
+
+/// The inbox of a channel that was opened towards the client. Whoever hears first that it is open makes
+/// it: the handler, or this.
+fn opened(connection: &Connection, write: &ChannelWriteHalf<Msg>) -> (Inbox, CancellationToken) {
     let mut channels = connection.channels();
-    let entry = channels.get_mut(&write.id())?;
+    let entry = channels.entry(write.id()).or_insert_with(|| connection.entry(State::Forward));
     entry.state = State::Forward;
     let (inbox, closed) = (entry.inbox.clone(), entry.closed.clone());
-    // A client may have closed the channel already, with data in it that is still to be delivered.
+    // The client may have closed it already, with data in it that is still to be delivered.
     if closed.is_cancelled() {
         channels.remove(&write.id());
     }
-    Some((inbox, closed))
+    (inbox, closed)
 }
 
 /// Connects to what a client asked for and answers its request; the rest goes on in its own task.
@@ -133,14 +142,8 @@ async fn join_opened(
     let Ok(channel) = opening.await else { return };
     // The reading half is dropped at once: input comes through the handler.
     let (_, channel) = channel.split();
-    match registered(&connection, &channel) {
-        Some((inbox, closed)) => {
-            join(read, write, inbox, Outlet::new(channel, connection, closed)).await;
-        }
-        None => {
-            let _ = channel.close().await;
-        }
-    }
+    let (inbox, closed) = opened(&connection, &channel);
+    join(read, write, inbox, Outlet::new(channel, connection, closed)).await;
 }
 
 /// Both directions, each with its own end.

@@ -3,7 +3,7 @@
 //! Connections are made and accepted in the network of the agent's container, which sessions share.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use super::super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
 use super::super::config::Forwarding;
 use super::super::connection::Connection;
 use super::{CONNECT, Place, join_opened};
+
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// An address a client may connect to.
 #[derive(Debug)]
@@ -84,19 +87,21 @@ pub(in super::super) fn listen(
     if !may_listen(connection, address, wanted) || connection.forwards.is_full() {
         return false;
     }
-    let listener = match bind(address, wanted) {
-        Ok(listener) => listener,
+    let (listeners, bound) = match bind(address, wanted) {
+        Ok(bound) => bound,
         Err(error) => {
             tracing::debug!(address, port = wanted, %error, "cannot listen for a client");
             return false;
         }
     };
-    let Ok(local) = listener.local_addr() else { return false };
-    *port = local.port().into();
+    *port = bound.into();
     let place = Place::Tcp(address.to_owned(), *port);
     let token = connection.forwards.enter(place, connection);
-    let accepting = accept(Arc::clone(connection), listener, address.to_owned(), handle);
-    tokio::spawn(async move { token.run_until_cancelled(accepting).await });
+    for listener in listeners {
+        let (connection, address) = (Arc::clone(connection), address.to_owned());
+        let accepting = accept(connection, listener, bound, address, handle.clone());
+        tokio::spawn(token.clone().run_until_cancelled_owned(accepting));
+    }
     true
 }
 
@@ -109,24 +114,44 @@ fn may_listen(connection: &Connection, address: &str, port: u16) -> bool {
             || options.permit_listen.iter().any(|listen| listen.fits(address, port)))
 }
 
-/// Always on the loopback interface (sshd's `GatewayPorts no`), whatever address was asked for.
-fn bind(address: &str, port: u16) -> io::Result<TcpListener> {
-    let local = match address {
-        "::1" => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)),
-        _ => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+/// Always on the loopback interface (sshd's `GatewayPorts no`), whatever address was asked for: on both
+/// of its addresses, if not one of them was named; one of the two may be taken. Gives the port as well.
+fn bind(address: &str, port: u16) -> io::Result<(Vec<TcpListener>, u16)> {
+    let wanted: &[IpAddr] = match address {
+        "127.0.0.1" => &[V4],
+        "::1" => &[V6],
+        _ => &[V4, V6],
     };
-    let listener = std::net::TcpListener::bind(local)?;
+    let (mut listeners, mut port, mut failed) = (Vec::new(), port, None);
+    for ip in wanted {
+        match bind_one(*ip, port) {
+            Ok((listener, bound)) => {
+                listeners.push(listener);
+                port = bound;
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok((listeners, port)),
+    }
+}
+
+fn bind_one(ip: IpAddr, port: u16) -> io::Result<(TcpListener, u16)> {
+    let listener = std::net::TcpListener::bind((ip, port))?;
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    let port = listener.local_addr()?.port();
+    Ok((TcpListener::from_std(listener)?, port))
 }
 
 async fn accept(
     connection: Arc<Connection>,
     listener: TcpListener,
+    port: u16,
     address: String,
     handle: Handle,
 ) {
-    let Ok(local) = listener.local_addr() else { return };
     while let Ok(slot) = Arc::clone(&connection.forwards.slots).acquire_owned().await {
         match listener.accept().await {
             Ok((tcp, peer)) => {
@@ -135,13 +160,9 @@ async fn accept(
                     (Arc::clone(&connection), address.clone(), handle.clone());
                 tokio::spawn(async move {
                     let _slot = slot;
-                    let (port, from) = (u32::from(local.port()), peer.ip().to_string());
-                    let opening = handle.channel_open_forwarded_tcpip(
-                        address,
-                        port,
-                        from,
-                        peer.port().into(),
-                    );
+                    let (from, from_port) = (peer.ip().to_string(), peer.port().into());
+                    let opening =
+                        handle.channel_open_forwarded_tcpip(address, port.into(), from, from_port);
                     let (read, write) = tcp.into_split();
                     join_opened(connection, opening, read, write).await;
                 });

@@ -27,6 +27,8 @@ use crate::os::pty::{Master, Window};
 
 /// How long a program may take to end after it was told to, before its channel is closed anyway.
 const HANGUP: Duration = Duration::from_secs(1);
+/// How long after the end of its output a program that ends may take to do so.
+const ENDING: Duration = Duration::from_millis(200);
 /// How long a notice may wait for the client's window.
 const NOTICE: Duration = Duration::from_millis(500);
 /// How long what a client typed before it left may take to reach a program.
@@ -78,24 +80,40 @@ impl Running {
         let status = match stdio {
             Stdio::Pipes { stdin, stdout, stderr } => {
                 let input = feed(inbox.clone(), Arc::clone(&live), stdin);
-                let (status, out, err) = tokio::join!(
-                    controller.run(None),
-                    pump::output(&outlet, &live, stdout, Stream::Stdout),
-                    pump::output(&outlet, &live, stderr, Stream::Stderr),
-                );
-                complain(&live, out.and(err));
+                let told = CancellationToken::new();
+                // What runs on in the background may keep the streams open: the status does not wait.
+                let program = async {
+                    let status = controller.run(None).await;
+                    tell(&outlet, &handle, status.as_ref().ok()).await;
+                    told.cancel();
+                    status
+                };
+                let streams = async {
+                    let (out, err) = tokio::join!(
+                        pump::output(&outlet, &live, stdout, Stream::Stdout),
+                        pump::output(&outlet, &live, stderr, Stream::Stderr),
+                    );
+                    complain(&live, out.and(err));
+                    // Some clients close at the EOF: a program that is ending tells its status first.
+                    let _ = tokio::time::timeout(ENDING, told.cancelled()).await;
+                    outlet.eof().await;
+                };
+                let (status, ()) = tokio::join!(program, streams);
                 input.abort();
                 status
             }
             Stdio::Terminal(master) => {
-                on_terminal(controller, &outlet, &live, &inbox, master).await
+                let status = on_terminal(controller, &outlet, &live, &inbox, master).await;
+                outlet.eof().await;
+                tell(&outlet, &handle, status.as_ref().ok()).await;
+                status
             }
         };
         if let Some(recorder) = recorder {
             recorder.end().await;
         }
         inbox.discard();
-        finish(&outlet, &handle, status.as_ref().ok()).await;
+        outlet.close().await;
         gone.abort();
         outlet.connection.shared.registry.leave(&live);
         report(&live, &status);
@@ -224,10 +242,9 @@ async fn forget(outlet: Arc<Outlet>, live: Arc<Live>) {
     outlet.connection.shared.registry.disconnected(&live);
 }
 
-/// EOF, how the program ended, close: in this order, as sshd.
-async fn finish(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
+/// Tells how the program ended.
+async fn tell(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
     let id = outlet.write.id();
-    outlet.eof().await;
     match status {
         Some(status) if let Some(code) = status.code() => {
             outlet.control(outlet.write.exit_status(code as u32)).await;
@@ -240,7 +257,6 @@ async fn finish(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
         }
         _ => {}
     }
-    outlet.close().await;
 }
 
 fn report(live: &Live, status: &io::Result<ExitStatus>) {
