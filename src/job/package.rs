@@ -3,11 +3,13 @@
 //! What `run` does after `complete`, and what `ims-job-agent package` does alone, for example on a
 //! tree that a failed job has left.
 
+use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Job;
 use super::base::{self, Base};
@@ -80,15 +82,36 @@ pub(super) async fn package_job(
         image: job.contract.image.clone(),
     };
     package(&request, &Destination::of(job), &job.reporter, store).await.inspect_err(|_| {
-        tracing::error!(
-            root = %request.root.display(),
-            "the image root is kept; to try again without a new session: ims-job-agent package \
-             --root {} --name {:?} --job-id {}",
-            request.root.display(),
-            request.image.name,
-            job.contract.job_id
-        );
+        tell_how_to_retry(&request.root, &request.image, job.contract.job_id);
     })
+}
+
+/// Logs that the user's work is kept, and the command that publishes it.
+pub(super) fn tell_how_to_retry(root: &Path, image: &ImageNames, job_id: Uuid) {
+    let command = retry_command(root, image, job_id);
+    tracing::error!("the image root is kept; to try again without a new session: {command}");
+}
+
+/// For a POSIX shell. All names are said, and the architecture: a default could be another file of the
+/// root, and would be published.
+fn retry_command(root: &Path, image: &ImageNames, job_id: Uuid) -> String {
+    let options: [(&str, &dyn Display); 7] = [
+        ("root", &root.display()),
+        ("name", &image.name),
+        ("job-id", &job_id),
+        ("kernel", &image.kernel),
+        ("initrd", &image.initrd),
+        ("kernel-parameters", &image.kernel_parameters),
+        ("arch", &image.arch),
+    ];
+    let mut command = "ims-job-agent package".to_owned();
+    for (option, value) in options {
+        let value = value.to_string();
+        let quoted = shlex::try_quote(&value).expect("no variable and no path holds a NUL byte");
+        // Joined by `=`, a value may begin with a dash.
+        write!(command, " --{option}={quoted}").expect("a String takes all");
+    }
+    command
 }
 
 /// Packs the root and publishes it. Nothing is left in the store or in IMS when this fails. The root
@@ -286,4 +309,36 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
     tokio::task::spawn_blocking(work).await.context("internal error, please report it")?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_for_another_try_says_all_and_is_safe_to_paste() {
+        let image = ImageNames {
+            name: "it's $(touch OWNED)".into(),
+            kernel: "-odd kernel".into(),
+            initrd: "initrd-2".into(),
+            kernel_parameters: "parameters".into(),
+            arch: Arch::Aarch64,
+        };
+        let command = retry_command(Path::new("/mnt/an image/image-root"), &image, Uuid::nil());
+        let words = shlex::split(&command).unwrap();
+        assert_eq!(
+            words,
+            [
+                "ims-job-agent",
+                "package",
+                "--root=/mnt/an image/image-root",
+                "--name=it's $(touch OWNED)",
+                "--job-id=00000000-0000-0000-0000-000000000000",
+                "--kernel=-odd kernel",
+                "--initrd=initrd-2",
+                "--kernel-parameters=parameters",
+                "--arch=aarch64",
+            ]
+        );
+    }
 }

@@ -78,9 +78,8 @@ fn log(mut output: PipeReader) {
 
 /// The shell's command that becomes the script.
 fn command(path: &Path) -> Vec<u8> {
-    let quoted = path.as_os_str().as_encoded_bytes().split(|byte| *byte == b'\'');
-    let quoted = quoted.collect::<Vec<_>>().join(&b"'\\''"[..]);
-    [b"exec '", &quoted[..], b"'"].concat()
+    let word = shlex::bytes::try_quote(path.as_os_str().as_encoded_bytes());
+    [b"exec ", &*word.expect("no path holds a NUL byte")].concat()
 }
 
 #[cfg(test)]
@@ -89,7 +88,9 @@ mod tests {
 
     #[test]
     fn any_path_is_one_word() {
-        assert_eq!(command(Path::new("/opt/a b")), b"exec '/opt/a b'");
-        assert_eq!(command(Path::new("/it's")), b"exec '/it'\\''s'");
+        for path in ["/opt/a b", "/it's", "/$(id)"] {
+            let command = String::from_utf8(command(Path::new(path))).unwrap();
+            assert_eq!(shlex::split(&command).unwrap(), ["exec", path]);
+        }
     }
 }

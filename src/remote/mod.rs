@@ -28,5 +28,5 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A word of a shell's command line.
 fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+    shlex::try_quote(text).expect("no path holds a NUL byte").into_owned()
 }

@@ -1,8 +1,11 @@
 //! Wrong input: what is fetched, what is in the image, what the user says.
 
 use std::fs::{self, OpenOptions};
+use std::process::Command;
 
-use crate::pod::Pod;
+use crate::pod::{JOB, Pod};
+use crate::support::proxy::{ALWAYS, Fault};
+use crate::support::{agent, tree};
 
 const ENDED: [&str; 2] = ["fetching_image", "error"];
 
@@ -59,6 +62,44 @@ async fn without_a_kernel_nothing_is_published_and_the_tree_is_kept() {
     again.ends(0, &["packaging_artifacts", "success"], &[]).await;
     pod.assert_image().await;
     assert!(!pod.root().exists(), "published, so nothing is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_for_another_try_publishes_what_the_job_would_have() {
+    let mut pod = Pod::with_image(|root| {
+        fs::write(root.join("boot/altkernel"), "the other kernel").unwrap();
+    })
+    .await;
+    let name = format!("it's $(touch {}/OWNED)", pod.stand.dir.path().display());
+    pod.vars.insert("IMAGE_ROOT_ARCHIVE_NAME", name.clone());
+    pod.vars.insert("KERNEL_FILENAME", "altkernel".into());
+    pod.s3.fail("PUT manifest.json", Fault::Status(403), ALWAYS);
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    pod.touch("complete");
+    let said = "to try again without a new session: ";
+    agent.says(said).await;
+    let log = agent.process.log();
+    let statuses = ["fetching_image", "waiting_on_user", "packaging_artifacts", "error"];
+    agent.ends(1, &statuses, &["cannot upload manifest", said]).await;
+    pod.s3.heal();
+
+    paste(&pod, log.split_once(said).unwrap().1.lines().next().unwrap());
+    pod.assert_image().await;
+    let image = pod.result().unwrap();
+    assert_eq!(pod.stand.ims.get(&format!("v3/images/{image}")).await["name"], name);
+    let kernel = pod.stand.get(&format!("s3://boot-images/{image}/kernel")).await;
+    assert_eq!(kernel, b"the other kernel");
+    assert!(!pod.stand.dir.path().join("OWNED").exists(), "the shell ran a part of the name");
+}
+
+/// Runs a line as somebody who pastes it into a shell of the job's container.
+fn paste(pod: &Pod, line: &str) {
+    assert!(line.contains(JOB), "{line}");
+    let directory = agent().parent().unwrap().display().to_string();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).env_clear().envs(&pod.vars);
+    tree::run(shell.env("PATH", format!("{directory}:{}", pod.vars["PATH"])));
 }
 
 #[tokio::test(flavor = "multi_thread")]
