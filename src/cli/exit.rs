@@ -16,8 +16,11 @@ pub const FAILURE: Exit = Exit {
     code: 1,
     meaning: "failed; for a job: its status is `error` and the log's last error says why",
 };
-pub const USAGE: Exit =
-    Exit { code: 2, meaning: "the command line or the environment is wrong; nothing was started" };
+pub const USAGE: Exit = Exit {
+    code: 2,
+    meaning: "the command line or the environment is wrong; nothing was started. Of an environment \
+              that says which job it is and where IMS is, the job's status is `error`",
+};
 pub const GAVE_UP: Exit =
     Exit { code: 3, meaning: "the user touched `failed`; the job's status is `error`" };
 pub const NOT_TOLD: Exit = Exit {

@@ -34,8 +34,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::exit::Exit;
-use crate::contract::{Session, log_level as log_level_of, vars};
-use crate::job::Listen;
+use crate::contract::{Faults, Session, log_level as log_level_of, record, vars};
+use crate::job::{self, Listen};
 use crate::os::{cgroup, hardening};
 use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
@@ -79,7 +79,11 @@ enum Command {
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(entry_points::arguments(std::env::args_os()));
-    logs::init(cli.log_format, log_level());
+    let level = log_level();
+    logs::init(cli.log_format, *level.as_ref().unwrap_or(&Level::default()));
+    if let Err(fault) = level {
+        tracing::warn!("{} {fault}; {:?} it is", vars::LOG_LEVEL.name, Level::default());
+    }
     let result = match cli.command {
         Command::Run(args) => block_on(run::run(args)),
         Command::Sessions(args) => block_on(sessions::run(args)),
@@ -155,9 +159,20 @@ fn env_var(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-/// `LOG_LEVEL`, before anything is checked. What cannot be read is reported by `run` as a fault.
-fn log_level() -> Level {
-    env_var(vars::LOG_LEVEL.name).and_then(|text| log_level_of(&text).ok()).unwrap_or_default()
+/// `LOG_LEVEL`, before anything else is looked at; or what is wrong with it.
+fn log_level() -> Result<Level, String> {
+    match env_var(vars::LOG_LEVEL.name) {
+        Some(text) if !text.trim().is_empty() => {
+            log_level_of(text.trim()).map_err(|fault| format!("({text:?}) {fault}"))
+        }
+        _ => Ok(Level::default()),
+    }
+}
+
+/// Ends a job whose environment is wrong. Its record is ended too: clients wait for that.
+async fn refuse(faults: Faults) -> anyhow::Result<Exit> {
+    job::refuse(faults, record(env_var), shutdown_token()?).await;
+    Ok(exit::USAGE)
 }
 
 /// Cancelled by the first SIGTERM or SIGINT.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::connect::Connection;
 use super::exit::Exit;
-use crate::contract::{Arch, ImageNames, kernel_name};
+use crate::contract::{Arch, ImageNames, boot_file, kernel_name};
 use crate::job;
 use crate::squashfs::Engine;
 
@@ -30,15 +30,20 @@ pub struct Args {
     job_id: Option<Uuid>,
 
     /// Kernel in /boot of the root [default: vmlinuz, on aarch64 Image]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = boot_file)]
     kernel: Option<String>,
 
     /// Initrd in /boot of the root
-    #[arg(long, value_name = "NAME", default_value = "initrd")]
+    #[arg(long, value_name = "NAME", value_parser = boot_file, default_value = "initrd")]
     initrd: String,
 
     /// Kernel parameters in /boot of the root; published when the file exists
-    #[arg(long, value_name = "NAME", default_value = "kernel-parameters")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = boot_file,
+        default_value = "kernel-parameters"
+    )]
     kernel_parameters: String,
 
     /// Architecture of the image

@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 use crate::contract::{JobContract, files};
 use crate::job::{self, Listen, Options, Sessions, TimeLimits};
 use crate::squashfs::Engine;
@@ -101,10 +101,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
     let mut contract = match JobContract::from_vars(super::env_var) {
         Ok(contract) => contract,
-        Err(faults) => {
-            tracing::error!("{faults}");
-            return Ok(exit::USAGE);
-        }
+        Err(faults) => return super::refuse(faults).await,
     };
     if let Some(directory) = args.directory {
         contract.image_root_parent = directory;

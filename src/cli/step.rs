@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 use crate::contract::{StepContract, files};
 use crate::job::steps;
 
@@ -58,10 +58,7 @@ pub async fn run(step: Step) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
     let contract = match StepContract::from_vars(super::env_var) {
         Ok(contract) => contract,
-        Err(faults) => {
-            tracing::error!("{faults}");
-            return Ok(exit::USAGE);
-        }
+        Err(faults) => return super::refuse(faults).await,
     };
     let stop = super::shutdown_token()?;
     let (step, contract) = applied(step, contract);

@@ -147,7 +147,7 @@ impl JobContract {
         let session = reader.session();
         let heartbeats = reader.optional(&vars::REMOTE_HEARTBEAT_TIMEOUT_COUNT, values::count);
         let debug = reader.flag(&vars::ENABLE_DEBUG);
-        let log_level = reader.optional(&vars::LOG_LEVEL, values::log_level).unwrap_or_default();
+        let log_level = reader.log_level();
         Some(Self {
             action: action?,
             job_id: job_id?,
@@ -171,6 +171,13 @@ impl ImsAccess {
         let mut reader = Reader::new(lookup);
         reader.ims().ok_or(Faults(reader.faults))
     }
+}
+
+/// Who is to be told that an environment is wrong: the record of the job, and the IMS that keeps it.
+/// `None` where an environment does not even say that.
+pub fn record(lookup: impl Fn(&str) -> Option<String>) -> Option<(Uuid, ImsAccess)> {
+    let mut reader = Reader::new(lookup);
+    reader.job_id().zip(reader.ims())
 }
 
 impl S3Access {
@@ -245,6 +252,12 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             self.faults.push(format!("{} is not set: {}", var.name, var.meaning));
         }
         self.optional(var, parse)
+    }
+
+    /// A level of which we know nothing is no fault: it says nothing of what the job does. `cli` warns.
+    pub(super) fn log_level(&self) -> Level {
+        let text = self.text(&vars::LOG_LEVEL);
+        text.and_then(|text| values::log_level(&text).ok()).unwrap_or_default()
     }
 
     pub(super) fn flag(&mut self, var: &Var) -> bool {

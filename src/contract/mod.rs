@@ -14,11 +14,11 @@ pub mod vars;
 pub use arch::Arch;
 pub use job::{
     Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
-    kernel_name,
+    kernel_name, record,
 };
 pub use pod::{SessionContract, StepContract};
 pub use status::Status;
-pub use values::{log_level, s3_trust};
+pub use values::{boot_file, log_level, s3_trust};
 
 #[cfg(test)]
 mod tests;

@@ -80,7 +80,7 @@ impl StepContract {
         let image_root_parent = reader.image_root_parent();
         let recipe = reader.recipe(&image_root_parent);
         let arch = reader.arch();
-        let log_level = reader.optional(&vars::LOG_LEVEL, values::log_level).unwrap_or_default();
+        let log_level = reader.log_level();
         Some(Self {
             job_id: job_id?,
             ims: ims?,

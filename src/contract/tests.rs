@@ -41,7 +41,6 @@ fn every_fault_is_reported_at_once() {
         ("BUILD_ARCH", "riscv"),
         ("S3_ENDPOINT", ""),
         ("DOWNLOAD_MD5SUM", "xyz"),
-        ("LOG_LEVEL", "loud"),
         ("IMS_URL", "gopher://x"),
         ("RECIPE_ROOT_PARENT", "recipe"),
         ("TIMEOUT", "soon"),
@@ -55,7 +54,6 @@ fn every_fault_is_reported_at_once() {
         "BUILD_ARCH",
         "S3_ENDPOINT",
         "DOWNLOAD_MD5SUM",
-        "LOG_LEVEL",
         "IMS_URL",
         "RECIPE_ROOT_PARENT",
         "TIMEOUT",
@@ -105,4 +103,25 @@ fn no_secret_is_in_debug_output_or_faults() {
     assert!(!format!("{contract:?}").contains("hush"));
     let faults = read(&[("IMS_ACTION", "x")]).unwrap_err();
     assert!(!faults.to_string().contains("hush"));
+}
+
+#[test]
+fn what_does_not_change_the_job_is_no_fault() {
+    let contract = read(&[("LOG_LEVEL", "loud"), ("KERNEL_FILENAME", "/vmlinuz")]).unwrap();
+    assert_eq!(contract.log_level, Default::default());
+    assert_eq!(contract.image.kernel, "vmlinuz");
+    let contract = read(&[("BUILD_ARCH", "aarch64"), ("KERNEL_FILENAME", "/vmlinuz")]).unwrap();
+    assert_eq!(contract.image.kernel, "Image");
+}
+
+#[test]
+fn the_record_is_known_where_job_and_ims_are() {
+    let record = |vars: &'static [(&str, &str)]| {
+        record(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into()))
+    };
+    const ID: (&str, &str) = ("IMS_JOB_ID", "ad5163d2-398d-4e93-94f0-2f439f114fe7");
+    let (id, ims) = record(&[ID, ("IMS_URL", "http://ims"), ("IMS_ACTION", "paint")]).unwrap();
+    assert_eq!((id.to_string().as_str(), ims.url.as_str()), (ID.1, "http://ims/"));
+    assert!(record(&[ID, ("IMS_URL", "ftp://ims")]).is_none());
+    assert!(record(&[("IMS_URL", "http://ims")]).is_none());
 }

@@ -1,6 +1,6 @@
 //! The forms in which values arrive: `True`/`False` text, URLs, UUIDs, hex. Pure parsers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ pub fn log_level(text: &str) -> Result<Level, String> {
         "DEBUG" => Ok(Level::Debug),
         "INFO" => Ok(Level::Info),
         "WARNING" | "WARN" => Ok(Level::Warning),
-        "ERROR" => Ok(Level::Error),
-        _ => Err("is not one of DEBUG, INFO, WARNING, ERROR".into()),
+        "ERROR" | "CRITICAL" => Ok(Level::Error),
+        _ => Err("is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL".into()),
     }
 }
 
@@ -88,19 +88,37 @@ pub fn sshd_listen(text: &str) -> Result<SocketAddr, String> {
         let unusable = || format!("has {value:?} for {name}");
         match name.to_ascii_lowercase().as_str() {
             "port" => listen.set_port(value.parse().map_err(|_| unusable())?),
-            "listenaddress" => listen = value.parse().map_err(|_| unusable())?,
+            "listenaddress" => {
+                let port = listen.port();
+                listen = listen_address(value, port).ok_or_else(unusable)?;
+            }
             _ => {}
         }
     }
     Ok(listen)
 }
 
-/// The name of a file in `/boot`. A path below `/boot` is accepted, a way out of it is not.
+/// `ADDRESS:PORT`, or an address alone, with or without brackets.
+fn listen_address(text: &str, port: u16) -> Option<SocketAddr> {
+    let alone = || {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        bare.unwrap_or(text).parse::<IpAddr>().ok()
+    };
+    text.parse().ok().or_else(|| Some(SocketAddr::new(alone()?, port)))
+}
+
+/// The name of a file in `/boot`. A path below `/boot` is accepted, and one that takes `/boot` for the
+/// root; a way out of it is not.
 pub fn boot_file(text: &str) -> Result<String, String> {
-    let stays_below = std::path::Path::new(text)
+    let name = text.trim_start_matches('/');
+    let stays_below = std::path::Path::new(name)
         .components()
         .all(|part| matches!(part, std::path::Component::Normal(_)));
-    if stays_below { Ok(text.into()) } else { Err("does not name a file below /boot".into()) }
+    if stays_below && !name.is_empty() {
+        Ok(name.into())
+    } else {
+        Err("does not name a file below /boot".into())
+    }
 }
 
 #[cfg(test)]
@@ -135,17 +153,23 @@ mod tests {
             ("-p2222 -D", "0.0.0.0:2222"),
             ("-oPort=24 -f x", "0.0.0.0:24"),
             ("-o ListenAddress=127.0.0.1:2222", "127.0.0.1:2222"),
+            ("-p 2222 -o ListenAddress=127.0.0.1", "127.0.0.1:2222"),
+            ("-o ListenAddress=::1 -p 24", "[::1]:24"),
+            ("-o ListenAddress=[::1]", "[::1]:22"),
+            ("-o ListenAddress=[::1]:2222", "[::1]:2222"),
         ] {
             assert_eq!(sshd_listen(options), Ok(address.parse().unwrap()), "{options}");
         }
         assert!(sshd_listen("-p many").is_err());
+        assert!(sshd_listen("-o ListenAddress=somewhere").is_err());
     }
 
     #[test]
     fn boot_files_stay_below_boot() {
         assert!(boot_file("vmlinuz-6.1").is_ok());
         assert!(boot_file("efi/vmlinuz").is_ok());
-        for bad in ["/etc/shadow", "../etc/shadow", "a/../../b"] {
+        assert_eq!(boot_file("/vmlinuz").unwrap(), "vmlinuz");
+        for bad in ["/../etc/shadow", "../etc/shadow", "a/../../b", "/"] {
             assert!(boot_file(bad).is_err(), "{bad}");
         }
     }

@@ -39,7 +39,7 @@ vars! {
     RECIPE_ROOT_PARENT: "`recipe` in IMAGE_ROOT_PARENT", "directory into which the recipe is unpacked (create)";
     TIMEOUT: "`500`", "seconds to wait until all repositories of the recipe answer (create)";
     IMAGE_ROOT_ARCHIVE_NAME: "required", "name of the resulting image record";
-    KERNEL_FILENAME: "`vmlinuz`, on aarch64 `Image`", "kernel in `/boot` of the image root; `vmlinuz` on aarch64 means `Image`";
+    KERNEL_FILENAME: "`vmlinuz`, on aarch64 `Image`", "kernel in `/boot` of the image root, with or without a leading slash; `vmlinuz` on aarch64 means `Image`";
     INITRD_FILENAME: "`initrd`", "initrd in `/boot` of the image root";
     KERNEL_PARAMETERS_FILENAME: "`kernel-parameters`", "kernel parameters in `/boot`; uploaded when the file exists";
     BUILD_ARCH: "`x86_64`", "`x86_64` or `aarch64`; the image record's `arch`";
@@ -54,7 +54,7 @@ vars! {
     S3_SSL_VALIDATE: "`$S3_SSL_VERIFY`", "`False`, `off` or `0`: any certificate; `True`, `on` or `1`: the system's CAs; or the path of a CA file";
     S3_SSL_VERIFY: "`True`", "the older name of S3_SSL_VALIDATE";
     IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds without an answer after which a request to IMS or the store has failed";
-    LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING` or `ERROR`";
+    LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL` (as `ERROR`); anything else is `INFO`, with a warning";
     CUSTOMIZATION_SCRIPT: "none", "script in the container that is run once the shell of a customize job is up; it may touch `complete` itself";
     SSHD_OPTIONS: "none", "options that a pod template gives to sshd; `-p`, `-o Port=` and `-o ListenAddress=` say where the container of the sessions listens, the rest is ignored";
     REMOTE_BUILD_NODE: "none", "`HOST` or `HOST:PORT` of a node that does the job's work; root there is reached over SSH with the keys of `/etc/cray/remote-keys`";

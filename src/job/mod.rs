@@ -27,11 +27,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use crate::contract::{Action, JobContract};
+use crate::contract::{Action, Faults, ImsAccess, JobContract};
 use crate::os::process::Reaper;
 use crate::squashfs::Engine;
 use crate::ssh;
+use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace;
 
@@ -124,6 +126,27 @@ pub async fn run(
         pod::end(&parent, &outcome);
     }
     Ok(outcome)
+}
+
+/// Ends a job that cannot be run, for its environment is wrong. `record` is what of it is right: of which
+/// job, and where IMS is.
+pub async fn refuse(faults: Faults, record: Option<(Uuid, ImsAccess)>, stop: CancellationToken) {
+    let faults = anyhow::Error::new(faults);
+    let Some((job_id, access)) = record else {
+        Outcome::without_ims(&faults);
+        return;
+    };
+    let job_id = job_id.to_string();
+    match connect::ims(&access) {
+        Ok(ims) => {
+            let board = Board::new(job_id.clone());
+            let reporter = Reporter { ims, job_id: Some(job_id), board, stop };
+            reporter.conclude(async { Err(faults) }).await;
+        }
+        Err(error) => {
+            Outcome::without_ims(&faults.context(chain(error.as_ref())));
+        }
+    }
 }
 
 /// As PID 1 of a pod the agent inherits every orphan, and must wait for it.

@@ -1,9 +1,11 @@
 //! An environment that cannot be meant: named fault by fault, before anything is touched.
 
 use std::fs;
+use std::process::Command;
 
 use crate::pod::Pod;
-use crate::support::SOON;
+use crate::support::process::Process;
+use crate::support::{SOON, agent};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_of_the_environment_is_named_and_nothing_is_started() {
@@ -25,7 +27,6 @@ async fn every_fault_of_the_environment_is_named_and_nothing_is_started() {
         ("S3_ENDPOINT", "s3.example"),
         ("S3_SECRET_KEY", ""),
         ("S3_SSL_VALIDATE", "ca.crt"),
-        ("LOG_LEVEL", "LOUD"),
     ];
     for (name, value) in wrong {
         pod.vars.insert(name, value.into());
@@ -55,4 +56,45 @@ async fn a_secret_in_a_faulty_url_is_not_logged() {
     assert_eq!(agent.process.wait(SOON).await.code(), Some(2));
     let log = agent.process.log();
     assert!(log.contains("DOWNLOAD_URL") && !log.contains("5ec4e7"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_ends_the_record_of_the_job() {
+    let mut pod = Pod::start().await;
+    pod.vars.insert("KERNEL_FILENAME", "../vmlinuz".into());
+    pod.vars.insert("TIMEOUT", "soon".into());
+    let mut agent = pod.run();
+    assert_eq!(agent.process.wait(SOON).await.code(), Some(2));
+    let log = agent.process.log();
+    assert!(log.contains("KERNEL_FILENAME=") && log.contains("TIMEOUT="), "{log}");
+    assert_eq!(agent.statuses(), ["error"], "{log}");
+
+    let mut step = step_of(&pod);
+    assert_eq!(step.wait(SOON).await.code(), Some(2));
+    assert_eq!(pod.statuses(), ["error", "error"], "{}", step.log());
+    assert_eq!(pod.s3.count(""), 0, "nothing was started");
+    assert_eq!(fs::read_dir(&pod.parent).unwrap().count(), 0, "nothing was made");
+}
+
+fn step_of(pod: &Pod) -> Process {
+    let mut command = Command::new(agent());
+    command.args(["step", "wait-for-repositories"]).env_clear().envs(&pod.vars);
+    Process::start(command, pod.stand.dir.path(), "step")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_programs_take_is_no_fault() {
+    let mut pod = Pod::start().await;
+    pod.vars.insert("KERNEL_FILENAME", "/vmlinuz".into());
+    pod.vars.insert("SSHD_OPTIONS", "-o ListenAddress=127.0.0.1".into());
+    pod.vars.insert("LOG_LEVEL", "LOUD".into());
+    let agent = pod.run();
+    agent.says("waiting_on_user").await;
+    let log = agent.process.log();
+    assert!(log.contains("LOG_LEVEL") && log.contains("LOUD"), "{log}");
+    assert!(!log.contains("NO kernel"), "{log}");
+    pod.touch("complete");
+    let statuses = ["fetching_image", "waiting_on_user", "packaging_artifacts", "success"];
+    agent.ends(0, &statuses, &[]).await;
+    pod.assert_image().await;
 }
