@@ -200,3 +200,56 @@ async fn a_privileged_job_without_a_jail_keeps_its_secrets() {
     let (root, signal) = (mnt.join("image-root"), mnt.join("complete"));
     pod.complete(root.to_str().unwrap(), signal.to_str().unwrap()).await;
 }
+
+/// Logs out by killing the parent of the session's shell, as some do: that is the jail's init. Leaves a
+/// process that goes on writing to `file`.
+fn leave_a_writer(pod: &Pod, file: &str) {
+    let command = format!(
+        "(while :; do echo written >> {file}; sleep 0.1; done) > /dev/null 2>&1 & kill -9 $PPID"
+    );
+    pod.stand.key.try_exec(pod.port, &command);
+}
+
+/// Whether a process has this in its command line.
+fn runs(text: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().any(|process| {
+        let line = std::fs::read(process.unwrap().path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    })
+}
+
+async fn what_a_killed_init_leaves_is_ended(jail: bool) {
+    let mut pod = Pod::start(CONTAINER, jail).await;
+    let root = pod.stand.dir.path().join("mnt/image-root");
+    // Unique: other tests run at the same time.
+    let (first, second) = (format!("{}-first", pod.port), format!("{}-second", pod.port));
+    let inside = if jail { "".into() } else { root.display().to_string() };
+    let is_written = async |name: &str| {
+        let file = root.join("root").join(name);
+        eventually(name, SOON, async || file.exists().then_some(())).await;
+    };
+
+    leave_a_writer(&pod, &format!("{inside}/root/{first}"));
+    is_written(&first).await;
+    pod.exec("true");
+    assert!(pod.agent.log().contains("starting another"), "{}", pod.agent.log());
+    assert!(!runs(&first), "the next session has company");
+
+    leave_a_writer(&pod, &format!("{inside}/root/{second}"));
+    is_written(&second).await;
+    std::fs::write(pod.stand.dir.path().join("mnt/complete"), "").unwrap();
+    pod.reaches("packaging_artifacts").await;
+    assert!(!runs(&second), "the image may change while it is packed");
+    pod.reaches("success").await;
+    assert!(pod.agent.wait(SOON).await.success(), "{}", pod.agent.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_init_leaves_in_a_chroot_is_ended() {
+    what_a_killed_init_leaves_is_ended(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_init_leaves_in_the_container_is_ended() {
+    what_a_killed_init_leaves_is_ended(false).await;
+}

@@ -45,7 +45,7 @@ impl Child {
             Exited::Known(status) => Ok(status),
             _ => Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
-                "the process that starts sessions was killed, and the sessions with it",
+                "the process that starts sessions was killed",
             )),
         }
     }

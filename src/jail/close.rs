@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 
 use super::link::Link;
 use super::mounts::Mounts;
-use crate::os::process::{Process, descendants, pidfd};
+use super::plan::{Plan, Shape};
+use crate::os::process::{Process, descendants, inherited, pidfd, rooted_in};
 
 /// What was found at the end.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +26,13 @@ pub struct Leftovers {
 /// Longest wait for a killed process to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn close(link: &Link, grace: Duration) -> Leftovers {
-    let processes = descendants(link.pid);
+pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
+    let left = || {
+        let mut left = descendants(link.pid);
+        left.extend(strays(plan));
+        without_repetition(left)
+    };
+    let processes = left();
     if !processes.is_empty() {
         let deadline = Instant::now() + grace;
         // Interactive shells ignore SIGTERM but heed SIGHUP; the stopped must be woken to obey.
@@ -35,10 +41,38 @@ pub fn close(link: &Link, grace: Duration) -> Leftovers {
         }
         wait_for(&processes, deadline);
     }
-    let stuck = kill_all(link.pid, Instant::now() + KILL_PATIENCE);
+    let stuck = kill_all(left, Instant::now() + KILL_PATIENCE);
     let mounts = link.take_mounts().map(Mounts::added).unwrap_or_default();
     end_init(link);
     Leftovers { processes, stuck, mounts, additions: Vec::new() }
+}
+
+/// What init had started when a user killed it: in a pid namespace all of it is gone, elsewhere it is
+/// ended here.
+pub fn end_strays(plan: &Plan) {
+    for process in strays(plan) {
+        tracing::warn!(pid = process.pid, name = process.name, "ended with its session");
+    }
+    for process in kill_all(|| strays(plan), Instant::now() + KILL_PATIENCE) {
+        tracing::warn!(pid = process.pid, name = process.name, "cannot be ended");
+    }
+}
+
+/// Processes of sessions that are not below a running init: the agent has inherited them from one that
+/// was killed; or nobody, when an agent before this one was killed too.
+fn strays(plan: &Plan) -> Vec<Process> {
+    if plan.shape == Shape::Namespaces {
+        return Vec::new();
+    }
+    let mut found = inherited();
+    found.extend(plan.root.iter().flat_map(|root| rooted_in(root)));
+    without_repetition(found)
+}
+
+fn without_repetition(mut processes: Vec<Process>) -> Vec<Process> {
+    processes.sort_by_key(|process| process.pid);
+    processes.dedup_by_key(|process| process.pid);
+    processes
 }
 
 fn wait_for(processes: &[Process], deadline: Instant) {
@@ -51,9 +85,9 @@ fn wait_for(processes: &[Process], deadline: Instant) {
 }
 
 /// Kills until nothing is left: a process may fork while the list of them is read.
-fn kill_all(init: i32, deadline: Instant) -> Vec<Process> {
+fn kill_all(find: impl Fn() -> Vec<Process>, deadline: Instant) -> Vec<Process> {
     loop {
-        let left = descendants(init);
+        let left = find();
         if left.is_empty() || Instant::now() >= deadline {
             return left;
         }

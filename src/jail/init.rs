@@ -4,7 +4,7 @@
 //! Where there is a pid namespace it is pid 1 there, with what a session may do and no more, and its
 //! root is an empty directory: `/proc/1/root` then differs from `/`, by which Ansible, ischroot and
 //! systemd tell a chroot. Elsewhere it is a child subreaper, so that orphans come to it and not to
-//! the agent. It ends, and with it the jail, when the agent's end of its socket is closed.
+//! the agent; where a user kills it they come to the agent, which ends them (`close`). It ends, and with it the jail, when the agent's end of its socket is closed.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -196,6 +196,7 @@ impl Jail {
             return Ok(link.clone());
         }
         tracing::warn!("the process that starts sessions was killed: starting another");
+        close::end_strays(&self.0.plan);
         let link = Arc::new(Link::start(&self.0.exe, &self.0.plan)?);
         *slot = Some(link.clone());
         Ok(link)
@@ -210,7 +211,7 @@ impl Jail {
     /// mounts go with it. No session can be started afterwards. Blocks; a second call does nothing.
     pub fn close(&self, grace: Duration) -> Leftovers {
         let Some(link) = self.slot().take() else { return Leftovers::default() };
-        let mut leftovers = close::close(&link, grace);
+        let mut leftovers = close::close(&link, &self.0.plan, grace);
         let mut fixtures = self.0.fixtures.lock().unwrap_or_else(PoisonError::into_inner);
         leftovers.additions = std::mem::take(&mut *fixtures).take_out();
         leftovers
@@ -235,6 +236,10 @@ fn without_hiding_in_vain(mut plan: Plan) -> Plan {
 
 /// Puts into the image what the jail needs there and starts init; leaves nothing if that fails.
 fn start(exe: &OwnedFd, plan: &Plan) -> Result<(Link, Fixtures), Error> {
+    if plan.shape == Shape::Plain {
+        // What is below an init that a user kills must not be lost from sight.
+        hardening::become_subreaper().map_err(|source| Error::Start { source })?;
+    }
     let fixtures = Fixtures::put_in(plan).map_err(|source| Error::Fixtures { source })?;
     match Link::start(exe, plan) {
         Ok(link) => Ok((link, fixtures)),

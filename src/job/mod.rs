@@ -105,9 +105,7 @@ pub async fn run(
     };
     let reporter =
         Arc::new(Reporter { ims, job_id: Some(contract.job_id.to_string()), board, stop });
-    if std::process::id() == 1 {
-        tokio::spawn(reap_orphans());
-    }
+    tokio::spawn(reap_orphans());
     let separate =
         (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
     let job = Job { contract, options, reporter: reporter.clone(), started };
@@ -149,7 +147,8 @@ pub async fn refuse(faults: Faults, record: Option<(Uuid, ImsAccess)>, stop: Can
     }
 }
 
-/// As PID 1 of a pod the agent inherits every orphan, and must wait for it.
+/// As PID 1 of a pod the agent inherits every orphan, and elsewhere what sessions leave whose init was
+/// killed: it must wait for them.
 async fn reap_orphans() {
     let mut reaper = Reaper::default();
     let mut interval = tokio::time::interval(Duration::from_secs(1));

@@ -11,9 +11,9 @@ mod table;
 mod users;
 pub mod wait;
 
-pub use descendants::descendants;
+pub use descendants::{descendants, inherited, rooted_in};
 pub use isolated::run_isolated;
-pub use reap::{OwnChild, Reaper, become_subreaper};
+pub use reap::{OwnChild, Reaper};
 pub use run::{Error, Lines, Output, run, run_on_terminal, run_within};
 pub use table::{Process, all};
 pub use users::{Use, User, users_of};

@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
@@ -45,11 +44,6 @@ impl Drop for OwnChild {
     fn drop(&mut self) {
         own().remove(&self.0);
     }
-}
-
-/// Makes orphaned descendants children of this process instead of PID 1's.
-pub fn become_subreaper() -> Result<(), Errno> {
-    nix::sys::prctl::set_child_subreaper(true)
 }
 
 /// Waits for orphans.

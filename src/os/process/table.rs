@@ -8,6 +8,8 @@ use nix::unistd::Pid;
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
+    /// The leader of its session (setsid(2)).
+    pub session: i32,
     /// The kernel's name of it, at most 15 bytes.
     pub name: String,
     /// One letter; `Z` is a zombie.
@@ -55,9 +57,11 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let mut fields = after.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    // Field 22; `state` is field 3, and two fields are taken.
-    let start_time = fields.nth(17)?.parse().ok()?;
-    Some(Process { pid, parent, name, state, start_time })
+    // Field 6, behind the process group.
+    let session = fields.nth(1)?.parse().ok()?;
+    // Field 22.
+    let start_time = fields.nth(15)?.parse().ok()?;
+    Some(Process { pid, parent, session, name, state, start_time })
 }
 
 #[cfg(test)]
@@ -66,10 +70,11 @@ mod tests {
 
     #[test]
     fn names_with_parentheses_and_blanks_are_read() {
-        let stat = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2 3";
+        let stat = "42 (a) b (c) S 7 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2 3";
         let process = parse(42, stat).unwrap();
         assert_eq!(process.name, "a) b (c");
-        assert_eq!((process.state, process.parent, process.start_time), ('S', 7, 9876));
+        assert_eq!((process.state, process.parent), ('S', 7));
+        assert_eq!((process.session, process.start_time), (41, 9876));
     }
 
     #[test]
