@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
 use crate::ims::Collection;
+use crate::job::Outcome;
 use crate::publish::pretty;
 use crate::telemetry::chain;
 use crate::transfer::Site;
@@ -44,11 +45,7 @@ impl Output {
         if text.is_empty() {
             return Ok(());
         }
-        match writeln!(io::stdout(), "{text}") {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.context("cannot write the result to stdout"),
-        }
+        line(&text).context("cannot write the result to stdout")
     }
 
     /// How a command ended; its failure is told as a job's is, in JSON too.
@@ -63,6 +60,22 @@ impl Output {
         }
         super::terminated_or(result, cancel)
     }
+}
+
+fn line(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Prints how a job ended. That is not changed by a stdout that takes nothing.
+pub fn outcome(outcome: &Outcome) -> Exit {
+    if let Err(error) = line(&outcome.result) {
+        tracing::warn!(%error, "cannot write the result to stdout");
+    }
+    Exit::of_job(outcome)
 }
 
 /// A field of a record as a cell of a table.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::connect::Connection;
 use super::exit::Exit;
+use super::output;
 use crate::contract::{Arch, ImageNames, boot_file, kernel_name};
 use crate::job;
 use crate::squashfs::Engine;
@@ -79,6 +80,5 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         s3,
     };
     let outcome = job::repackage(repackaging, super::shutdown_token()?).await?;
-    println!("{}", outcome.result);
-    Ok(Exit::of_job(&outcome))
+    Ok(output::outcome(&outcome))
 }

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Exit;
+use super::output;
 use crate::contract::{JobContract, files};
 use crate::job::{self, Listen, Options, Sessions, TimeLimits};
 use crate::squashfs::Engine;
@@ -135,8 +136,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         remote_programs: args.remote_programs,
     };
     let outcome = job::run(contract, options, board, stop).await?;
-    println!("{}", outcome.result);
-    Ok(Exit::of_job(&outcome))
+    Ok(output::outcome(&outcome))
 }
 
 /// `90m`, `1h30m`, `2 days`; a bare number means seconds.

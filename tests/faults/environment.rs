@@ -1,4 +1,5 @@
-//! An environment that cannot be meant: named fault by fault, before anything is touched.
+//! An environment that cannot be meant: named fault by fault, before anything is touched. And a stdout
+//! that takes nothing.
 
 use std::fs;
 use std::process::Command;
@@ -97,4 +98,20 @@ async fn what_other_programs_take_is_no_fault() {
     let statuses = ["fetching_image", "waiting_on_user", "packaging_artifacts", "success"];
     agent.ends(0, &statuses, &[]).await;
     pod.assert_image().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stdout_that_takes_nothing_does_not_change_the_end_of_a_job() {
+    for script in ["exec \"$0\" \"$@\" > /dev/full", "set -o pipefail; \"$0\" \"$@\" | true"] {
+        let pod = Pod::start().await;
+        let mut agent = pod.run_through(&["bash", "-c", script], &[]);
+        agent.reaches("waiting_on_user").await;
+        pod.touch("complete");
+        let status = agent.process.wait(3 * SOON).await;
+        let log = agent.process.log();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+        assert_eq!(agent.statuses().last().unwrap(), "success");
+        pod.assert_image().await;
+    }
 }
