@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::{Span, SpanRelativeTo};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -73,11 +74,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
     ca_rpm_dir: PathBuf,
 
-    /// End the job with an error when no session had a byte for so long (90m, 8h)
+    /// End the job with an error when no session had a byte for so long (90m, 8h, 2 days)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_limit: Option<Duration>,
 
-    /// End the job with an error when its user is not done so long after its start (90m, 8h)
+    /// End the job with an error when its user is not done so long after its start (90m, 8h, 2 days)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<Duration>,
 
@@ -139,13 +140,15 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(output::outcome(&outcome))
 }
 
-/// `90m`, `1h30m`, `2 days`; a bare number means seconds.
+/// `90m`, `1h30m`, `2 days`, of 24 hours each; a bare number means seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
-    parsed.try_into().map_err(|_| "a time must not be negative".into())
+    let span = text.parse::<Span>().map_err(|error| error.to_string())?;
+    let exact = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let exact = exact.map_err(|error| error.to_string())?;
+    exact.try_into().map_err(|_| "a time must not be negative".into())
 }
 
 pub(super) async fn serve_status(
@@ -162,4 +165,21 @@ pub(super) async fn serve_status(
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, seconds) in
+            [("45", 45), ("90m", 5400), ("1h30m", 5400), ("8 hours", 28_800), ("2 days", 172_800)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["-1h", "2 months", "soon", ""] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
 }
