@@ -12,7 +12,7 @@ use super::report::GaveUp;
 use super::{Job, connect, fetch, published, session};
 use crate::contract::{ImageNames, Status};
 use crate::os::mount;
-use crate::publish::Published;
+use crate::publish::{Published, boot};
 use crate::s3::Store;
 use crate::squashfs::reuse::Record;
 use crate::telemetry::chain;
@@ -131,7 +131,7 @@ async fn prepare(
     // After a restart a signal is not stale: the user may have given it while no agent ran.
     let fresh = !workspace.resumed();
     blocking(move || {
-        workspace::check_boot_files(&root, &image.kernel, &image.initrd)?;
+        boot::warn_of_missing(&root, &image.kernel, &image.initrd)?;
         if fresh {
             workspace::remove_stale_signals(layout.parent(), &root)?;
         }

@@ -211,8 +211,7 @@ fn boot_files(package: &Package) -> anyhow::Result<boot::Files> {
         parameters: package.image.kernel_parameters.clone(),
         debug_kernel: None,
     };
-    boot::find(&package.root, &names, package.image.arch)
-        .context("the image root has no usable boot files")
+    boot::find(&package.root, &names).context("the image root has no usable boot files")
 }
 
 /// Packs the root, and tells which bytes of the base are in the new image.

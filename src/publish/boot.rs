@@ -5,9 +5,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::contract::Arch;
 use crate::os::openat::{directory, open_regular_in_root};
 
 /// Names an error repeats of what `/boot` holds.
@@ -37,53 +37,83 @@ pub struct Files {
 pub enum Error {
     #[error("cannot open the image root {path}")]
     Root { path: PathBuf, source: io::Error },
-    #[error("{what} /boot/{name} of the image root is no regular file; /boot holds: {listing}")]
+    #[error("the {what} /boot/{name} of the image root is no regular file; /boot holds: {listing}")]
     Unusable { what: &'static str, name: String, listing: String, source: io::Error },
-}
-
-/// The kernel's name: `vmlinuz` on aarch64 is a client's wrong default and means `Image`.
-pub fn kernel_name(name: &str, arch: Arch) -> &str {
-    match (name, arch) {
-        ("vmlinuz", Arch::Aarch64) => "Image",
-        _ => name,
-    }
 }
 
 /// Finds and opens the boot artifacts of the image root at `root`.
 ///
 /// A kernel or initrd that is missing, dangling or no regular file is an error that lists `/boot`.
-pub fn find(root: &Path, names: &Names, arch: Arch) -> Result<Files, Error> {
-    let opened = directory(root).map_err(|source| Error::Root { path: root.to_owned(), source })?;
-    let required = |what, name: &str| {
-        open_regular_in_root(&opened, &Path::new("boot").join(relative(name)))
-            .map_err(|source| unusable(root, what, name, source))
-    };
-    let optional = |what, name: &str| match required(what, name) {
-        Err(Error::Unusable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some),
-    };
+pub fn find(root: &Path, names: &Names) -> Result<Files, Error> {
+    let root = Root::open(root)?;
     let debug_kernel = names.debug_kernel.as_deref().filter(|name| !name.is_empty());
     Ok(Files {
-        kernel: required("the kernel", kernel_name(&names.kernel, arch)).map(Some)?,
-        initrd: required("the initrd", &names.initrd).map(Some)?,
+        kernel: root.required("kernel", &names.kernel).map(Some)?,
+        initrd: root.required("initrd", &names.initrd).map(Some)?,
         parameters: match names.parameters.as_str() {
             "" => None,
-            name => optional("the kernel parameters", name)?,
+            name => root.optional("kernel parameters", name)?,
         },
         debug_kernel: match debug_kernel {
             None => None,
-            Some(name) => optional("the debug kernel", name)?,
+            Some(name) => root.optional("debug kernel", name)?,
         },
     })
+}
+
+/// Warns of a kernel or initrd that [`find`] would miss: the user can still make it.
+pub fn warn_of_missing(root: &Path, kernel: &str, initrd: &str) -> Result<(), Error> {
+    for error in missing(root, kernel, initrd)? {
+        if let Error::Unusable { what, name, listing, .. } = error {
+            tracing::warn!(
+                boot = %listing,
+                "THE IMAGE HAS NO {what} /boot/{name}: the job will fail unless it is made before \
+                 completion, or the job names another"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn missing(root: &Path, kernel: &str, initrd: &str) -> Result<Vec<Error>, Error> {
+    let root = Root::open(root)?;
+    let needed = [("kernel", kernel), ("initrd", initrd)];
+    Ok(needed.into_iter().filter_map(|(what, name)| root.required(what, name).err()).collect())
+}
+
+/// An image root, of which files in `/boot` are opened.
+struct Root<'a> {
+    path: &'a Path,
+    opened: OwnedFd,
+}
+
+impl<'a> Root<'a> {
+    fn open(path: &'a Path) -> Result<Self, Error> {
+        let opened = directory(path);
+        let opened = opened.map_err(|source| Error::Root { path: path.to_owned(), source })?;
+        Ok(Self { path, opened })
+    }
+
+    fn required(&self, what: &'static str, name: &str) -> Result<File, Error> {
+        let name = relative(name);
+        open_regular_in_root(&self.opened, &Path::new("boot").join(name)).map_err(|source| {
+            Error::Unusable { what, name: name.to_owned(), listing: listing(self.path), source }
+        })
+    }
+
+    fn optional(&self, what: &'static str, name: &str) -> Result<Option<File>, Error> {
+        match self.required(what, name) {
+            Err(Error::Unusable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
+    }
 }
 
 /// `/vmlinuz` means the file in `/boot` as well: joining an absolute path would drop `/boot`.
 fn relative(name: &str) -> &str {
     name.trim_start_matches('/')
-}
-
-fn unusable(root: &Path, what: &'static str, name: &str, source: io::Error) -> Error {
-    Error::Unusable { what, name: name.to_owned(), listing: listing(root), source }
 }
 
 /// What `/boot` holds, for a person who looks for the right name.
@@ -144,11 +174,11 @@ mod tests {
         fs::write(boot.join("vmlinuz-6.1"), "kernel").unwrap();
         fs::write(boot.join("initrd"), "initrd").unwrap();
         symlink("/boot/vmlinuz-6.1", boot.join("vmlinuz")).unwrap();
-        let files = find(root.path(), &names(), Arch::X86_64).unwrap();
+        let files = find(root.path(), &names()).unwrap();
         assert_eq!(text(files.kernel.as_ref().unwrap()), "kernel");
         assert!(files.parameters.is_none());
         fs::write(boot.join("kernel-parameters"), "quiet").unwrap();
-        let files = find(root.path(), &names(), Arch::X86_64).unwrap();
+        let files = find(root.path(), &names()).unwrap();
         assert_eq!(text(files.parameters.as_ref().unwrap()), "quiet");
     }
 
@@ -157,7 +187,7 @@ mod tests {
         let root = root();
         fs::write(root.path().join("boot/bzImage"), "").unwrap();
         symlink("nowhere", root.path().join("boot/vmlinuz")).unwrap();
-        let error = find(root.path(), &names(), Arch::X86_64).unwrap_err().to_string();
+        let error = find(root.path(), &names()).unwrap_err().to_string();
         assert!(error.contains("kernel /boot/vmlinuz"), "{error}");
         assert!(error.contains("bzImage, vmlinuz -> nowhere"), "{error}");
     }
@@ -166,21 +196,33 @@ mod tests {
     fn a_directory_is_no_kernel_and_no_parameters_file() {
         let root = root();
         fs::create_dir(root.path().join("boot/vmlinuz")).unwrap();
-        assert!(find(root.path(), &names(), Arch::X86_64).is_err());
+        assert!(find(root.path(), &names()).is_err());
         fs::remove_dir(root.path().join("boot/vmlinuz")).unwrap();
         fs::write(root.path().join("boot/vmlinuz"), "").unwrap();
         fs::write(root.path().join("boot/initrd"), "").unwrap();
         fs::create_dir(root.path().join("boot/kernel-parameters")).unwrap();
-        assert!(find(root.path(), &names(), Arch::X86_64).is_err());
+        assert!(find(root.path(), &names()).is_err());
     }
 
     #[test]
-    fn vmlinuz_on_aarch64_means_image() {
+    fn what_will_be_missed_is_told_by_the_same_rules() {
         let root = root();
-        fs::write(root.path().join("boot/Image"), "arm").unwrap();
-        fs::write(root.path().join("boot/initrd"), "").unwrap();
-        let files = find(root.path(), &names(), Arch::Aarch64).unwrap();
-        assert_eq!(text(files.kernel.as_ref().unwrap()), "arm");
-        assert_eq!(kernel_name("other", Arch::Aarch64), "other");
+        let boot = root.path().join("boot");
+        let missed = |kernel: &str, initrd: &str| -> Vec<&'static str> {
+            let of = |error: &Error| match error {
+                Error::Unusable { what, .. } => *what,
+                Error::Root { .. } => "root",
+            };
+            missing(root.path(), kernel, initrd).unwrap().iter().map(of).collect()
+        };
+        assert_eq!(missed("vmlinuz", "initrd"), ["kernel", "initrd"]);
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        fs::write(boot.join("vmlinuz-1"), "").unwrap();
+        symlink("/boot/vmlinuz-1", boot.join("vmlinuz")).unwrap();
+        symlink(outside.path(), boot.join("initrd")).unwrap();
+        assert_eq!(missed("vmlinuz", "initrd"), ["initrd"]);
+        assert_eq!(missed("/vmlinuz", "/vmlinuz-1"), [""; 0]);
+        fs::remove_dir_all(boot).unwrap();
+        assert_eq!(missed("vmlinuz", "initrd"), ["kernel", "initrd"]);
     }
 }

@@ -27,7 +27,7 @@ pub use insert::{Inserted, put_in_ca, remove_stale_signals};
 pub use kiwi::close_kiwi_directory;
 pub use layout::Layout;
 pub use open::{Options, open, reopen};
-pub use preflight::{BootFiles, check_boot_files, check_space};
+pub use preflight::check_space;
 pub use recipe::claim_recipe_directory;
 pub use state::{ImageId, Stage, State};
 

@@ -1,13 +1,9 @@
-//! What is checked before a user is let in: room, and what a node needs to boot the result.
+//! What is checked before a user is let in: the room on the volume.
 
 use std::path::Path;
 
-use nix::fcntl::OFlag;
-
 use super::{Error, Kind};
-use crate::os::dir::Dir;
 use crate::os::disk::{self, Space, human};
-use crate::os::openat::open_in_root;
 use crate::squashfs::format::Superblock;
 
 /// What packages of some size bring with them, on top of what the image has.
@@ -73,57 +69,10 @@ fn judge(parent: &Path, space: Space, superblock: &Superblock, kind: Kind) -> Re
     }
 }
 
-/// Which of the files that a node boots from are in `/boot` of the image root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootFiles {
-    pub kernel: bool,
-    pub initrd: bool,
-    /// All names in `/boot`.
-    pub present: Vec<String>,
-}
-
-/// Looks for the files that packaging will need, and warns of missing ones: the user can still make
-/// them. Links are followed inside the image only.
-pub fn check_boot_files(root: &Path, kernel: &str, initrd: &str) -> Result<BootFiles, Error> {
-    let io = |source| Error::io("read", root, source);
-    let dir = Dir::open(root).map_err(io)?;
-    let found = BootFiles {
-        kernel: is_file_inside(&dir, kernel),
-        initrd: is_file_inside(&dir, initrd),
-        present: dir
-            .inside(Path::new("boot"))
-            .and_then(|boot| boot.names())
-            .unwrap_or_default()
-            .iter()
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect(),
-    };
-    for (there, name, what) in [(found.kernel, kernel, "kernel"), (found.initrd, initrd, "initrd")]
-    {
-        if !there {
-            let there_is =
-                if found.present.is_empty() { "nothing".into() } else { found.present.join(" ") };
-            tracing::warn!(
-                boot = %there_is,
-                "THE IMAGE HAS NO {what} /boot/{name}: the job will fail unless it is made before \
-                 completion, or the job names another"
-            );
-        }
-    }
-    Ok(found)
-}
-
-fn is_file_inside(root: &Dir, name: &str) -> bool {
-    open_in_root(root, &Path::new("boot").join(name), OFlag::O_PATH)
-        .and_then(|file| file.metadata())
-        .is_ok_and(|metadata| metadata.is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::squashfs::format::superblock::Compressor;
-    use std::os::unix::fs::symlink;
 
     fn superblock(bytes_used: u64) -> Superblock {
         Superblock {
@@ -171,28 +120,5 @@ mod tests {
         assert!(judge_gib(30, Some(999), Kind::Unpacked).is_err());
         assert!(judge_gib(30, Some(1000), Kind::Unpacked).is_ok());
         assert!(judge_gib(30, Some(10), Kind::Overlay).is_ok());
-    }
-
-    #[test]
-    fn boot_files_are_found_through_links_inside_and_not_outside() {
-        let temp = tempfile::tempdir().unwrap();
-        let root = temp.path().join("root");
-        std::fs::create_dir_all(root.join("boot")).unwrap();
-        std::fs::write(root.join("boot/vmlinuz-1"), "k").unwrap();
-        std::fs::write(temp.path().join("outside"), "i").unwrap();
-        symlink("/boot/vmlinuz-1", root.join("boot/vmlinuz")).unwrap();
-        symlink(temp.path().join("outside"), root.join("boot/initrd")).unwrap();
-        let found = check_boot_files(&root, "vmlinuz", "initrd").unwrap();
-        assert!(found.kernel && !found.initrd);
-        assert_eq!(found.present, ["initrd", "vmlinuz", "vmlinuz-1"]);
-    }
-
-    #[test]
-    fn a_directory_is_no_kernel_and_no_boot_is_no_error() {
-        let temp = tempfile::tempdir().unwrap();
-        let missing = check_boot_files(temp.path(), "vmlinuz", "initrd").unwrap();
-        assert_eq!(missing, BootFiles { kernel: false, initrd: false, present: vec![] });
-        std::fs::create_dir_all(temp.path().join("boot/vmlinuz")).unwrap();
-        assert!(!check_boot_files(temp.path(), "vmlinuz", "initrd").unwrap().kernel);
     }
 }

@@ -11,6 +11,7 @@ use super::session::{self, Play};
 use super::{Checkpoint, Run};
 use crate::configure::progress::Applied;
 use crate::configure::{Source, ansible, git};
+use crate::contract::kernel_name;
 use crate::os::mount;
 use crate::publish::boot;
 use crate::squashfs::diff::Diff;
@@ -134,7 +135,7 @@ impl Run<'_> {
         let (out, kernel, stop) =
             (self.checkpoint.directory.join(NEXT), self.kernel(), self.stop.clone());
         let ranges = blocking(move || {
-            workspace::check_boot_files(&root, &kernel, INITRD)?;
+            boot::warn_of_missing(&root, &kernel, INITRD)?;
             workspace::close_kiwi_directory(&root)?;
             let meter = Meter::start("squash", Unit::Bytes, 0);
             let ranges = pack(Some(&base), &root, &out, &meter, &stop)
@@ -151,7 +152,7 @@ impl Run<'_> {
         let (root, layout) = (workspace.root(), workspace.layout().clone());
         let (ca_cert, kernel) = (self.request.ca_cert.clone(), self.kernel());
         blocking(move || {
-            workspace::check_boot_files(&root, &kernel, INITRD)?;
+            boot::warn_of_missing(&root, &kernel, INITRD)?;
             workspace::remove_stale_signals(layout.parent(), &root)?;
             let resolv_conf = Path::new("/etc/resolv.conf");
             Inserted::put_in(&root, &layout.agent(), &ca_cert, resolv_conf)
@@ -168,12 +169,11 @@ impl Run<'_> {
     }
 
     pub(super) fn kernel(&self) -> String {
-        boot::kernel_name(KERNEL, self.arch).to_owned()
+        kernel_name(self.arch, None)
     }
 }
 
 /// In `/boot`, contract section 2.
-pub(super) const KERNEL: &str = "vmlinuz";
 pub(super) const INITRD: &str = "initrd";
 
 impl Checkpoint {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::super::base;
 use super::super::package::blocking;
 use super::Run;
-use super::layer::{INITRD, KERNEL};
+use super::layer::INITRD;
 use crate::configure::progress::InStore;
 use crate::configure::provenance::{LayerProvenance, Origin, Provenance};
 use crate::publish::manifest::Kind;
@@ -60,7 +60,7 @@ impl Run<'_> {
         })?;
         let published = async {
             let names = boot::Names {
-                kernel: KERNEL.into(),
+                kernel: self.kernel(),
                 initrd: INITRD.into(),
                 parameters: "kernel-parameters".into(),
                 debug_kernel: None,
@@ -72,7 +72,7 @@ impl Run<'_> {
                 job_id: None,
                 rootfs: self.checkpoint.image(),
                 reuse,
-                boot: boot::find(&workspace.root(), &names, self.arch)?,
+                boot: boot::find(&workspace.root(), &names)?,
                 changes: Some(changes),
                 provenance: Some(provenance),
             };
