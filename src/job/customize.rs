@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
 use super::entrance::{Entrance, Open};
-use super::package::{blocking, package_job};
+use super::package::{blocking, package_job, tell_how_to_retry};
 use super::report::GaveUp;
 use super::{Job, connect, fetch, published, session};
 use crate::contract::{ImageNames, Status};
@@ -70,8 +70,14 @@ async fn customize(
     let script = job.contract.session.customization_script.clone();
     let ca_cert = &job.contract.ims.ca_cert;
     let attend = async |site: session::Site| entrance.attend(job, &site).await;
-    let_user_work(workspace, image, ca_cert, script, attend).await?;
     let (root, layout) = (workspace.root(), workspace.layout().clone());
+    let worked = let_user_work(workspace, image, ca_cert, script, attend).await;
+    worked.inspect_err(|_| {
+        let state = State::load(&layout).ok().flatten();
+        if state.is_some_and(|state| state.stage == Stage::Complete) {
+            tell_how_to_retry(&root, image, job.contract.job_id);
+        }
+    })?;
     package_job(job, store, root, layout, Some(base)).await
 }
 
