@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,14 +33,17 @@ impl Output {
         Ok(Self { file: Arc::new(file), path: path.into(), meter, there })
     }
 
-    /// Checks that `size` bytes fit, before hours are spent on them.
+    /// Checks that `size` bytes fit, with those that are there already, before hours are spent on them.
     pub(super) fn reserve(&self, size: u64) -> Result<(), Error> {
         if self.meter.total() == 0 {
             self.meter.set_total(size);
         }
+        // st_blocks counts units of 512 bytes (stat(2)).
+        let taken = self.file.metadata().map_or(0, |found| found.blocks() * 512);
+        let needed = size.saturating_sub(taken);
         match os::fs::free_bytes(&*self.file) {
-            Ok(free) if free < size => {
-                Err(Error::NoSpace { path: self.path.clone(), needed: size, free })
+            Ok(free) if free < needed => {
+                Err(Error::NoSpace { path: self.path.clone(), needed, free })
             }
             // A file system that cannot tell will say so when it is full.
             _ => Ok(()),

@@ -256,11 +256,12 @@ async fn a_cancelled_download_leaves_nothing() {
 struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
-    fn new() -> Self {
+    fn new(kibibytes: u32) -> Self {
         use nix::mount::{MsFlags, mount};
         let dir = tempfile::tempdir().unwrap();
-        let (fs, size) = (Some("tmpfs"), Some("size=512k"));
-        mount(fs, dir.path(), fs, MsFlags::empty(), size).expect("this test mounts: run as root");
+        let (fs, size) = (Some("tmpfs"), format!("size={kibibytes}k"));
+        mount(fs, dir.path(), fs, MsFlags::empty(), Some(size.as_str()))
+            .expect("this test mounts: run as root");
         Self(dir)
     }
 }
@@ -274,7 +275,7 @@ impl Drop for Tmpfs {
 
 #[tokio::test]
 async fn a_full_disk_is_named_with_its_figures() {
-    let full = Tmpfs::new();
+    let full = Tmpfs::new(512);
     let http = net::client(&Trust::System, std::time::Duration::from_secs(20)).unwrap();
     let path = full.0.path().join("rootfs");
     let known = Server::start(|_, seen| good(&seen)).await;
@@ -293,6 +294,31 @@ async fn a_full_disk_is_named_with_its_figures() {
         let Error::NoSpace { needed, free, .. } = error else { panic!("{error}") };
         assert!(needed > free, "{needed} needed, {free} free");
         assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn what_a_broken_try_has_left_does_not_count_as_missing_room() {
+    // 1000 KiB of room for 977 KiB.
+    let http = net::client(&Trust::System, std::time::Duration::from_secs(20)).unwrap();
+    let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+    let without_ranges = Server::start(|number, _| {
+        let body = match number {
+            0 => cut_off(object()[..900_000].to_vec()),
+            _ => object().into(),
+        };
+        let size = object().len();
+        Response::builder().header("etag", "e").header("content-length", size).body(body).unwrap()
+    })
+    .await;
+    let with_ranges = Server::start(|_, seen| good(&seen)).await;
+    for (server, resume) in [(without_ranges, false), (with_ranges, true)] {
+        let tight = Tmpfs::new(1000);
+        let path = tight.0.path().join("rootfs");
+        std::fs::write(&path, &object()[..900_000]).unwrap();
+        let options = Options { resume, ..options() };
+        let source = Arc::new(FixedUrl::new(server.url));
+        to_file(&http, source, &path, &options, &meter, &cancel).await.unwrap();
     }
 }
 

@@ -31,6 +31,8 @@ impl Download<'_> {
             Some(response) => response,
             None => self.link.again().await?,
         };
+        // What an earlier try has left is not gone on with, and takes the room that this one needs.
+        self.empty()?;
         let announced = response.content_length();
         if let Some(size) = announced {
             self.check_size(size)?;
@@ -44,14 +46,12 @@ impl Download<'_> {
             .copy(&self.link, response, &mut at, end, |len| verifier.written(0, len))
             .await?;
         self.check_size(at)?;
-        self.truncate(at)?;
         verifier.finish().await?;
         Ok(at)
     }
 
-    /// Cuts off what an earlier, longer try may have left.
-    fn truncate(&self, size: u64) -> Result<(), Error> {
-        let cut = self.output.file.set_len(size);
+    fn empty(&self) -> Result<(), Error> {
+        let cut = self.output.file.set_len(0);
         cut.map_err(|source| Error::Write { path: self.output.path.clone(), source })
     }
 }
