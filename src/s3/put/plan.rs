@@ -7,7 +7,8 @@ use crate::s3::object::Object;
 /// S3's smallest part, in bytes; only the last one may be smaller (S3 user guide, multipart limits).
 const SMALLEST: u64 = 5 << 20;
 
-/// Bytes of a part that is copied, at most: enough to make requests few, and several run at once.
+/// Bytes of a part that is copied, about: enough to make requests few, and several run at once. More where
+/// [`etag::MAX_PARTS`] would not be enough.
 const COPY: u64 = 64 << 20;
 
 /// An object in the same store that shares bytes with the one to be uploaded.
@@ -59,7 +60,13 @@ pub(super) fn spans(size: u64, wished: u64, shared: &[Shared]) -> Vec<Span> {
             continue;
         }
         divide(&mut spans, done, start - done, part_size, None);
-        divide(&mut spans, start, end - start, COPY, Some(range.from + (start - range.at)));
+        divide(
+            &mut spans,
+            start,
+            end - start,
+            COPY.max(part_size),
+            Some(range.from + (start - range.at)),
+        );
         done = end;
     }
     let full = (size - done) / part_size * part_size;
@@ -121,6 +128,16 @@ mod tests {
             Shared { at: 14 * MIB, from: 50 * MIB, length: 2 * MIB },
         ];
         assert!(spans(40 * MIB, 8 * MIB, &shared).iter().all(|span| span.from.is_none()));
+    }
+
+    #[test]
+    fn a_huge_image_that_is_nearly_the_old_one_has_no_more_parts_than_stores_take() {
+        for gib in [600, 700, 5 << 10] {
+            let size = gib << 30;
+            let shared = [Shared { at: 96, from: 96, length: size - 96 }];
+            let parts = spans(size, 8 * MIB, &shared).len();
+            assert!(parts as u64 <= etag::MAX_PARTS, "{parts} parts of {gib} GiB");
+        }
     }
 
     fn layouts() -> impl Strategy<Value = (u64, Vec<Shared>)> {
