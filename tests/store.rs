@@ -29,7 +29,7 @@ fn store() -> Store {
         access_key: variable("IMS_LAB_S3_ACCESS_KEY"),
         secret_key: variable("IMS_LAB_S3_SECRET_KEY").into(),
         trust: Trust::System,
-        read_timeout: Duration::from_secs(60),
+        timeout: Duration::from_secs(60),
     })
     .unwrap()
 }
@@ -243,7 +243,7 @@ async fn wrong_keys_are_refused_at_once_and_not_told() {
         access_key: variable("IMS_LAB_S3_ACCESS_KEY"),
         secret_key: "wrongsecret".to_owned().into(),
         trust: Trust::System,
-        read_timeout: Duration::from_secs(60),
+        timeout: Duration::from_secs(60),
     })
     .unwrap();
     let error = stranger.list(BUCKET, &keys.prefix, &never()).await.unwrap_err();

@@ -42,7 +42,8 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "HOW")]
     s3_ssl_validate: Option<String>,
 
-    /// Seconds without an answer after which a request has failed [default: 720]
+    /// Seconds for which IMS and the store are waited for, 180 at most where no work depends on it
+    /// [default: 720]
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<String>,
 }

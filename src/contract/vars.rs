@@ -53,7 +53,7 @@ vars! {
     S3_BUCKET: "`boot-images`", "bucket of the artifacts";
     S3_SSL_VALIDATE: "`$S3_SSL_VERIFY`", "`False`, `off` or `0`: any certificate; `True`, `on` or `1`: the system's CAs; or the path of a CA file";
     S3_SSL_VERIFY: "`True`", "the older name of S3_SSL_VALIDATE";
-    IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds without an answer after which a request to IMS or the store has failed";
+    IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds for which IMS and the store are waited for where the user's work depends on them; one request without an answer is tried again after 60 at most";
     LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL` (as `ERROR`); anything else is `INFO`, with a warning";
     CUSTOMIZATION_SCRIPT: "none", "script in the container that is run once the shell of a customize job is up; it may touch `complete` itself";
     SSHD_OPTIONS: "none", "options that a pod template gives to sshd; `-p`, `-o Port=` and `-o ListenAddress=` say where the container of the sessions listens, the rest is ignored";

@@ -7,6 +7,7 @@ use reqwest::Method;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -16,7 +17,7 @@ use super::oauth::{OAuthConfig, Tokens};
 use super::records::{Image, Job, Link, PublicKey, Recipe};
 use super::request::{Answer, Request, Sender};
 use crate::contract::Status;
-use crate::net::{self, Policy, Trust};
+use crate::net::{self, CLEAN_UP_LIMIT, Policy, Trust};
 
 /// Path segments between the base URL and a collection.
 ///
@@ -32,7 +33,7 @@ pub struct Config {
     pub trust: Trust,
     /// `None`: no authentication.
     pub oauth: Option<OAuthConfig>,
-    /// `IMS_PYTHON_HELPER_TIMEOUT`: the longest wait for an answer.
+    /// `IMS_PYTHON_HELPER_TIMEOUT`: how long IMS is waited for where a user's work depends on it.
     pub timeout: Duration,
     pub policy: Policy,
 }
@@ -43,6 +44,7 @@ pub struct Client {
     base: Url,
     pub(super) sender: Arc<Sender>,
     pub(super) policy: Policy,
+    timeout: Duration,
 }
 
 impl Client {
@@ -56,12 +58,39 @@ impl Client {
             base: config.base,
             sender: Arc::new(Sender { http, tokens }),
             policy: config.policy,
+            timeout: config.timeout,
         })
     }
 
     /// The same service with other rules for trying again.
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }
+    }
+
+    /// The same service, waited for through a restart: for requests on which a user's work depends.
+    pub fn patient(&self) -> Self {
+        let deadline = self.policy.deadline.max(self.timeout);
+        self.with_policy(Policy { deadline, ..self.policy })
+    }
+
+    /// Sends what must arrive, with patience; once `stop` is cancelled, for as long as tidying up may
+    /// take. `request` may be called twice, so it must be one that can be repeated.
+    pub async fn insist<T, Fut>(
+        &self,
+        stop: &CancellationToken,
+        request: impl Fn(Self, CancellationToken) -> Fut,
+    ) -> Result<T, Error>
+    where
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        match request(self.patient(), stop.clone()).await {
+            Err(Error::Cancelled) => {
+                let policy = Policy { deadline: CLEAN_UP_LIMIT, ..Policy::CLEAN_UP };
+                let last = request(self.with_policy(policy), CancellationToken::new());
+                timeout(CLEAN_UP_LIMIT, last).await.unwrap_or(Err(Error::Cancelled))
+            }
+            answer => answer,
+        }
     }
 
     /// The service's base URL.
@@ -73,7 +102,9 @@ impl Client {
     /// port) gets it.
     pub async fn token_for(&self, url: &Url) -> Result<Option<SecretString>, Error> {
         match &self.sender.tokens {
-            Some(tokens) if url.origin() == self.base.origin() => tokens.get().await.map(Some),
+            Some(tokens) if url.origin() == self.base.origin() => {
+                tokens.get(self.policy.answer).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -168,7 +199,7 @@ impl Client {
     ) -> Result<(Request, Answer), Error> {
         let request = Request { method, url, body };
         let what = request.name();
-        let send = || self.sender.send(&request);
+        let send = || self.sender.send(&request, self.policy.answer);
         let answer = self.policy.run(&what, cancel, Error::is_transient, send).await?;
         Ok((request, answer))
     }

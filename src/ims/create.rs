@@ -27,7 +27,23 @@ impl Client {
         arch: Arch,
         cancel: &CancellationToken,
     ) -> Result<Image, Error> {
-        self.create(self.url(&["images"]), json!({ "name": name, "arch": arch }), cancel).await
+        self.create(self.url(&["images"]), image_fields(name, arch), cancel).await
+    }
+
+    /// The images of this name without a link that were made since `begun`: what a request that was given
+    /// up may have made.
+    pub async fn images_made(
+        &self,
+        name: &str,
+        arch: Arch,
+        begun: Timestamp,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Image>, Error> {
+        let (url, fields) = (self.url(&["images"]), image_fields(name, arch));
+        let request = Request { method: Method::GET, url, body: None };
+        let list = || self.made_since(&request.url, &fields, begun);
+        let made = self.policy.run(&request.name(), cancel, Error::is_transient, list).await?;
+        made.into_iter().map(|record| request.parse(record)).collect()
     }
 
     /// Makes a record of `body`, without a link yet.
@@ -60,7 +76,7 @@ impl Client {
                     ),
                 }
             }
-            let made = match self.sender.send(&request).await {
+            let made = match self.sender.send(&request, self.policy.answer).await {
                 Ok(answer) => request.record(&answer),
                 Err(error) => Err(error),
             };
@@ -81,7 +97,7 @@ impl Client {
         begun: Timestamp,
     ) -> Result<Vec<Value>, Error> {
         let request = Request { method: Method::GET, url: collection.clone(), body: None };
-        let answer = self.sender.send(&request).await?;
+        let answer = self.sender.send(&request, self.policy.answer).await?;
         let now = Timestamp::now();
         let ahead = answer.date.unwrap_or(now).duration_since(now);
         let earliest = begun + ahead - CLOCK_SLACK;
@@ -94,6 +110,10 @@ impl Client {
         };
         Ok(records.into_iter().filter(ours).collect())
     }
+}
+
+fn image_fields(name: &str, arch: Arch) -> Value {
+    json!({ "name": name, "arch": arch })
 }
 
 /// True if the record has the fields' values; older services lack some fields.

@@ -29,9 +29,9 @@ pub enum Error {
     Cancelled,
 }
 
-/// What gateways answer while the service behind them restarts.
+/// What passes: a service that is overloaded or stumbled, a gateway before one that restarts.
 fn passes(status: u16) -> bool {
-    matches!(status, 502..=504)
+    matches!(status, 408 | 429 | 500 | 502..=504)
 }
 
 impl Error {
@@ -48,7 +48,7 @@ impl Error {
     }
 
     /// True where the request may have been carried out although no answer says so.
-    pub(super) fn is_ambiguous(&self) -> bool {
+    pub fn is_ambiguous(&self) -> bool {
         match self {
             Error::Refused { status, .. } => passes(*status),
             Error::Unanswered { source, .. } => !source.is_connect() && !source.is_builder(),

@@ -99,13 +99,13 @@ impl Tokens {
         Self { config, http, current: Mutex::new(None) }
     }
 
-    /// A token that is good for now.
-    pub(super) async fn get(&self) -> Result<SecretString, Error> {
+    /// A token that is good for now; each answer of the endpoint may take `limit`.
+    pub(super) async fn get(&self, limit: Duration) -> Result<SecretString, Error> {
         let mut current = self.current.lock().await;
         if let Some(token) = current.as_ref().filter(|token| Instant::now() < token.stale) {
             return Ok(token.value.clone());
         }
-        let token = self.fetch().await?;
+        let token = self.fetch(limit).await?;
         Ok(current.insert(token).value.clone())
     }
 
@@ -120,23 +120,24 @@ impl Tokens {
 
     /// The credentials go into the form, as the sites' own tools send them; an endpoint that wants
     /// them in the header (RFC 6749 section 2.3.1 allows both) refuses that and gets them there.
-    async fn fetch(&self) -> Result<Token, Error> {
+    async fn fetch(&self, limit: Duration) -> Result<Token, Error> {
         let secret = self.config.client_secret.expose_secret();
         let grant = ("grant_type", "client_credentials");
         let id = ("client_id", self.config.client_id.as_str());
-        let in_form = self.request().form(&[grant, id, ("client_secret", secret)]);
+        let in_form = self.request(limit).form(&[grant, id, ("client_secret", secret)]);
         match self.answer(in_form).await {
             Err(Error::TokenRefused { status: 400 | 401, .. }) => {
-                let in_header =
-                    self.request().basic_auth(&self.config.client_id, Some(secret)).form(&[grant]);
+                let request = self.request(limit).form(&[grant]);
+                let in_header = request.basic_auth(&self.config.client_id, Some(secret));
                 self.answer(in_header).await
             }
             answer => answer,
         }
     }
 
-    fn request(&self) -> reqwest::RequestBuilder {
-        self.http.post(self.config.endpoint.clone()).header(ACCEPT, "application/json")
+    fn request(&self, limit: Duration) -> reqwest::RequestBuilder {
+        let request = self.http.post(self.config.endpoint.clone()).timeout(limit);
+        request.header(ACCEPT, "application/json")
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Token, Error> {

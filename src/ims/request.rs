@@ -1,5 +1,7 @@
 //! One request to IMS: authorized, bounded, its problems made readable.
 
+use std::time::Duration;
+
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
@@ -56,24 +58,31 @@ impl Request {
 }
 
 impl Sender {
-    /// Sends the request; a refused token is replaced and the request sent once more.
-    pub(super) async fn send(&self, request: &Request) -> Result<Answer, Error> {
+    /// Sends the request; a refused token is replaced and the request sent once more. Each answer may
+    /// take `limit`.
+    pub(super) async fn send(&self, request: &Request, limit: Duration) -> Result<Answer, Error> {
         let Some(tokens) = &self.tokens else {
-            return self.send_as(request, None).await;
+            return self.send_as(request, None, limit).await;
         };
-        let token = tokens.get().await?;
-        match self.send_as(request, Some(token.expose_secret())).await {
+        let token = tokens.get(limit).await?;
+        match self.send_as(request, Some(token.expose_secret()), limit).await {
             Err(Error::Refused { status: 401, .. }) => {
                 tokens.refused(&token).await;
-                let token = tokens.get().await?;
-                self.send_as(request, Some(token.expose_secret())).await
+                let token = tokens.get(limit).await?;
+                self.send_as(request, Some(token.expose_secret()), limit).await
             }
             answer => answer,
         }
     }
 
-    async fn send_as(&self, request: &Request, token: Option<&str>) -> Result<Answer, Error> {
-        let mut builder = self.http.request(request.method.clone(), request.url.clone());
+    async fn send_as(
+        &self,
+        request: &Request,
+        token: Option<&str>,
+        limit: Duration,
+    ) -> Result<Answer, Error> {
+        let builder = self.http.request(request.method.clone(), request.url.clone());
+        let mut builder = builder.timeout(limit);
         if let Some(token) = token {
             builder = builder.bearer_auth(token);
         }

@@ -10,8 +10,8 @@ use url::Url;
 
 use super::*;
 use crate::contract::{Arch, Status};
-use crate::net::Trust;
 use crate::net::testing::{QUICK, Server, answer, cut_off, json as json_answer};
+use crate::net::{Policy, Trust};
 
 fn never() -> CancellationToken {
     CancellationToken::new()
@@ -138,6 +138,68 @@ async fn gateways_that_are_restarting_are_waited_for_and_then_given_up() {
     let error = client(&ims.url, None).job("24", &never()).await.unwrap_err().to_string();
     assert!(error.contains("/jobs/24: IMS answered 503 upstream gone"), "{error}");
     assert_eq!(ims.seen().len(), QUICK.attempts as usize);
+}
+
+#[tokio::test]
+async fn a_service_that_stumbles_is_asked_again() {
+    for status in [408, 429, 500] {
+        let ims = Server::start(move |number, _| match number {
+            0 => answer(status, ""),
+            _ => json_answer(200, job()),
+        })
+        .await;
+        client(&ims.url, None).set_job_status("24", Status::WaitingOnUser, &never()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_costs_one_try_and_not_the_job() {
+    let ims = Server::start_async(|number, _| {
+        Box::pin(async move {
+            if number == 0 {
+                std::future::pending::<()>().await;
+            }
+            json_answer(200, job())
+        })
+    })
+    .await;
+    // As for IMS_PYTHON_HELPER_TIMEOUT: the one try takes all of the time.
+    let policy = Policy::within(Duration::from_millis(500));
+    let client = client(&ims.url, None).with_policy(policy);
+    client.set_job_status("24", Status::WaitingOnUser, &never()).await.unwrap();
+    assert_eq!(ims.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn what_must_arrive_is_sent_after_a_stop_too() {
+    let stop = never();
+    let told = stop.clone();
+    let ims = Server::start(move |number, _| {
+        told.cancel();
+        if number == 0 { answer(503, "") } else { json_answer(200, job()) }
+    })
+    .await;
+    let client = client(&ims.url, None);
+    let tell =
+        |ims: Client, stop| async move { ims.set_job_status("24", Status::Error, &stop).await };
+    client.insist(&stop, tell).await.unwrap();
+    assert_eq!(ims.seen().len(), 2);
+    client.insist(&stop, tell).await.unwrap();
+    assert_eq!(ims.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn patience_lasts_as_long_as_the_site_says() {
+    let ims = Server::start(|_, _| answer(503, "")).await;
+    let hasty = Policy { attempts: u32::MAX, deadline: Duration::ZERO, ..QUICK };
+    let timeout = Duration::from_millis(300);
+    let config =
+        Config { base: ims.url.clone(), trust: Trust::System, oauth: None, timeout, policy: hasty };
+    let client = Client::new(config).unwrap();
+    let (start, stop) = (std::time::Instant::now(), never());
+    client.patient().set_job_status("24", Status::WaitingOnUser, &stop).await.unwrap_err();
+    assert!(start.elapsed() > timeout / 2);
+    assert!(ims.seen().len() > 10, "{} requests", ims.seen().len());
 }
 
 #[tokio::test]

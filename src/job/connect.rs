@@ -17,13 +17,12 @@ pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {
     let oauth = OAuthConfig::load(&access.oauth_dir, overrides)
         .context("cannot read the OAuth credentials")?;
     let trust = gateway_trust(access);
-    let policy = Policy::default();
     ims::Client::new(ims::Config {
         base: access.url.clone(),
         trust,
         oauth,
         timeout: access.timeout,
-        policy: Policy { deadline: policy.deadline.min(access.timeout), ..policy },
+        policy: Policy::within(access.timeout),
     })
     .context("cannot set up the IMS client")
 }
@@ -39,14 +38,16 @@ pub fn gateway_trust(access: &ImsAccess) -> Trust {
     if has_ca(access) { Trust::CaFile(access.ca_cert.clone()) } else { Trust::System }
 }
 
-/// A client of the store that `access` names. `timeout` is the longest silence of the store.
+/// A client of the store that `access` names. `timeout` is that of IMS: so long is it waited for where a
+/// user's work depends on it.
 pub fn store(access: &S3Access, timeout: std::time::Duration) -> anyhow::Result<Store> {
     Store::new(s3::Config {
         endpoint: access.endpoint.clone(),
         access_key: access.access_key.clone(),
         secret_key: access.secret_key.clone(),
         trust: access.trust.clone(),
-        read_timeout: timeout,
+        timeout,
     })
+    .map(|store| store.with_policy(Policy::within(timeout)))
     .context("cannot set up the client of the object store")
 }

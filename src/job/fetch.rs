@@ -60,8 +60,8 @@ impl JobSource {
             job_id: job.contract.job_id.to_string(),
             stop: job.reporter.stop.clone(),
         };
-        let mut options =
-            get::Options { md5: job.contract.download.md5.clone(), ..Default::default() };
+        let (md5, policy) = (job.contract.download.md5.clone(), store.policy());
+        let mut options = get::Options { md5, policy, ..Default::default() };
         let given = job.contract.download.url.clone();
         if given.is_none() {
             let found = lookup.object(what).await.context("cannot find out what to fetch")?;

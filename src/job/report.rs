@@ -61,7 +61,7 @@ pub(super) struct Reporter {
 impl Reporter {
     /// Reports that the job has come to `status`.
     pub async fn enter(&self, status: Status) -> Result<(), ims::Error> {
-        self.patch(status, &self.stop).await.map(drop)
+        self.patch(status).await.map(drop)
     }
 
     /// Does the work and reports how it ended. A panic in it is an error like any other.
@@ -103,8 +103,7 @@ impl Reporter {
             let error = "another agent works on this job, and IMS is told nothing by this one";
             return Outcome { end, told: true, result: failure_json(error) };
         }
-        // Not stopped by SIGTERM: that is when it matters most.
-        let told = self.patch(status, &CancellationToken::new()).await;
+        let told = self.patch(status).await;
         if let Err(error) = &told {
             tracing::error!(%status, "IMS could not be told how the job ended: {}", chain(error));
         }
@@ -125,16 +124,24 @@ impl Reporter {
             if self.job_id.as_ref() == Some(job_id))
     }
 
-    async fn patch(
-        &self,
-        status: Status,
-        cancel: &CancellationToken,
-    ) -> Result<Option<ims::Job>, ims::Error> {
+    /// The status that lets the user in and the one at the end are worth waiting for an IMS that is away.
+    async fn patch(&self, status: Status) -> Result<Option<ims::Job>, ims::Error> {
         self.board.set_status(status);
         tracing::info!(%status, "job status");
-        match &self.job_id {
-            Some(id) => self.ims.set_job_status(id, status, cancel).await.map(Some),
-            None => Ok(None),
-        }
+        let Some(id) = &self.job_id else { return Ok(None) };
+        let told = match status {
+            // Not stopped by SIGTERM: that is when it matters most.
+            Status::Success | Status::Error => {
+                let patch = |ims: ims::Client, stop| async move {
+                    ims.set_job_status(id, status, &stop).await
+                };
+                self.ims.insist(&self.stop, patch).await
+            }
+            Status::WaitingOnUser => {
+                self.ims.patient().set_job_status(id, status, &self.stop).await
+            }
+            _ => self.ims.set_job_status(id, status, &self.stop).await,
+        };
+        told.map(Some)
     }
 }

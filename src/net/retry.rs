@@ -1,4 +1,7 @@
-//! When to try again, as a value: exponential backoff with jitter, an attempt limit and a deadline.
+//! When to try again, as a value: exponential backoff with jitter until a deadline.
+//!
+//! The deadline decides, not a number of attempts: a service that restarts is away for minutes. Each try
+//! has a limit of its own, far below the deadline, so that a lost answer costs one try and not the job.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,23 +12,28 @@ use tokio_util::sync::CancellationToken;
 /// How often and how long an operation is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Tries in all, the first one included.
+    /// Tries in all, the first one included; `u32::MAX` where the deadline alone decides.
     pub attempts: u32,
     /// Pause after the first failure; doubled after each further one.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
-    /// No try starts later than this after the first.
+    /// No try starts later than this after the first, but for the second one: a try that took all of
+    /// the time is still worth another.
     pub deadline: Duration,
+    /// How long the answer to one small request may take in all. What moves an image's bytes has limits
+    /// of its own.
+    pub answer: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            attempts: 8,
+            attempts: u32::MAX,
             first_pause: Duration::from_millis(250),
             longest_pause: Duration::from_secs(15),
             deadline: Duration::from_secs(180),
+            answer: Duration::from_secs(60),
         }
     }
 }
@@ -45,11 +53,23 @@ pub enum Failure<E> {
 impl Policy {
     /// For tidying up after a failure, within [`CLEAN_UP_LIMIT`].
     pub const CLEAN_UP: Policy = Policy {
-        attempts: 6,
+        attempts: u32::MAX,
         first_pause: Duration::from_millis(250),
         longest_pause: Duration::from_secs(4),
         deadline: Duration::from_secs(15),
+        answer: Duration::from_secs(8),
     };
+
+    /// The default rules for services that are waited for no longer than `timeout`
+    /// (`IMS_PYTHON_HELPER_TIMEOUT`).
+    pub fn within(timeout: Duration) -> Self {
+        let policy = Self::default();
+        Self {
+            deadline: policy.deadline.min(timeout),
+            answer: policy.answer.min(timeout),
+            ..policy
+        }
+    }
 
     /// The pause after failure number `failures` (1 is the first), before jitter.
     pub fn pause(&self, failures: u32) -> Duration {
@@ -124,10 +144,8 @@ impl Tries {
     ) -> Result<(), E> {
         self.failures += 1;
         let pause = jittered(self.policy.pause(self.failures));
-        if !transient
-            || self.failures >= self.policy.attempts
-            || self.start.elapsed() + pause > self.policy.deadline
-        {
+        let late = self.start.elapsed() + pause > self.policy.deadline;
+        if !transient || self.failures >= self.policy.attempts || (late && self.failures > 1) {
             return Err(error);
         }
         tracing::warn!(
@@ -157,6 +175,7 @@ mod tests {
         first_pause: Duration::from_millis(2),
         longest_pause: Duration::from_millis(4),
         deadline: Duration::from_secs(60),
+        answer: Duration::from_secs(60),
     };
 
     fn refused() -> Error {
@@ -220,6 +239,45 @@ mod tests {
             .await;
         assert!(matches!(result, Err(Failure::Gave(_))));
         assert_eq!(calls, 1);
+    }
+
+    /// How often an operation is tried that fails after `takes` for as long as it is asked.
+    async fn tries(policy: Policy, takes: Duration) -> (u32, Duration) {
+        let (start, mut calls) = (Instant::now(), 0);
+        let result: Result<(), _> = policy
+            .run(
+                "test",
+                &CancellationToken::new(),
+                |_| true,
+                || {
+                    calls += 1;
+                    async move {
+                        tokio::time::sleep(takes).await;
+                        Err(refused())
+                    }
+                },
+            )
+            .await;
+        assert!(matches!(result, Err(Failure::Gave(_))));
+        (calls, start.elapsed())
+    }
+
+    #[tokio::test]
+    async fn by_default_the_deadline_decides() {
+        let (pause, deadline) = (Duration::from_millis(1), Duration::from_millis(200));
+        let policy =
+            Policy { first_pause: pause, longest_pause: pause, deadline, ..Policy::default() };
+        let (calls, took) = tries(policy, Duration::ZERO).await;
+        assert!(took > deadline - 2 * pause, "given up after {took:?} and {calls} tries");
+    }
+
+    #[tokio::test]
+    async fn a_try_that_took_all_the_time_is_still_worth_another() {
+        let policy = Policy::within(Duration::from_millis(20));
+        assert_eq!(policy.answer, Duration::from_millis(20));
+        assert_eq!(tries(policy, policy.answer).await.0, 2);
+        let once = Policy { attempts: 1, ..policy };
+        assert_eq!(tries(once, policy.answer).await.0, 1);
     }
 
     #[test]

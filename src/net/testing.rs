@@ -18,6 +18,7 @@ pub const QUICK: Policy = Policy {
     first_pause: Duration::from_millis(1),
     longest_pause: Duration::from_millis(4),
     deadline: Duration::from_secs(20),
+    answer: Duration::from_secs(20),
 };
 
 /// A request as the server saw it.

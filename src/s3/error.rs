@@ -1,6 +1,7 @@
 //! What can go wrong at the store, and whether trying again can help.
 
 use std::io;
+use std::time::Duration;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -52,7 +53,7 @@ impl Error {
         match self {
             Error::Refused { status, code, .. } => {
                 let later = *status >= 500 && *status != NOT_IMPLEMENTED;
-                later || *status == 429 || TRANSIENT_CODES.contains(&code.as_str())
+                later || matches!(*status, 408 | 429) || TRANSIENT_CODES.contains(&code.as_str())
             }
             Error::Unanswered { .. } => true,
             Error::Answer { source, .. } => matches!(source, body::Error::Broken(_)),
@@ -80,6 +81,12 @@ impl Error {
             Error::Refused { code, .. } => Some(code),
             _ => None,
         }
+    }
+
+    /// No answer within the `limit` of one try.
+    pub(super) fn late(operation: &'static str, target: &str, limit: Duration) -> Self {
+        let source = format!("it did not come within {} s", limit.as_secs_f32()).into();
+        Error::Unanswered { operation, target: target.to_owned(), source }
     }
 
     pub(super) fn from_sdk<E>(

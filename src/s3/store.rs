@@ -22,6 +22,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -37,6 +38,9 @@ const REGION: &str = "us-east-1";
 /// How long a presigned URL of ours works; a fresh one is made when it has expired.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 
+/// How long one try may take that moves a part's bytes, at most. 8 MiB in that time are 35 KB/s.
+const PART_TIME: Duration = Duration::from_secs(240);
+
 /// Where the store is and who we are to it.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -44,8 +48,9 @@ pub struct Config {
     pub access_key: String,
     pub secret_key: SecretString,
     pub trust: Trust,
-    /// The longest silence of the store. An uploaded part must be answered within it as well.
-    pub read_timeout: Duration,
+    /// How long the store is waited for where a user's work depends on it, and for an answer that takes
+    /// it long by nature: putting an object together.
+    pub timeout: Duration,
 }
 
 /// A client of one S3 endpoint. Cheap to clone.
@@ -54,6 +59,7 @@ pub struct Store {
     pub(super) client: Client,
     http: reqwest::Client,
     policy: Policy,
+    timeout: Duration,
 }
 
 /// What the store says of an object.
@@ -69,7 +75,9 @@ pub struct Head {
 
 impl Store {
     pub fn new(config: Config) -> Result<Self, Error> {
-        let http = net::client(&config.trust, config.read_timeout)?;
+        let http = net::client(&config.trust, Policy::within(config.timeout).answer)?;
+        // What is sent counts as silence: the limits of the calls hold.
+        let sending = net::client(&config.trust, config.timeout)?;
         let credentials = Credentials::new(
             config.access_key,
             config.secret_key.expose_secret(),
@@ -79,7 +87,7 @@ impl Store {
         );
         let sdk = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(Connector(http.clone()))
+            .http_client(Connector(sending))
             .endpoint_url(config.endpoint.as_str().trim_end_matches('/'))
             .region(Region::from_static(REGION))
             .credentials_provider(credentials)
@@ -92,12 +100,34 @@ impl Store {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
-        Ok(Self { client: Client::from_conf(sdk), http, policy: Policy::default() })
+        let client = Client::from_conf(sdk);
+        Ok(Self { client, http, policy: Policy::default(), timeout: config.timeout })
     }
 
     /// The same store with other rules for trying again.
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }
+    }
+
+    /// The same store, waited for through a restart: for requests on which a user's work depends.
+    pub fn patient(&self) -> Self {
+        let deadline = self.policy.deadline.max(self.timeout);
+        self.with_policy(Policy { deadline, ..self.policy })
+    }
+
+    /// When requests are tried again.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// The limit of a try that moves the bytes of one part.
+    pub(super) fn part_time(&self) -> Duration {
+        PART_TIME.min(self.timeout)
+    }
+
+    /// The limit of a try for which the store may have to look at all bytes of an object.
+    pub(super) fn object_time(&self) -> Duration {
+        self.timeout
     }
 
     /// The HTTP client, for [`super::get::to_file`].
@@ -110,9 +140,27 @@ impl Store {
         Arc::new(Presigner { store: self.clone(), object })
     }
 
-    /// Sends one request, again while its failure is transient; damage on the way counts once.
+    /// Sends one small request, again while its failure is transient.
     pub(super) async fn call<T, E, F, Fut>(
         &self,
+        operation: &'static str,
+        target: &str,
+        cancel: &CancellationToken,
+        request: F,
+    ) -> Result<T, Error>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.call_within(self.policy.answer, operation, target, cancel, request).await
+    }
+
+    /// Sends one request, again while its failure is transient; damage on the way counts once. Each try
+    /// may take `limit`.
+    pub(super) async fn call_within<T, E, F, Fut>(
+        &self,
+        limit: Duration,
         operation: &'static str,
         target: &str,
         cancel: &CancellationToken,
@@ -130,8 +178,13 @@ impl Store {
         };
         let what = format!("{operation} {target}");
         let result = self.policy.run(&what, cancel, transient, || {
-            let sent = request();
-            async { sent.await.map_err(|error| Error::from_sdk(operation, target, error)) }
+            let sent = timeout(limit, request());
+            async {
+                match sent.await {
+                    Ok(sent) => sent.map_err(|error| Error::from_sdk(operation, target, error)),
+                    Err(_) => Err(Error::late(operation, target, limit)),
+                }
+            }
         });
         Ok(result.await?)
     }
@@ -179,7 +232,12 @@ impl Store {
                 .map_err(|source| Error::Answer { target: target.clone(), source })
         };
         let what = format!("read {target}");
-        Ok(self.policy.run(&what, cancel, Error::is_transient, read).await?)
+        let limit = self.policy.answer;
+        let read_in_time = || async {
+            let late = |_| Err(Error::late("read", &target, limit));
+            timeout(limit, read()).await.unwrap_or_else(late)
+        };
+        Ok(self.policy.run(&what, cancel, Error::is_transient, read_in_time).await?)
     }
 
     /// A URL with which anyone can read the object for an hour.

@@ -10,8 +10,8 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, Store};
-use crate::net::Trust;
 use crate::net::testing::{QUICK, Seen, Server};
+use crate::net::{Policy, Trust};
 
 /// The bucket that is there from the start.
 pub const BUCKET: &str = "boot-images";
@@ -23,6 +23,8 @@ pub enum Fault {
     Refused(Response),
     /// Carried out, but answered so.
     Lost(Response),
+    /// Neither carried out nor answered.
+    Hang,
 }
 
 /// The server and a client of it.
@@ -46,6 +48,7 @@ impl Lab {
                 match fault(number, &seen) {
                     Fault::None => carry_out(&service, seen).await,
                     Fault::Refused(response) => response,
+                    Fault::Hang => std::future::pending().await,
                     Fault::Lost(response) => {
                         carry_out(&service, seen).await;
                         response
@@ -54,20 +57,29 @@ impl Lab {
             })
         })
         .await;
-        let config = Config {
-            endpoint: server.url.clone(),
-            access_key: "access".to_owned(),
-            secret_key: "secret".into(),
-            trust: Trust::System,
-            read_timeout: Duration::from_secs(20),
-        };
-        let store = Store::new(config).unwrap().with_policy(QUICK);
+        let store = store(&server, Duration::from_secs(20)).with_policy(QUICK);
         Self { server, store, _data: data }
+    }
+
+    /// A client with the rules of a site that waits for `timeout`.
+    pub fn store_within(&self, timeout: Duration) -> Store {
+        store(&self.server, timeout).with_policy(Policy::within(timeout))
     }
 
     pub async fn keys(&self) -> Vec<String> {
         self.store.list(BUCKET, "", &CancellationToken::new()).await.unwrap()
     }
+}
+
+fn store(server: &Server, timeout: Duration) -> Store {
+    let config = Config {
+        endpoint: server.url.clone(),
+        access_key: "access".to_owned(),
+        secret_key: "secret".into(),
+        trust: Trust::System,
+        timeout,
+    };
+    Store::new(config).unwrap()
 }
 
 async fn carry_out(service: &S3Service, seen: Seen) -> Response {

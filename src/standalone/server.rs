@@ -31,6 +31,7 @@ const STORE_POLICY: Policy = Policy {
     first_pause: Duration::from_millis(200),
     longest_pause: Duration::from_secs(2),
     deadline: Duration::from_secs(10),
+    answer: STORE_SILENCE,
 };
 
 /// Why standalone does not start, or stopped.
@@ -223,7 +224,7 @@ async fn connect(store: &Store, stop: CancellationToken) -> Result<Objects, Erro
         access_key: store.keys.access.clone(),
         secret_key: store.keys.secret.clone(),
         trust: store.trust.clone(),
-        read_timeout: STORE_SILENCE,
+        timeout: STORE_SILENCE,
     });
     let client = client.map_err(failed)?.with_policy(STORE_POLICY);
     let objects = Objects::new(client, stop);

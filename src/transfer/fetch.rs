@@ -61,6 +61,7 @@ pub async fn fetch(
         size: Some(head.size),
         etag: Some(head.etag.clone()).filter(|etag| !etag.is_empty()),
         resume: true,
+        policy: store.policy(),
         ..get::Options::default()
     };
     let had_part = part.exists();

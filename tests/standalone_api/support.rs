@@ -69,7 +69,7 @@ impl Standalone {
             access_key: ACCESS.into(),
             secret_key: SECRET.into(),
             trust: Trust::System,
-            read_timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
         });
         let http = reqwest::Client::new();
         Self { ims, s3, http, store: store.unwrap(), data, shutdown, task }

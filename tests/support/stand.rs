@@ -284,6 +284,6 @@ fn store_config(endpoint: &str, access_key: &str, secret_key: &str) -> s3::Confi
         access_key: access_key.into(),
         secret_key: SecretString::from(secret_key),
         trust: Trust::System,
-        read_timeout: SOON,
+        timeout: SOON,
     }
 }

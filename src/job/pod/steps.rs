@@ -16,7 +16,7 @@ use crate::contract::{Status, StepContract};
 use crate::job::package::blocking;
 use crate::job::report::{Outcome, Reporter};
 use crate::job::{connect, create, customize, emulation};
-use crate::net::{self, Trust};
+use crate::net::{self, Policy, Trust};
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description;
 use crate::s3::get::{self, FixedUrl};
@@ -180,9 +180,10 @@ async fn download(
     path: &Path,
     reporter: &Reporter,
 ) -> anyhow::Result<()> {
-    let http = net::client(&trust(contract), contract.ims.timeout)
+    let policy = Policy::within(contract.ims.timeout);
+    let http = net::client(&trust(contract), policy.answer)
         .context("cannot set up the client of the object store")?;
-    let options = get::Options { md5: contract.md5.clone(), ..Default::default() };
+    let options = get::Options { md5: contract.md5.clone(), policy, ..Default::default() };
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     let source = Arc::new(FixedUrl::new(url));
     get::to_file(&http, source, path, &options, &meter, &reporter.stop).await?;

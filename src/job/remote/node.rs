@@ -22,7 +22,7 @@ use crate::job::package::{Package, Packed, blocking};
 use crate::job::report::{End, GaveUp};
 use crate::job::session::{self, Door, Host, Site, Told};
 use crate::job::{TimeLimits, create, emulation, reap_orphans};
-use crate::net::{self, Trust};
+use crate::net::{self, Policy, Trust};
 use crate::publish::boot;
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::kiwi;
@@ -290,10 +290,12 @@ impl Node {
             Trust::CaFile(_) => Trust::CaFile(self.inbox().join(inbox::STORE_CA)),
             other => other.clone(),
         };
-        let http = net::client(&trust, work.timeout)?;
+        let policy = Policy::within(work.timeout);
+        let http = net::client(&trust, policy.answer)?;
         let options = get::Options {
             md5: work.md5.clone(),
             etag: work.etag.clone(),
+            policy,
             ..get::Options::default()
         };
         let source = Arc::new(AskedFor(self.pod.clone()));

@@ -176,7 +176,8 @@ impl Upload<'_> {
             }
             request.send()
         };
-        self.store.call("upload", &self.object.to_string(), cancel, send).await?;
+        let (target, limit) = (self.object.to_string(), self.store.part_time());
+        self.store.call_within(limit, "upload", &target, cancel, send).await?;
         self.meter.add(size);
         Ok(())
     }

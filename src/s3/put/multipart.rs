@@ -105,7 +105,8 @@ impl Upload<'_> {
                 .body(self.body(offset, length))
                 .send()
         };
-        let answer = self.store.call("upload", &target, cancel, send).await?;
+        let limit = self.store.part_time();
+        let answer = self.store.call_within(limit, "upload", &target, cancel, send).await?;
         let part_etag = etag::unquoted(answer.e_tag().unwrap_or_default());
         self.same(&format!("part {number} etag"), &etag::single(md5), part_etag)?;
         self.meter.add(length);
@@ -125,7 +126,12 @@ impl Upload<'_> {
             request.upload_id(upload_id).multipart_upload(parts.clone()).send()
         };
         let target = self.object.to_string();
-        match self.store.call("complete the upload of", &target, cancel, complete).await {
+        let limit = self.store.object_time();
+        match self
+            .store
+            .call_within(limit, "complete the upload of", &target, cancel, complete)
+            .await
+        {
             // A try whose answer was lost did complete it: the HEAD that follows has the last word.
             Err(error) if error.code() == Some("NoSuchUpload") => {
                 let head = self.store.head(self.object, cancel).await;

@@ -75,6 +75,20 @@ async fn a_storm_of_503_passes() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_costs_one_try_and_not_the_upload() {
+    for hangs in [is_part as fn(&Seen) -> bool, is_complete, |seen| seen.method == "HEAD"] {
+        let lost = Arc::new(AtomicUsize::new(0));
+        let mut lab = Lab::start(move |_, seen| {
+            let first = hangs(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0;
+            if first { Fault::Hang } else { Fault::None }
+        })
+        .await;
+        lab.store = lab.store_within(std::time::Duration::from_secs(2));
+        upload(&lab, &bytes()[..6 * MIB]).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn damage_on_the_way_is_tried_again_once_and_not_more() {
     let failures = Arc::new(AtomicUsize::new(0));
     let lab = Lab::start(move |_, seen| {
