@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +75,9 @@ pub enum Error {
     Upload { what: &'static str, source: s3::Error },
     #[error("cannot link the manifest to image {image_id}")]
     Link { image_id: String, source: ims::Error },
-    #[error("cannot set image {image_id} as the result of job {job_id}")]
+    #[error(
+        "image {image_id} is complete and registered, but it cannot be set as the result of job {job_id}"
+    )]
     Result { image_id: String, job_id: String, source: ims::Error },
     #[error("stopped while publishing")]
     Cancelled,
@@ -82,9 +85,9 @@ pub enum Error {
 
 /// Uploads and registers an image.
 ///
-/// On any failure, and when `cancel` fires, the record and all objects are removed again before this
-/// returns; what could not be removed is in the log. Once the link is set the image is complete, and
-/// `cancel` no longer stops the last step.
+/// On any failure before the link is set, and when `cancel` fires, the record and all objects are removed
+/// again before this returns; what could not be removed is in the log. Once the link is set the image is
+/// complete and stays, and `cancel` no longer stops the last step.
 pub async fn publish(
     ims: &ims::Client,
     store: &Store,
@@ -94,6 +97,8 @@ pub async fn publish(
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
+    // What is lost with a service that restarts now is hours of a user's work.
+    let (ims, store) = (&ims.patient(), &store.patient());
     let open = |path: &PathBuf| {
         File::open(path).map_err(|source| Error::Open { path: path.clone(), source })
     };
@@ -102,8 +107,9 @@ pub async fn publish(
     let provenance = request.provenance.as_ref().map(open).transpose()?;
     let image = create(ims, &request, cancel).await?;
     tracing::info!(id = image.id, name = request.image_name, "image record made");
-    let publication = Publication {
+    let mut publication = Publication {
         ims,
+        linked: false,
         store,
         metadata: metadata(&request, &image),
         bucket: request.bucket,
@@ -114,6 +120,10 @@ pub async fn publish(
     match publication.run(payload, cancel).await {
         Ok(published) => Ok(published),
         Err(error) => {
+            // A linked image is what the user wanted, whoever could not be told of it.
+            if publication.linked {
+                return Err(error);
+            }
             publication.roll_back(&error).await;
             Err(stopped_or(cancel, error))
         }
@@ -127,16 +137,48 @@ async fn create(
     request: &Request,
     cancel: &CancellationToken,
 ) -> Result<Image, Error> {
+    let begun = Timestamp::now();
     let never = CancellationToken::new();
     let late = async {
         cancel.cancelled().await;
         sleep(CREATE_GRACE).await;
     };
-    tokio::select! {
-        image = ims.create_image(&request.image_name, request.arch, &never) => {
-            image.map_err(Error::Create)
-        }
-        () = late => Err(Error::Cancelled),
+    let error = tokio::select! {
+        image = ims.create_image(&request.image_name, request.arch, &never) => match image {
+            Ok(image) => return Ok(image),
+            Err(error) if !error.is_ambiguous() => return Err(Error::Create(error)),
+            Err(error) => Error::Create(error),
+        },
+        () = late => Error::Cancelled,
+    };
+    forget(ims, request, begun).await;
+    Err(error)
+}
+
+/// Removes the record that a request without an answer may have made.
+async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) {
+    let (name, never) = (&request.image_name, CancellationToken::new());
+    let ims = ims.with_policy(Policy::CLEAN_UP);
+    let removed = async {
+        let made = ims.images_made(name, request.arch, begun, &never).await?;
+        let [image] = &made[..] else { return Ok(None) };
+        ims.delete_image(&image.id, &never).await?;
+        Ok(Some(image.id.clone()))
+    };
+    match timeout(CLEAN_UP_LIMIT, removed).await.unwrap_or(Err(ims::Error::Cancelled)) {
+        Ok(Some(id)) => tracing::info!(id, name, "rolled back: the image record was made"),
+        // IMS may still be at it, and of several records none is surely ours.
+        Ok(None) => tracing::error!(
+            name,
+            "no answer about the new image record: one without a link may be left in IMS, delete it \
+             by hand"
+        ),
+        Err(error) => tracing::error!(
+            name,
+            error = %chain(&error),
+            "no answer about the new image record: one without a link may be left in IMS, delete it \
+             by hand"
+        ),
     }
 }
 
@@ -148,25 +190,28 @@ struct Publication<'a> {
     image_id: String,
     job_id: Option<String>,
     metadata: BTreeMap<String, String>,
+    /// The image is complete: nothing is rolled back any more.
+    linked: bool,
 }
 
 impl Publication<'_> {
-    async fn run(&self, payload: Payload, cancel: &CancellationToken) -> Result<Published, Error> {
+    async fn run(
+        &mut self,
+        payload: Payload,
+        cancel: &CancellationToken,
+    ) -> Result<Published, Error> {
         let artifacts = self.upload_all(payload, cancel).await?;
-        let manifest = Manifest::new(jiff::Timestamp::now(), artifacts);
+        let manifest = Manifest::new(Timestamp::now(), artifacts);
         let options = self.options();
         let json = manifest.to_json();
         let uploaded =
             self.store.put_bytes(&self.object(Kind::Manifest), &json, &options, cancel).await;
         let manifest_artifact = self.artifact(Kind::Manifest, uploaded)?;
         let link = &manifest_artifact.link;
-        let image = self
-            .ims
-            .set_image_link(&self.image_id, link, cancel)
-            .await
-            .map_err(|source| Error::Link { image_id: self.image_id.clone(), source })?;
+        let image = self.set_link(link, cancel).await?;
+        self.linked = true;
         tracing::info!(id = self.image_id, manifest = link.path, "image complete");
-        let job = self.set_result().await?;
+        let job = self.set_result(cancel).await?;
         Ok(Published { image, artifacts: manifest.artifacts, manifest: manifest_artifact, job })
     }
 
@@ -205,21 +250,56 @@ impl Publication<'_> {
         Ok(artifacts)
     }
 
-    /// Not cancellable: the image is complete, and a patch that is cut off half-way could leave the
-    /// job with the id of an image that is rolled back.
-    async fn set_result(&self) -> Result<Option<Job>, Error> {
+    /// Sets the link. Where no answer says whether it is set, the record does.
+    async fn set_link(&self, link: &Link, cancel: &CancellationToken) -> Result<Image, Error> {
+        let source = match self.ims.set_image_link(&self.image_id, link, cancel).await {
+            Ok(image) => return Ok(image),
+            Err(error) => error,
+        };
+        let id = &self.image_id;
+        let look = async |ims: ims::Client, stop| ims.image(id, &stop).await;
+        match self.look(look).await {
+            Some(image) if image.link.as_ref() == Some(link) => Ok(image),
+            _ => Err(Error::Link { image_id: id.clone(), source }),
+        }
+    }
+
+    /// Not stopped by `cancel`: the image is complete. Where no answer says whether the job has its
+    /// result, the record does.
+    async fn set_result(&self, cancel: &CancellationToken) -> Result<Option<Job>, Error> {
         let Some(job_id) = &self.job_id else { return Ok(None) };
-        let set = self.ims.set_job_result(job_id, &self.image_id, &CancellationToken::new()).await;
-        set.map(Some).map_err(|source| Error::Result {
-            image_id: self.image_id.clone(),
-            job_id: job_id.clone(),
-            source,
-        })
+        let id = &self.image_id;
+        let set =
+            |ims: ims::Client, stop| async move { ims.set_job_result(job_id, id, &stop).await };
+        let source = match self.ims.insist(cancel, set).await {
+            Ok(job) => return Ok(Some(job)),
+            Err(error) => error,
+        };
+        let look = async |ims: ims::Client, stop| ims.job(job_id, &stop).await;
+        match self.look(look).await {
+            Some(job) if job.resultant_image_id.as_ref() == Some(id) => Ok(Some(job)),
+            _ => Err(Error::Result { image_id: id.clone(), job_id: job_id.clone(), source }),
+        }
+    }
+
+    /// Reads a record after a failure; `None`, and a line in the log, where that fails as well.
+    async fn look<T>(
+        &self,
+        record: impl AsyncFnOnce(ims::Client, CancellationToken) -> Result<T, ims::Error>,
+    ) -> Option<T> {
+        let ims = self.ims.with_policy(Policy::CLEAN_UP);
+        let looked = timeout(CLEAN_UP_LIMIT, record(ims, CancellationToken::new())).await;
+        looked
+            .unwrap_or(Err(ims::Error::Cancelled))
+            .inspect_err(|error| {
+                tracing::warn!(error = %chain(error), "cannot look at what was to be changed");
+            })
+            .ok()
     }
 
     async fn roll_back(&self, error: &Error) {
-        let is_linked = matches!(error, Error::Link { .. } | Error::Result { .. });
-        withdraw(self.ims, self.store, &self.bucket, &self.image_id, is_linked).await;
+        let may_be_linked = matches!(error, Error::Link { .. });
+        withdraw(self.ims, self.store, &self.bucket, &self.image_id, may_be_linked).await;
     }
 
     fn options(&self) -> Options {

@@ -48,14 +48,7 @@ impl Site {
             fault(&seen.line()).map_or(Fault::None, Fault::Refused)
         })
         .await;
-        let ims = Client::new(Config {
-            base: server.url.clone(),
-            trust: Trust::System,
-            oauth: None,
-            timeout: Duration::from_secs(20),
-            policy: QUICK,
-        })
-        .unwrap();
+        let ims = client(&server);
         let mut rootfs = tempfile::NamedTempFile::new().unwrap();
         rootfs.write_all(b"squashfs").unwrap();
         Self { log, ims, lab, cancel: CancellationToken::new(), rootfs }
@@ -98,6 +91,17 @@ impl Site {
     fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
+}
+
+fn client(server: &Server) -> Client {
+    Client::new(Config {
+        base: server.url.clone(),
+        trust: Trust::System,
+        oauth: None,
+        timeout: Duration::from_secs(20),
+        policy: QUICK,
+    })
+    .unwrap()
 }
 
 fn ims_answer(seen: &Seen) -> Response {
@@ -193,14 +197,98 @@ async fn a_roll_back_is_tried_again_while_the_service_restarts() {
 #[tokio::test]
 async fn a_linked_record_that_cannot_be_removed_keeps_its_objects() {
     let site = Site::start(|line| match line {
-        "PATCH /jobs/24" => Some(answer(404, "")),
+        "PATCH /images/1" => Some(answer(503, "")),
         "DELETE /images/1" => Some(answer(403, "")),
         _ => None,
     })
     .await;
     let error = site.publish(false).await.unwrap_err();
-    assert!(matches!(error, Error::Result { .. }), "{error}");
+    assert!(matches!(error, Error::Link { .. }), "{error}");
     assert_eq!(site.lab.keys().await.len(), 6);
+}
+
+#[tokio::test]
+async fn an_image_that_is_linked_stays_whoever_cannot_be_told() {
+    for status in [422, 503] {
+        let site =
+            Site::start(move |line| (line == "PATCH /jobs/24").then(|| answer(status, ""))).await;
+        let error = site.publish(false).await.unwrap_err();
+        assert!(matches!(error, Error::Result { .. }), "{error}");
+        assert!(!site.log().iter().any(|line| line.starts_with("DELETE")), "{:?}", site.log());
+        assert_eq!(site.lab.keys().await.len(), 6);
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_is_set_is_a_success_although_the_answers_were_lost() {
+    let site = Site::start(|line| match line {
+        "PATCH /jobs/24" => Some(answer(504, "")),
+        "GET /jobs/24" => Some(json_answer(
+            200,
+            json!({"id": "24", "job_type": "customize", "artifact_id": "0",
+                "resultant_image_id": "1"}),
+        )),
+        _ => None,
+    })
+    .await;
+    let published = site.publish(false).await.unwrap();
+    assert_eq!(published.job.unwrap().resultant_image_id.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_link_that_is_set_is_not_rolled_back_although_the_answers_were_lost() {
+    let link = Mutex::new(Value::Null);
+    let server = Server::start(move |_, seen| {
+        let mut link = link.lock().unwrap();
+        match seen.line().as_str() {
+            "PATCH /images/1" => {
+                let body: Value = serde_json::from_slice(&seen.body).unwrap();
+                *link = body["link"].clone();
+                answer(504, "")
+            }
+            "GET /images/1" => json_answer(
+                200,
+                json!({"id": "1", "name": "img", "arch": "x86_64", "link": *link,
+                    "created": "2026-11-21T00:00:00"}),
+            ),
+            _ => ims_answer(&seen),
+        }
+    })
+    .await;
+    let mut site = Site::start(|_| None).await;
+    site.ims = client(&server);
+    let published = site.publish(false).await.unwrap();
+    assert_eq!(published.image.link, Some(published.manifest.link));
+    assert!(!server.lines().contains(&"DELETE /images/1".to_owned()), "{:?}", server.lines());
+}
+
+#[tokio::test]
+async fn a_record_whose_answer_is_given_up_at_a_stop_is_removed() {
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    let server = Server::start_async(move |_, seen| {
+        let asked = asked.clone();
+        Box::pin(async move {
+            match seen.line().as_str() {
+                "POST /images" => {
+                    asked.cancel();
+                    std::future::pending().await
+                }
+                "GET /images" => json_answer(
+                    200,
+                    json!([{"id": "1", "name": "img", "arch": "x86_64", "link": null,
+                        "created": jiff::Timestamp::now().to_string()}]),
+                ),
+                _ => ims_answer(&seen),
+            }
+        })
+    })
+    .await;
+    let mut site = Site::start(|_| None).await;
+    (site.ims, site.cancel) = (client(&server), stop);
+    let error = site.publish(false).await.unwrap_err();
+    assert!(matches!(error, Error::Cancelled), "{error}");
+    assert_eq!(server.lines(), ["POST /images", "GET /images", "DELETE /images/1"]);
 }
 
 #[tokio::test]
