@@ -1,6 +1,6 @@
 //! Copies inside the store: no bytes come here.
 
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::CompletedPart;
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
@@ -82,37 +82,23 @@ impl Store {
         head: Head,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        let target = to.to_string();
-        let upload = self
-            .call("begin the copy to", &target, cancel, || {
-                self.client
-                    .create_multipart_upload()
-                    .bucket(&to.bucket)
-                    .key(&to.key)
-                    .set_metadata(Some(head.metadata.clone().into_iter().collect()))
-                    .send()
-            })
-            .await?
-            .upload_id
-            .unwrap_or_default();
-        let copied = self.copy_each_part(from, to, &head, &upload, cancel).await;
-        if copied.is_err() {
-            // Not with `cancel`: what was begun is cleared away also when we are told to stop.
-            let aborted = self
-                .call("abort the copy to", &target, &CancellationToken::new(), || {
-                    self.client
-                        .abort_multipart_upload()
-                        .bucket(&to.bucket)
-                        .key(&to.key)
-                        .upload_id(&upload)
-                        .send()
-                })
-                .await;
-            if let Err(error) = aborted {
-                tracing::warn!(%target, %error, "parts of a failed copy stay in the store");
-            }
+        let head = &head;
+        let parts =
+            |id: String| async move { self.copy_each_part(from, to, head, &id, cancel).await };
+        self.multipart(to, &head.metadata, cancel, parts).await?;
+        // Where the last answer was lost, something older may lie there instead.
+        let made = self.head(to, cancel).await?;
+        let told = |head: &Head| format!("{} bytes, {:?}", head.size, head.metadata);
+        let (expected, found) = (told(head), told(&made));
+        if expected == found {
+            return Ok(());
         }
-        copied
+        Err(Error::Differs {
+            target: to.to_string(),
+            what: "a copy of".to_owned(),
+            expected,
+            found,
+        })
     }
 
     async fn copy_each_part(
@@ -122,8 +108,7 @@ impl Store {
         head: &Head,
         upload: &str,
         cancel: &CancellationToken,
-    ) -> Result<(), Error> {
-        let target = to.to_string();
+    ) -> Result<Vec<CompletedPart>, Error> {
         let mut parts = Vec::new();
         for (number, start) in (1..).zip((0..head.size).step_by(PART as usize)) {
             let end = (start + PART).min(head.size);
@@ -139,18 +124,7 @@ impl Store {
             let etag = self.copy_part(&part, cancel).await?;
             parts.push(CompletedPart::builder().part_number(number).e_tag(etag).build());
         }
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        self.call_within(self.object_time(), "complete the copy to", &target, cancel, || {
-            self.client
-                .complete_multipart_upload()
-                .bucket(&to.bucket)
-                .key(&to.key)
-                .upload_id(upload)
-                .multipart_upload(parts.clone())
-                .send()
-        })
-        .await?;
-        Ok(())
+        Ok(parts)
     }
 }
 
@@ -170,7 +144,55 @@ fn source(object: &Object) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::net::testing::{Seen, answer};
+    use crate::s3::put::Options;
+    use crate::s3::testing::{BUCKET, Fault, Lab};
+
+    /// Copies a small object in parts.
+    async fn copy_in_parts(
+        fault: impl Fn(&Seen) -> Fault + Send + Sync + 'static,
+    ) -> (Lab, Result<(), Error>) {
+        let lab = Lab::start(move |_, seen| fault(seen)).await;
+        let (from, to) = (Object::new(BUCKET, "1/rootfs"), Object::new(BUCKET, "2/rootfs"));
+        let never = CancellationToken::new();
+        lab.store.put_bytes(&from, b"image", &Options::default(), &never).await.unwrap();
+        let head = lab.store.head(&from, &never).await.unwrap();
+        let copied = lab.store.copy_parts(&from, &to, head, &never).await;
+        (lab, copied)
+    }
+
+    fn is_complete(seen: &Seen) -> bool {
+        seen.method == "POST" && seen.query().contains("uploadId")
+    }
+
+    #[tokio::test]
+    async fn a_copy_whose_last_answer_was_lost_is_complete() {
+        let tries = AtomicUsize::new(0);
+        let (lab, copied) = copy_in_parts(move |seen| match is_complete(seen) {
+            true if tries.fetch_add(1, Ordering::Relaxed) == 0 => Fault::Lost(answer(504, "")),
+            true => Fault::Refused(answer(404, "<Error><Code>NoSuchUpload</Code></Error>")),
+            false => Fault::None,
+        })
+        .await;
+        copied.unwrap();
+        assert_eq!(lab.keys().await, ["1/rootfs", "2/rootfs"]);
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_fails_is_aborted() {
+        let (lab, copied) = copy_in_parts(|seen| match is_complete(seen) {
+            true => Fault::Refused(answer(403, "")),
+            false => Fault::None,
+        })
+        .await;
+        copied.unwrap_err();
+        assert_eq!(lab.keys().await, ["1/rootfs"]);
+        let aborts = lab.server.seen();
+        assert!(aborts.iter().any(|seen| seen.method == "DELETE"), "nothing was aborted");
+    }
 
     #[test]
     fn sources_are_encoded_but_for_slashes() {

@@ -9,6 +9,7 @@ mod copy;
 mod error;
 pub mod etag;
 pub mod get;
+mod multipart;
 mod object;
 pub mod put;
 mod store;

@@ -8,7 +8,7 @@
 
 mod copy;
 mod digest;
-mod multipart;
+mod parts;
 mod plan;
 mod stream;
 #[cfg(test)]
@@ -120,7 +120,10 @@ impl Store {
             upload.single(cancel).await?;
             etag::single(&upload.digests.md5)
         } else {
-            upload.multipart(options.concurrency, cancel).await?;
+            let (upload, concurrency) = (&upload, options.concurrency);
+            let parts =
+                |id: String| async move { upload.send_parts(&id, concurrency, cancel).await };
+            self.multipart(object, &upload.metadata, cancel, parts).await?;
             etag::multipart(&upload.digests.parts)
         };
         upload.verify(&etag, cancel).await?;
