@@ -26,6 +26,21 @@ async fn an_ims_that_hangs_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_costs_one_try_and_not_the_job() {
+    let mut pod = Pod::start().await;
+    pod.vars.insert("IMS_PYTHON_HELPER_TIMEOUT", "3".into());
+    pod.ims.fail("PATCH /jobs", Fault::Hang, 1);
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    pod.ims.fail("PATCH /images", Fault::Hang, 1);
+    pod.s3.fail("POST uploadId", Fault::Hang, 1);
+    pod.ims.fail("PATCH /jobs", Fault::Hang, 1);
+    pod.touch("complete");
+    agent.ends(0, &SUCCEEDED, &["trying again"]).await;
+    pod.assert_image().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_503_is_sat_out() {
     let pod = Pod::start().await;
     pod.ims.fail("PATCH /jobs", Fault::Status(503), 3);
@@ -77,14 +92,16 @@ async fn an_image_that_cannot_be_linked_is_rolled_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_the_result_is_rolled_back() {
+async fn a_complete_image_is_kept_although_its_job_cannot_be_told() {
     let pod = Pod::start().await;
     pod.records.lock().unwrap().refuse = Some(("resultant_image_id", 422));
     let mut agent = pod.run();
     agent.reaches("waiting_on_user").await;
     pod.touch("complete");
-    agent.ends(1, &FAILED, &["as the result of job", "422"]).await;
-    pod.assert_no_image().await;
+    agent.ends(1, &FAILED, &["is complete and registered", "422"]).await;
+    let images = pod.new_images().await;
+    let image = pod.stand.ims.get(&format!("v3/images/{}", images[0])).await;
+    assert!(image["link"]["path"].is_string(), "{image}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,8 +83,9 @@ async fn while_the_image_is_packed() {
     assert_can_be_packaged(&pod).await;
 }
 
-/// A job that hangs in `request` of its publishing, to IMS or to the store, gets SIGTERM.
-async fn while_publishing(to_ims: bool, request: &str) {
+/// A job that hangs in `request` of its publishing, to IMS or to the store, gets SIGTERM, and says of the
+/// roll-back what is expected.
+async fn while_publishing(to_ims: bool, request: &str, says: &str) {
     let pod = Pod::start().await;
     let mut agent = pod.run();
     agent.reaches("waiting_on_user").await;
@@ -92,31 +93,31 @@ async fn while_publishing(to_ims: bool, request: &str) {
     proxy.fail(request, Fault::Hang, 1);
     pod.touch("complete");
     proxy.sees(request).await;
-    terminated(agent, &PACKAGING, &["cannot publish the image"]).await;
+    terminated(agent, &PACKAGING, &["cannot publish the image", says]).await;
     assert_can_be_packaged(&pod).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_record_is_made() {
-    while_publishing(true, "POST /images").await;
+    while_publishing(true, "POST /images", "may be left in IMS").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_upload_begins() {
-    while_publishing(false, "POST ?uploads").await;
+    while_publishing(false, "POST ?uploads", "rolled back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_part_is_uploaded() {
-    while_publishing(false, "PUT partNumber=2").await;
+    while_publishing(false, "PUT partNumber=2", "rolled back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_kernel_is_uploaded() {
-    while_publishing(false, "PUT kernel").await;
+    while_publishing(false, "PUT kernel", "rolled back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_manifest_is_linked() {
-    while_publishing(true, "PATCH /images").await;
+    while_publishing(true, "PATCH /images", "rolled back").await;
 }
