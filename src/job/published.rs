@@ -11,7 +11,7 @@ use crate::s3::{Object, Store};
 
 /// The image that is the job's result already, if there is one.
 pub(super) async fn before(job: &Job, store: &Store) -> anyhow::Result<Option<Published>> {
-    let (ims, stop) = (&job.reporter.ims, &job.reporter.stop);
+    let (ims, stop) = (&job.reporter.ims.patient(), &job.reporter.stop);
     let record = ims.job(&job.contract.job_id.to_string(), stop).await?;
     let Some(id) = &record.resultant_image_id else { return Ok(None) };
     let image = match ims.image(id, stop).await {
@@ -23,7 +23,7 @@ pub(super) async fn before(job: &Job, store: &Store) -> anyhow::Result<Option<Pu
     };
     let link = image.link.clone().with_context(|| format!("image {id} has no manifest"))?;
     let object: Object = link.path.parse()?;
-    let json = store.get_bytes(&object, manifest::SIZE_LIMIT, stop).await?;
+    let json = store.patient().get_bytes(&object, manifest::SIZE_LIMIT, stop).await?;
     let artifacts = Manifest::read(&json)?.artifacts;
     tracing::info!(image = id, "an earlier run of this job has published its image");
     let (media_type, md5) = (Kind::Manifest.media_type().into(), hex::encode(Md5::digest(&json)));
