@@ -40,7 +40,7 @@ impl Error {
         match self {
             Error::Refused { status, .. } | Error::TokenRefused { status, .. } => passes(*status),
             Error::Unanswered { source, .. } | Error::TokenUnanswered { source, .. } => {
-                !source.is_builder()
+                !source.is_builder() && !trust::is_untrusted(source)
             }
             Error::Body { source, .. } => matches!(source, body::Error::Broken(_)),
             _ => false,

@@ -81,8 +81,11 @@ pub(super) async fn package_job(
         base: base.map(Arc::new),
         image: job.contract.image.clone(),
     };
-    package(&request, &Destination::of(job), &job.reporter, store).await.inspect_err(|_| {
-        tell_how_to_retry(&request.root, &request.image, job.contract.job_id);
+    package(&request, &Destination::of(job), &job.reporter, store).await.inspect_err(|error| {
+        // An image that stays is not to be published twice.
+        if !matches!(error.downcast_ref(), Some(publish::Error::Result { .. })) {
+            tell_how_to_retry(&request.root, &request.image, job.contract.job_id);
+        }
     })
 }
 

@@ -55,7 +55,7 @@ impl Error {
                 let later = *status >= 500 && *status != NOT_IMPLEMENTED;
                 later || matches!(*status, 408 | 429) || TRANSIENT_CODES.contains(&code.as_str())
             }
-            Error::Unanswered { .. } => true,
+            Error::Unanswered { source, .. } => !trust::is_untrusted(source.as_ref()),
             Error::Answer { source, .. } => matches!(source, body::Error::Broken(_)),
             _ => false,
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::SourceError;
+use crate::net::trust;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -40,7 +41,8 @@ impl Error {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Error::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
-            Error::Broken { .. } | Error::Answer { .. } => true,
+            Error::Broken { source, .. } => !trust::is_untrusted(source),
+            Error::Answer { .. } => true,
             _ => false,
         }
     }
