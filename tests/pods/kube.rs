@@ -206,7 +206,13 @@ fn build() {
     BUILT.get_or_init(|| {
         let base = "localhost/ims-lab-base:1";
         tree::run(podman("podman").args(["import", "--quiet", &lab("IMS_LAB_BASE"), base]));
-        tree::run(podman("images/build").args(["--base", base, "--binary"]).arg(agent()));
+        // The container runtime, which seals a copy of itself, fails by EBUSY now and then.
+        let built = || {
+            let mut build = podman("images/build");
+            build.args(["--base", base, "--binary"]).arg(agent());
+            build.status().is_ok_and(|status| status.success())
+        };
+        assert!(built() || built(), "the images cannot be built");
     });
 }
 

@@ -216,6 +216,46 @@ fn changed_hard_links_are_followed_through_the_index() {
     });
 }
 
+/// Changed files of several names lie in the overlay's index, and not in the upper layer.
+#[test]
+fn a_file_that_is_like_one_in_the_index_is_compared_with_it() {
+    let lab = Lab::new(|root| {
+        fs::write(root.join("kept"), noise(0, 400_000)).unwrap();
+        fs::write(root.join("small-1"), "one").unwrap();
+        fs::write(root.join("large-1"), noise(1, 200_000)).unwrap();
+        for name in ["small", "large"] {
+            let first = root.join(format!("{name}-1"));
+            fs::hard_link(first, root.join(format!("{name}-2"))).unwrap();
+        }
+    });
+    lab.overlay(",index=on,redirect_dir=on", |root| {
+        for (name, content) in [("small", b"changed".to_vec()), ("large", noise(2, 200_000))] {
+            fs::write(root.join(format!("{name}-2")), &content).unwrap();
+            fs::write(root.join(format!("{name}-same")), &content).unwrap();
+        }
+        fs::write(root.join("large-other"), noise(3, 200_000)).unwrap();
+    });
+}
+
+#[test]
+fn attributes_of_other_overlays_are_the_users() {
+    let lab = Lab::new(|root| {
+        fs::write(root.join("kept"), noise(0, 400_000)).unwrap();
+        for name in ["opaque", "redirect", "metacopy"] {
+            fs::create_dir(root.join(name)).unwrap();
+            fs::write(root.join(name).join("file"), name).unwrap();
+        }
+    });
+    lab.overlay(",index=on,redirect_dir=on", |root| {
+        for (name, value) in [("opaque", &b"y"[..]), ("redirect", b"/opaque")] {
+            xattr::set(root.join(name), format!("user.overlay.{name}"), value).unwrap();
+        }
+        let file = root.join("metacopy/file");
+        fs::write(&file, "changed").unwrap();
+        xattr::set(&file, "user.overlay.metacopy", b"").unwrap();
+    });
+}
+
 #[test]
 fn an_unpacked_tree_is_packed_by_record_by_content_and_by_time() {
     let lab = Lab::new(with_canaries);

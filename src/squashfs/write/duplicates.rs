@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Error;
 use super::source::{Place, SourceFile, hash};
@@ -84,8 +85,15 @@ impl<'a> Duplicates<'a> {
         Ok(None)
     }
 
-    pub fn add_small(&mut self, place: &Place, name: &[u8], length: usize, hash: u64, tail: Tail) {
-        let path = self.paths.add(place, name);
+    pub fn add_small(
+        &mut self,
+        place: &Arc<Place>,
+        name: &[u8],
+        length: usize,
+        hash: u64,
+        tail: Tail,
+    ) {
+        let path = self.paths.add(place, name, self.root_path);
         let number = self.small.len() as u32;
         let next = self.by_hash.insert(hash, number).unwrap_or(END);
         self.small.push(Small { path, length: length as u32, tail, next });
@@ -115,8 +123,8 @@ impl<'a> Duplicates<'a> {
         Ok(None)
     }
 
-    pub fn add_large(&mut self, place: &Place, name: &[u8], size: u64, number: u32) {
-        let path = self.paths.add(place, name);
+    pub fn add_large(&mut self, place: &Arc<Place>, name: &[u8], size: u64, number: u32) {
+        let path = self.paths.add(place, name, self.root_path);
         let index = self.large.len() as u32;
         let next = self.by_size.insert(size, index).unwrap_or(END);
         self.large.push(Large { path, number, first: None, whole: None, next });
@@ -156,12 +164,14 @@ impl<'a> Duplicates<'a> {
 
     fn open(&self, id: PathId) -> Result<(File, std::path::PathBuf), Error> {
         let (dir, name) = self.paths.get(id);
-        let path = self.root_path.join(std::ffi::OsStr::from_bytes(dir)).join(bytes_path(name));
-        let file = self
-            .root
-            .descend(dir)
-            .and_then(|dir| dir.open_file(name))
-            .map_err(|e| Error::read("open again", &path, e))?;
+        let (path, file) = match dir {
+            Parent::Below(dir) => {
+                let path = self.root_path.join(bytes_path(dir)).join(bytes_path(name));
+                (path, self.root.descend(dir).and_then(|dir| dir.open_file(name)))
+            }
+            Parent::Apart(place) => (place.display(name), place.dir.open_file(name)),
+        };
+        let file = file.map_err(|e| Error::read("open again", &path, e))?;
         Ok((file, path))
     }
 }
@@ -214,24 +224,46 @@ struct PathId {
     length: u16,
 }
 
+/// The directory of a file.
+enum Parent {
+    /// By its path below the root.
+    Below(Box<[u8]>),
+    /// It lies elsewhere: the index of an overlay, in which a changed file lies that has several names.
+    Apart(Arc<Place>),
+}
+
+impl Parent {
+    fn is(&self, place: &Arc<Place>) -> bool {
+        match self {
+            Self::Below(path) => **path == *place.path,
+            Self::Apart(other) => Arc::ptr_eq(other, place),
+        }
+    }
+}
+
 /// Paths by directory and name; files of one directory come together, so each is kept once.
 #[derive(Default)]
 struct Paths {
-    dirs: Vec<Box<[u8]>>,
+    dirs: Vec<Parent>,
     names: Vec<u8>,
 }
 
 impl Paths {
-    fn add(&mut self, place: &Place, name: &[u8]) -> PathId {
-        if self.dirs.last().is_none_or(|dir| **dir != *place.path) {
-            self.dirs.push(place.path.clone().into());
+    fn add(&mut self, place: &Arc<Place>, name: &[u8], root: &Path) -> PathId {
+        let is_apart = *place.root != *root;
+        let known = |dir: &Parent| matches!(dir, Parent::Apart(_)) == is_apart && dir.is(place);
+        if !self.dirs.last().is_some_and(known) {
+            self.dirs.push(match is_apart {
+                true => Parent::Apart(Arc::clone(place)),
+                false => Parent::Below(place.path.clone().into()),
+            });
         }
         let start = self.names.len() as u32;
         self.names.extend_from_slice(name);
         PathId { dir: self.dirs.len() as u32 - 1, start, length: name.len() as u16 }
     }
 
-    fn get(&self, id: PathId) -> (&[u8], &[u8]) {
+    fn get(&self, id: PathId) -> (&Parent, &[u8]) {
         let start = id.start as usize;
         (&self.dirs[id.dir as usize], &self.names[start..start + usize::from(id.length)])
     }

@@ -12,6 +12,10 @@ use crate::squashfs::codec::Encoder;
 use crate::squashfs::format::superblock::ABSENT;
 use crate::squashfs::format::xattr::{NONE, OUT_OF_LINE, Set, split};
 
+/// The longest that the kernel gives and takes (XATTR_NAME_MAX, XATTR_SIZE_MAX of linux/limits.h).
+const LONGEST_NAME: usize = 255;
+const LONGEST_VALUE: usize = 65536;
+
 /// Values of at least this length are stored once: a reference takes 8 bytes and its length 4.
 const SHARED_VALUE: usize = 32;
 
@@ -33,7 +37,10 @@ impl Attributes {
     /// The number of the set, for an inode.
     pub fn add(&mut self, mut xattrs: Xattrs, encoder: &mut Encoder) -> Result<u32, Error> {
         let all = xattrs.len();
-        xattrs.retain(|(name, _)| split(name).is_some());
+        xattrs.retain(|(name, value)| {
+            let fits = name.len() <= LONGEST_NAME && value.len() <= LONGEST_VALUE;
+            fits && split(name).is_some()
+        });
         self.skipped += (all - xattrs.len()) as u64;
         if xattrs.is_empty() {
             return Ok(NONE);

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::reader::{Entry, Kind, Reader};
 use super::sparse::Map;
 use super::tree::{self, Node, Tree};
-use crate::squashfs::format::inode::{MAX_BLOCKS, MAX_TARGET, encode_device};
+use crate::squashfs::format::inode::{MAX_BLOCKS, encode_device};
 use crate::squashfs::write::event::{Attributes, Special};
 use crate::squashfs::write::{self, Feeder, Options, Summary, pack_stream};
 use crate::transfer::paths::shown;
@@ -17,6 +17,9 @@ use crate::transfer::paths::shown;
 /// Most blocks of all files together, holes included: a header of a few bytes can ask for any number,
 /// and each takes four bytes of memory. 8 TiB of content at 128 KiB.
 const MAX_ALL_BLOCKS: u64 = 1 << 26;
+
+/// Longest target of a symbolic link, in bytes: a path (PATH_MAX of linux/limits.h) without its end.
+const LONGEST_TARGET: usize = 4095;
 
 /// What was made of an archive, and what of it could not be kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +90,7 @@ impl<R: Read> Conversion<'_, R> {
                 return self.tree.add_link(&path, &target).map_err(input_error);
             }
             Kind::File(map) => tree::Kind::File(self.content(&path, &map, feeder)?),
-            Kind::Symlink(target) if target.len() > MAX_TARGET as usize => {
+            Kind::Symlink(target) if target.len() > LONGEST_TARGET => {
                 let what = "the target of the link";
                 return Err(input_error(Error::TooLarge { path: shown(&path), what }));
             }

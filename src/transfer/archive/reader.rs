@@ -135,6 +135,11 @@ impl<R: Read> Reader<R> {
             .link
             .or_else(|| pax.get("linkpath").map(<[u8]>::to_vec))
             .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+        // POSIX gives these no data, whatever size they tell: old tars put the file's size on its links.
+        let kind = header.entry_type();
+        if has_no_data(kind) || kind == EntryType::Regular && path.ends_with(b"/") {
+            (self.left, self.padding) = (0, 0);
+        }
         let kind = self.kind(header, &path, link, &pax)?;
         let old = header.as_old();
         let id = |it: Option<Option<u64>>, field: &[u8], value: io::Result<u64>| {
@@ -327,6 +332,15 @@ fn blank_or(field: &[u8], value: io::Result<u64>) -> io::Result<u64> {
     if is_blank { Ok(0) } else { value }
 }
 
+fn has_no_data(kind: EntryType) -> bool {
+    kind.is_hard_link()
+        || kind.is_symlink()
+        || kind.is_character_special()
+        || kind.is_block_special()
+        || kind.is_dir()
+        || kind.is_fifo()
+}
+
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
@@ -339,4 +353,40 @@ pub fn is_header(block: &[u8; BLOCK]) -> bool {
     let unsigned: i64 = bytes().map(i64::from).sum();
     let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
     [unsigned, signed].contains(&i64::from(stored))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: EntryType, name: &str, size: u64) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_link_name("target").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_device_major(1).unwrap();
+        header.set_device_minor(2).unwrap();
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    #[test]
+    fn what_has_no_data_may_tell_a_size() {
+        use EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
+        let old_directory = (Regular, "first/");
+        let kinds = [Link, Symlink, Char, Block, Directory, Fifo].map(|kind| (kind, "first"));
+        for (kind, name) in kinds.into_iter().chain([old_directory]) {
+            let (first, second) = (header(kind, name, 1024), header(Regular, "second", 0));
+            let archive = [first, second, vec![0; 2 * BLOCK]].concat();
+            let mut reader = Reader::new(&archive[..]);
+            reader.next_entry().unwrap().unwrap();
+            assert_eq!(reader.next_entry().unwrap().unwrap().path, b"second", "{kind:?}");
+            assert!(reader.next_entry().unwrap().is_none());
+        }
+    }
 }
