@@ -25,6 +25,7 @@ pub use record::Record;
 use super::format::options::Options as Format;
 use super::read::Image;
 use super::write::{self, Error, Options, Summary, scan, sink::Sink};
+use crate::os::disk::filesystem;
 use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
 use carry::Carry;
@@ -80,9 +81,18 @@ pub fn pack(
         },
         Err(reason) => reason,
     };
+    if matches!(changes, Changes::Overlay { .. }) && !is_overlay(root)? {
+        return Err(Error::NotMounted { root: root.into(), reason });
+    }
     tracing::warn!(base = %base.display(), %reason, "the base cannot be reused; packing in full");
     meter.set(0);
     Ok(write::pack(root, out, options, meter, cancel)?.into())
+}
+
+/// Else `root` may be the empty directory on which the overlay was.
+fn is_overlay(root: &Path) -> Result<bool, Error> {
+    let found = filesystem(root).map_err(|error| Error::read("open", root, error))?;
+    Ok(found == "overlay")
 }
 
 /// Opens the base if its blocks fit the image that is asked for; otherwise the reason.

@@ -324,6 +324,10 @@ fn a_base_that_does_not_fit_or_is_damaged_is_not_used() {
         super::pack(&lab.base, Changes::Content, &root, &out, &options, &meter, &cancel).unwrap();
     assert!(outcome.ranges.is_empty());
     assert_same(&image(&out), &directory(&root), "other block size");
+    // The merged tree is read then, so it must be there.
+    let changes = Changes::Overlay { upper: &root, work: None };
+    let packed = super::pack(&lab.base, changes, &root, &out, &options, &meter, &cancel);
+    assert!(packed.unwrap_err().to_string().contains("no overlay is mounted"));
     let mut bytes = fs::read(&lab.base).unwrap();
     let table = Image::open(&lab.base).unwrap().superblock().inode_table as usize;
     bytes[table + 10..table + 20].fill(0xff);

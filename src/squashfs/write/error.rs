@@ -32,6 +32,8 @@ pub enum Error {
         .0.display()
     )]
     OverlayOrigin(PathBuf),
+    #[error("the base cannot be reused ({reason}), and no overlay is mounted on {}", root.display())]
+    NotMounted { root: PathBuf, reason: String },
     /// What feeds the pipeline could not read its input.
     #[error(transparent)]
     Input(Box<dyn std::error::Error + Send + Sync>),
