@@ -203,12 +203,12 @@ async fn an_interrupt_stops_a_flood_on_a_terminal() {
 }
 
 /// The newest: Debian's knows neither today's exchanges nor the attack.
-fn ssh_audit(lab: &Lab, arguments: &[&str]) -> Command {
+fn ssh_audit(lab: &Lab, seconds: &str, arguments: &[&str]) -> Command {
     let program = format!("{VENVS}/venv/bin/ssh-audit");
     assert!(Path::new(&program).exists(), "{program} is made by scripts/install test");
-    // As Ctrl-C: it goes on for ever, and then tells what it did.
     let mut audit = Command::new("timeout");
-    audit.args(["-s", "INT", "8", &program, "--no-colors", "--port", &lab.port().to_string()]);
+    // As Ctrl-C: an attack goes on for ever, and then tells what it did.
+    audit.args(["-s", "INT", seconds, &program, "--no-colors", "--port", &lab.port().to_string()]);
     audit.args(arguments).arg("127.0.0.1");
     audit
 }
@@ -216,7 +216,7 @@ fn ssh_audit(lab: &Lab, arguments: &[&str]) -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn ssh_audit_warns_of_nothing_that_could_be_avoided() {
     let lab = Lab::start().await;
-    let report = text(&output(&mut ssh_audit(&lab, &["-l", "warn"])).await.stdout);
+    let report = text(&output(&mut ssh_audit(&lab, "60", &["-l", "warn"])).await.stdout);
     assert!(report.contains("[warn]") && !report.contains("[fail]"), "{report}");
     for line in report.lines().filter(|line| line.contains("[warn]")) {
         // Old clients have no other MACs, and no exchange that withstands quantum computers.
@@ -229,7 +229,7 @@ async fn ssh_audit_warns_of_nothing_that_could_be_avoided() {
 #[tokio::test(flavor = "multi_thread")]
 async fn key_exchanges_that_nobody_means_are_few_and_keep_nobody_out() {
     let lab = Lab::start().await;
-    let mut attack = ssh_audit(&lab, &["--dheat=8"]);
+    let mut attack = ssh_audit(&lab, "8", &["--dheat=8"]);
     let logins = async {
         for _ in 0..5 {
             let done = lab.exec("sleep 1; echo in").await;

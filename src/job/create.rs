@@ -40,8 +40,7 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     if BuildDirectory::is_begun(&job.contract.image_root_parent)
         && let Some(published) = published::before(job, &store).await?
     {
-        let directory = open_directory(job).await?;
-        blocking(move || Ok(directory.close(Leave::Nothing)?)).await?;
+        remove(open_directory(job).await?, Leave::Nothing).await;
         return Ok(published);
     }
     // The port and the keys are looked at before anything is done, as for customize.
@@ -52,10 +51,15 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     }
     let result = create(job, &store, &directory, debug).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
+    remove(directory, leave).await;
+    result
+}
+
+/// What became of the job is not changed by what stays of its build.
+async fn remove(directory: BuildDirectory, leave: Leave) {
     if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
         tracing::error!("the build cannot be removed: {}", chain(error.as_ref()));
     }
-    result
 }
 
 /// The place for the recipe and the build, or what other containers have built.

@@ -37,7 +37,10 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     if left.is_some()
         && let Some(published) = published::before(job, &store).await?
     {
-        blocking(move || Ok(workspace::discard(&claim)?)).await?;
+        // The image is there, whatever stays of the root.
+        if let Err(error) = blocking(move || Ok(workspace::discard(&claim)?)).await {
+            tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));
+        }
         return Ok(published);
     }
     let entrance = Entrance::prepare(job)?;

@@ -49,6 +49,7 @@ impl Default for Source {
 pub(super) struct Startup {
     admission: Arc<Admission>,
     address: IpAddr,
+    turns: Arc<Semaphore>,
 }
 
 impl Admission {
@@ -75,8 +76,10 @@ impl Admission {
             let dropped = std::mem::take(&mut startups.dropped);
             tracing::info!(dropped, "exited MaxStartups throttling");
         }
-        startups.sources.entry(address).or_default().startups += 1;
-        Some(Startup { admission: Arc::clone(self), address })
+        let source = startups.sources.entry(address).or_default();
+        source.startups += 1;
+        let turns = Arc::clone(&source.turns);
+        Some(Startup { admission: Arc::clone(self), address, turns })
     }
 
     /// The chance, in percent, that a connection is dropped while `total` wait (sshd.c's
@@ -110,11 +113,8 @@ impl Admission {
 impl Startup {
     /// Waits until the connection may begin. Its turn is over when it has logged in, or after a second.
     pub(super) async fn turn(&self, authenticated: &CancellationToken) {
-        let turns =
-            self.admission.lock().sources.get(&self.address).map(|source| source.turns.clone());
-        let Some(turns) = turns else { return };
         // Never closed.
-        let Ok(permit) = turns.acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&self.turns).acquire_owned().await else { return };
         let (admission, address) = (Arc::clone(&self.admission), self.address);
         let authenticated = authenticated.clone();
         tokio::spawn(async move {

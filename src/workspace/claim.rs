@@ -1,7 +1,8 @@
 //! A job's directory belongs to one agent at a time.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -39,8 +40,10 @@ pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
     // Not emptied: it tells who holds it.
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0).and_then(|()| lock.write_all(job_id.as_bytes())).map_err(failed)?;
+        Ok(lock) => {
+            // Cut afterwards: whoever reads meanwhile must not find it empty.
+            let written = lock.write_all_at(job_id.as_bytes(), 0);
+            written.and_then(|()| lock.set_len(job_id.len() as u64)).map_err(failed)?;
             Ok(Claim { layout, job_id: job_id.into(), _lock: lock })
         }
         Err((file, source)) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -206,13 +206,19 @@ fn build() {
     BUILT.get_or_init(|| {
         let base = "localhost/ims-lab-base:1";
         tree::run(podman("podman").args(["import", "--quiet", &lab("IMS_LAB_BASE"), base]));
-        // The container runtime, which seals a copy of itself, fails by EBUSY now and then.
-        let built = || {
+        let build = || {
             let mut build = podman("images/build");
-            build.args(["--base", base, "--binary"]).arg(agent());
-            build.status().is_ok_and(|status| status.success())
+            build.args(["--base", base, "--binary"]).arg(agent()).output().unwrap()
         };
-        assert!(built() || built(), "the images cannot be built");
+        let mut built = build();
+        let said = |built: &Output| {
+            String::from_utf8_lossy(&[&built.stdout[..], &built.stderr].concat()).into_owned()
+        };
+        // The container runtime's own start, which is no matter of ours, fails so now and then.
+        if said(&built).contains("sealing memfd copy: Device or resource busy") {
+            built = build();
+        }
+        assert!(built.status.success(), "{}", said(&built));
     });
 }
 

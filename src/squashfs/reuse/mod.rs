@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use carry::Range;
 pub use record::Record;
 
-use super::format::options::Options as Format;
+use super::format::options::Options as CompressorOptions;
 use super::read::Image;
 use super::write::{self, Error, Options, Summary, scan, sink::Sink};
 use crate::os::disk::filesystem;
@@ -107,7 +107,7 @@ fn open(base: &Path, options: &Options) -> Result<Image, String> {
         return Err(format!("it is compressed with {have}, not {want}"));
     }
     // What is added needs a dictionary of a block, and the image names one size for all.
-    if let Some(Format::Xz { dictionary, .. }) = image.options()
+    if let Some(CompressorOptions::Xz { dictionary, .. }) = image.options()
         && *dictionary < want.block_size
     {
         return Err(format!("its xz dictionary has {dictionary} bytes, less than a block"));
