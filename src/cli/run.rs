@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use jiff::{Span, SpanRelativeTo};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Exit;
 use super::output;
-use crate::contract::{JobContract, files};
+use crate::contract::{JobContract, RescuePlace, duration, files};
 use crate::job::{self, Listen, Options, Sessions, TimeLimits};
 use crate::squashfs::Engine;
 use crate::ssh;
@@ -82,6 +81,20 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<Duration>,
 
+    /// How long a job is held and tried again whose image IMS or the store refuses [default: IMS_JOB_HOLD,
+    /// else 24h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    hold: Option<Duration>,
+
+    /// How long users have to repair an image that cannot be packaged [default: IMS_JOB_GRACE, else 30m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    grace: Option<Duration>,
+
+    /// Save the work of a job that fails there: a directory that outlives the job's volume, or
+    /// s3://BUCKET/PREFIX [default: IMS_JOB_RESCUE]
+    #[arg(long, value_name = "PLACE")]
+    rescue: Option<RescuePlace>,
+
     /// Record what terminals show there, a file a session (asciicast v2)
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -108,6 +121,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(directory) = args.directory {
         contract.image_root_parent = directory;
     }
+    let keeping = &mut contract.safekeeping;
+    keeping.hold = args.hold.unwrap_or(keeping.hold);
+    keeping.grace = args.grace.unwrap_or(keeping.grace);
+    keeping.rescue = args.rescue.or(keeping.rescue.take());
     let stop = super::shutdown_token()?;
     let board = Board::new(contract.job_id.to_string());
     if let Some(address) = args.status_listen {
@@ -135,20 +152,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         limits: TimeLimits { idle: args.idle_limit, deadline: args.deadline },
         remote_keys: args.remote_keys,
         remote_programs: args.remote_programs,
+        volume_stays: super::env_var("KUBERNETES_SERVICE_HOST").is_none(),
     };
     let outcome = job::run(contract, options, board, stop).await?;
     Ok(output::outcome(&outcome))
-}
-
-/// `90m`, `1h30m`, `2 days`, of 24 hours each; a bare number means seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let span = text.parse::<Span>().map_err(|error| error.to_string())?;
-    let exact = span.to_duration(SpanRelativeTo::days_are_24_hours());
-    let exact = exact.map_err(|error| error.to_string())?;
-    exact.try_into().map_err(|_| "a time must not be negative".into())
 }
 
 pub(super) async fn serve_status(
@@ -165,21 +172,4 @@ pub(super) async fn serve_status(
         }
     });
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_people_write_them() {
-        for (text, seconds) in
-            [("45", 45), ("90m", 5400), ("1h30m", 5400), ("8 hours", 28_800), ("2 days", 172_800)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in ["-1h", "2 months", "soon", ""] {
-            assert!(duration(text).is_err(), "{text:?}");
-        }
-    }
 }

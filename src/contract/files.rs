@@ -18,6 +18,8 @@ pub const SHARED_AUTHORIZED_KEYS: &str = "/etc/cray/ims/authorized_keys";
 pub const AUTHORIZED_KEYS: &str = "/etc/cray/authorized_keys";
 /// The keys for root on a remote build node, mounted by the pod.
 pub const REMOTE_KEYS: &str = "/etc/cray/remote-keys";
+/// The keys of the object store, mounted by the pod.
+pub const S3_CREDENTIALS: &str = "/etc/s3-credentials";
 /// The values of a recipe's templates, mounted by the pod.
 pub const TEMPLATE_DICTIONARY: &str = "/etc/cray/template_dictionary";
 /// The public keys with which packages of a recipe are signed, mounted by the pod.

@@ -11,7 +11,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::vars::{self, Var};
-use super::{Arch, values};
+use super::{Arch, Safekeeping, values};
 use crate::net::Trust;
 use crate::telemetry::logs::Level;
 
@@ -37,6 +37,7 @@ pub struct JobContract {
     pub session: Session,
     /// `REMOTE_HEARTBEAT_TIMEOUT_COUNT`
     pub remote_heartbeats: u32,
+    pub safekeeping: Safekeeping,
     /// `ENABLE_DEBUG`
     pub debug: bool,
     pub log_level: Level,
@@ -65,6 +66,8 @@ pub struct S3Access {
     pub secret_key: SecretString,
     pub bucket: String,
     pub trust: Trust,
+    /// `S3_CREDENTIALS_DIR`: files in it take precedence over what the variables say.
+    pub credentials_dir: PathBuf,
 }
 
 /// What is fetched at the start.
@@ -146,6 +149,7 @@ impl JobContract {
         let recipe = reader.recipe(&image_root_parent);
         let session = reader.session();
         let heartbeats = reader.optional(&vars::REMOTE_HEARTBEAT_TIMEOUT_COUNT, values::count);
+        let safekeeping = reader.safekeeping();
         let debug = reader.flag(&vars::ENABLE_DEBUG);
         let log_level = reader.log_level();
         Some(Self {
@@ -159,6 +163,7 @@ impl JobContract {
             image: image?,
             session,
             remote_heartbeats: heartbeats.unwrap_or(12),
+            safekeeping,
             debug,
             log_level,
         })
@@ -311,6 +316,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         let access_key = self.required(&vars::S3_ACCESS_KEY, |text| Ok(text.to_owned()));
         let secret_key = self.required(&vars::S3_SECRET_KEY, |text| Ok(SecretString::from(text)));
         let bucket = self.text(&vars::S3_BUCKET).unwrap_or_else(|| "boot-images".into());
+        let credentials_dir = self.optional(&vars::S3_CREDENTIALS_DIR, absolute);
         let faults_before = self.faults.len();
         let trust = self.s3_trust().unwrap_or_default();
         let trust = (self.faults.len() == faults_before).then_some(trust);
@@ -320,6 +326,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             secret_key: secret_key?,
             bucket,
             trust: trust?,
+            credentials_dir: credentials_dir.unwrap_or(super::files::S3_CREDENTIALS.into()),
         })
     }
 
@@ -330,6 +337,17 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             Some(_) => &vars::S3_SSL_VALIDATE,
         };
         self.optional(var, values::s3_trust)
+    }
+
+    pub(super) fn safekeeping(&mut self) -> Safekeeping {
+        let default = Safekeeping::default();
+        let mut time = |var: &Var, default| self.optional(var, values::duration).unwrap_or(default);
+        Safekeeping {
+            hold: time(&vars::IMS_JOB_HOLD, default.hold),
+            grace: time(&vars::IMS_JOB_GRACE, default.grace),
+            unattended: time(&vars::IMS_JOB_GRACE_UNATTENDED, default.unattended),
+            rescue: self.optional(&vars::IMS_JOB_RESCUE, str::parse),
+        }
     }
 
     fn image(&mut self) -> Option<ImageNames> {

@@ -7,6 +7,7 @@ mod arch;
 pub mod files;
 mod job;
 mod pod;
+mod safekeeping;
 mod status;
 mod values;
 pub mod vars;
@@ -17,8 +18,9 @@ pub use job::{
     kernel_name, record,
 };
 pub use pod::{SessionContract, StepContract};
+pub use safekeeping::{RescuePlace, Safekeeping};
 pub use status::Status;
-pub use values::{boot_file, log_level, s3_trust};
+pub use values::{boot_file, duration, log_level, s3_trust};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::{Span, SpanRelativeTo};
 use url::Url;
 
 use crate::net::Trust;
@@ -40,6 +41,17 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
         _ => Err("is not a number of seconds above 0".into()),
     }
+}
+
+/// `90m`, `1h30m`, `2 days`, of 24 hours each; a bare number means seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let span = text.parse::<Span>().map_err(|error| error.to_string())?;
+    let exact = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let exact = exact.map_err(|error| error.to_string())?;
+    exact.try_into().map_err(|_| "is a time below 0".into())
 }
 
 pub fn count(text: &str) -> Result<u32, String> {
@@ -134,6 +146,18 @@ mod tests {
             assert_eq!(boolean(no), Ok(false));
         }
         assert!(boolean("maybe").is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, seconds) in
+            [("45", 45), ("90m", 5400), ("1h30m", 5400), ("8 hours", 28_800), ("2 days", 172_800)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["-1h", "2 months", "soon", ""] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -53,6 +53,11 @@ vars! {
     S3_BUCKET: "`boot-images`", "bucket of the artifacts";
     S3_SSL_VALIDATE: "`$S3_SSL_VERIFY`", "`False`, `off` or `0`: any certificate; `True`, `on` or `1`: the system's CAs; or the path of a CA file";
     S3_SSL_VERIFY: "`True`", "the older name of S3_SSL_VALIDATE";
+    S3_CREDENTIALS_DIR: "`/etc/s3-credentials`", "directory with the files `access_key`, `secret_key` and `s3_endpoint`, each optional; a file that is there takes precedence over its variable and is read again at every try to publish";
+    IMS_JOB_HOLD: "`24h`", "how long a job whose image IMS or the store refuses is held and tried again before it ends with `error` (`90m`, `2 days`; `0`: not at all)";
+    IMS_JOB_GRACE: "`30m`", "how long users have to repair an image that cannot be packaged (no kernel, no room) before the job ends with `error`";
+    IMS_JOB_GRACE_UNATTENDED: "`2m`", "the same where no person is logged in: CFS, Ansible, a script";
+    IMS_JOB_RESCUE: "none", "where the work of a job that fails is saved, in a directory named after the job: a directory on another volume, or `s3://BUCKET/PREFIX`";
     IMS_PYTHON_HELPER_TIMEOUT: "`720`", "seconds for which IMS and the store are waited for where the user's work depends on them; one request without an answer is tried again after 60 at most";
     LOG_LEVEL: "`INFO`", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL` (as `ERROR`); anything else is `INFO`, with a warning";
     CUSTOMIZATION_SCRIPT: "none", "script in the container that is run once the shell of a customize job is up; it may touch `complete` itself";

@@ -47,6 +47,11 @@ impl Error {
         }
     }
 
+    /// True where a site can repair what failed: credentials, certificates, the service itself.
+    pub fn is_repairable(&self) -> bool {
+        !matches!(self, Error::BadBase(_) | Error::Cancelled)
+    }
+
     /// True where the request may have been carried out although no answer says so.
     pub fn is_ambiguous(&self) -> bool {
         match self {

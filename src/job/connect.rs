@@ -1,6 +1,7 @@
 //! From the contract to the clients of IMS and the object store.
 
 use anyhow::Context;
+use secrecy::SecretString;
 
 use crate::contract::{ImsAccess, S3Access};
 use crate::ims::{self, OAuthConfig, OAuthOverrides};
@@ -38,16 +39,32 @@ pub fn gateway_trust(access: &ImsAccess) -> Trust {
     if has_ca(access) { Trust::CaFile(access.ca_cert.clone()) } else { Trust::System }
 }
 
-/// A client of the store that `access` names. `timeout` is that of IMS: so long is it waited for where a
+/// A client of the store that `access` names. Reads the CA file and the directory of the credentials anew. `timeout` is that of IMS: so long is it waited for where a
 /// user's work depends on it.
 pub fn store(access: &S3Access, timeout: std::time::Duration) -> anyhow::Result<Store> {
+    let access_key = credential(access, "access_key")?;
+    let secret_key = credential(access, "secret_key")?;
+    let endpoint = match credential(access, "s3_endpoint")? {
+        Some(url) => url.parse().with_context(|| format!("{url:?} in s3_endpoint is not a URL"))?,
+        None => access.endpoint.clone(),
+    };
     Store::new(s3::Config {
-        endpoint: access.endpoint.clone(),
-        access_key: access.access_key.clone(),
-        secret_key: access.secret_key.clone(),
+        endpoint,
+        access_key: access_key.unwrap_or_else(|| access.access_key.clone()),
+        secret_key: secret_key.map_or_else(|| access.secret_key.clone(), SecretString::from),
         trust: access.trust.clone(),
         timeout,
     })
     .map(|store| store.with_policy(Policy::within(timeout)))
     .context("cannot set up the client of the object store")
+}
+
+/// What a file of `S3_CREDENTIALS_DIR` says, as a secret of Kubernetes is mounted; `None` without one.
+fn credential(access: &S3Access, name: &str) -> anyhow::Result<Option<String>> {
+    let path = access.credentials_dir.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::entrance::Entrance;
-use super::package::{blocking, package_job};
+use super::entrance::{Entrance, Visit};
+use super::package::{Package, blocking, package_job};
 use super::report::Reporter;
-use super::{Job, connect, emulation, fetch, published, session};
+use super::rescue::{self, Remains};
+use super::{Job, connect, emulation, fetch, preflight, published, session};
 use crate::contract::{Arch, ImsAccess, JobContract, Recipe, Status, files, vars};
 use crate::os::mount;
 use crate::publish::Published;
@@ -49,6 +50,8 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     if !job.options.after_build {
         job.reporter.enter(Status::FetchingRecipe).await?;
     }
+    // Before hours of a build.
+    Box::pin(preflight::check(job, &store)).await?;
     let result = create(job, &store, &directory, debug).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     remove(directory, leave).await;
@@ -93,12 +96,25 @@ async fn create(
         if let Some(debug) = debug
             && !job.reporter.stop.is_cancelled()
         {
-            let attend = async |site| debug.open(job).await?.attend(job, &site).await;
+            let attend =
+                async |site| debug.open(job).await?.attend(job, &site, Visit::of(job)).await;
             look_at(directory, &job.contract.ims.ca_cert, &error, attend).await;
         }
         return Err(error);
     }
-    package_job(job, store, directory.root(), directory.layout().clone(), None).await
+    let package = Package {
+        root: directory.root(),
+        layout: directory.layout().clone(),
+        engine: job.options.engine,
+        base: None,
+        image: job.contract.image.clone(),
+    };
+    let packaged = Box::pin(package_job(job, store, &package)).await;
+    if let Err(error) = &packaged {
+        let remains = Remains::Root { package: &package, packed: false };
+        Box::pin(rescue::save(job, store, remains, error)).await;
+    }
+    packaged
 }
 
 /// From the recipe to an image root. The inner result is that of the build: where there is one, its
@@ -204,7 +220,7 @@ pub(super) async fn wait_for(
         tracing::info!(source, "a repository that is not asked whether it is up");
     }
     let patience = Patience::new(recipe.repository_timeout);
-    let (gateway, trust) = (&reporter.ims, connect::gateway_trust(ims));
+    let (gateway, trust) = (&reporter.ims(), connect::gateway_trust(ims));
     Ok(repositories::wait(&repositories.http, gateway, &trust, patience, &reporter.stop).await?)
 }
 
@@ -321,6 +337,8 @@ async fn show(
         agent,
         purpose: format!("the build failed: {reason}"),
         script: None,
+        check: None,
+        trouble: None,
     })
     .await;
     blocking(move || {

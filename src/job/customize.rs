@@ -6,10 +6,12 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
-use super::entrance::{Entrance, Open};
-use super::package::{blocking, package_job, tell_how_to_retry};
+use super::entrance::Entrance;
+use super::grace::{Check, Trouble};
+use super::package::blocking;
 use super::report::GaveUp;
-use super::{Job, connect, fetch, published, session};
+use super::work::Work;
+use super::{Job, connect, fetch, preflight, published, session};
 use crate::contract::{ImageNames, Status};
 use crate::os::mount;
 use crate::publish::{Published, boot};
@@ -46,10 +48,13 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let entrance = Entrance::prepare(job)?;
 
     job.reporter.enter(Status::FetchingImage).await?;
+    let warning = look_ahead(job, &store, left.as_ref()).await?;
     let (entrance, opened) = tokio::join!(entrance.open(job), open(job, &store, claim, left));
     let (mut workspace, base) = opened?;
     let result = match entrance {
-        Ok(entrance) => customize(job, &store, &workspace, base, entrance).await,
+        Ok(entrance) => {
+            Box::pin(Work::new(job, &store, &workspace, base, entrance, warning).run()).await
+        }
         Err(error) => Err(error),
     };
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
@@ -60,28 +65,32 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     result
 }
 
-/// From an open image root to a published image; the root is as it was when this is over, but for
-/// what the user did.
-async fn customize(
+/// Whether the image could be published in the end; gives a warning for the users.
+async fn look_ahead(
     job: &Job,
     store: &Store,
-    workspace: &Workspace,
-    base: Base,
-    entrance: Open,
-) -> anyhow::Result<Published> {
-    let image = &job.contract.image;
-    let script = job.contract.session.customization_script.clone();
-    let ca_cert = &job.contract.ims.ca_cert;
-    let attend = async |site: session::Site| entrance.attend(job, &site).await;
-    let (root, layout) = (workspace.root(), workspace.layout().clone());
-    let worked = let_user_work(workspace, image, ca_cert, script, attend).await;
-    worked.inspect_err(|_| {
-        let state = State::load(&layout).ok().flatten();
-        if state.is_some_and(|state| state.stage == Stage::Complete) {
-            tell_how_to_retry(&root, image, job.contract.job_id);
+    left: Option<&State>,
+) -> anyhow::Result<Option<String>> {
+    if left.is_some_and(|state| state.stage == Stage::Complete) {
+        // Publishing itself shows it soon.
+        return Ok(None);
+    }
+    match Box::pin(preflight::check(job, store)).await {
+        // What a user has made before a restart is not lost for a refusal.
+        Err(error) if left.is_some() && !job.reporter.stop.is_cancelled() => {
+            Ok(Some(preflight::warn(error.as_ref())))
         }
-    })?;
-    package_job(job, store, root, layout, Some(base)).await
+        checked => checked,
+    }
+}
+
+/// What users are let in to.
+pub(super) struct Attendance {
+    pub purpose: String,
+    /// Run once the shell is up.
+    pub script: Option<PathBuf>,
+    /// Why the job is held; users are let in although they were done.
+    pub trouble: Option<Trouble>,
 }
 
 /// Everything from an open image root to one that can be packed. `attend` lets the user in, and is over
@@ -90,12 +99,13 @@ pub(super) async fn let_user_work(
     workspace: &Workspace,
     image: &ImageNames,
     ca_cert: &Path,
-    script: Option<PathBuf>,
+    attendance: Attendance,
     attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
 ) -> anyhow::Result<()> {
-    let mut inserted = prepare(workspace, image, ca_cert).await?;
+    let again = attendance.trouble.is_some();
+    let mut inserted = prepare(workspace, image, ca_cert, again).await?;
     let gave_up = match workspace.state().stage {
-        Stage::Complete => {
+        Stage::Complete if !again => {
             tracing::info!("the user was done before the agent was restarted");
             Ok(None)
         }
@@ -103,18 +113,18 @@ pub(super) async fn let_user_work(
             let site = session::Site {
                 root: workspace.root(),
                 agent: workspace.layout().agent(),
-                purpose: format!("the new image will be {:?}.", image.name),
-                script,
+                purpose: attendance.purpose,
+                script: attendance.script,
+                check: Some(Check::of(image)),
+                trouble: attendance.trouble,
             };
             let signal = attend(site).await;
             signal.map(|it| (it.kind != Kind::Complete).then_some(GaveUp { file: it.path }))
         }
     };
     // Before the signal is removed: a restarted agent must not wait for a user who is gone.
-    if matches!(gave_up, Ok(None))
-        && let Err(error) = workspace.mark_complete()
-    {
-        tracing::warn!("a restart would wait for the user again: {}", chain(&error));
+    if matches!(gave_up, Ok(None)) {
+        mark(workspace, Stage::Complete);
     }
     let root = workspace.root();
     let cleaned = blocking(move || {
@@ -129,18 +139,32 @@ pub(super) async fn let_user_work(
     cleaned.context("cannot take out of the image what the session needed")
 }
 
+/// Writes down how far the user is, for an agent that is started again.
+pub(super) fn mark(workspace: &Workspace, stage: Stage) {
+    if let Err(error) = workspace.mark(stage) {
+        tracing::warn!(
+            ?stage,
+            "a restarted agent would not know how far the user is: {}",
+            chain(&error)
+        );
+    }
+}
+
 /// Looks at what the user will find, and puts in what the session needs.
 async fn prepare(
     workspace: &Workspace,
     image: &ImageNames,
     ca_cert: &Path,
+    again: bool,
 ) -> anyhow::Result<Inserted> {
     let (root, layout) = (workspace.root(), workspace.layout().clone());
     let (image, ca_cert) = (image.clone(), ca_cert.to_owned());
     // After a restart a signal is not stale: the user may have given it while no agent ran.
-    let fresh = !workspace.resumed();
+    let fresh = !workspace.resumed() && !again;
     blocking(move || {
-        boot::warn_of_missing(&root, &image.kernel, &image.initrd)?;
+        if !again {
+            boot::warn_of_missing(&root, &image.kernel, &image.initrd)?;
+        }
         if fresh {
             workspace::remove_stale_signals(layout.parent(), &root)?;
         }

@@ -1,9 +1,10 @@
 //! The way in for the user: a server in this container, or one in another container of the pod.
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
 use super::listen::Bound;
-use super::session::{self, Door, Host, Site};
+use super::session::{self, Door, Host, Site, Told};
 use super::{Job, Sessions, pod};
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::watch::Signal;
@@ -50,11 +51,32 @@ impl Entrance {
     }
 }
 
+/// One time in which users have the image.
+pub(super) struct Visit {
+    pub told: Told,
+    pub stop: CancellationToken,
+}
+
+impl Visit {
+    /// The one that the job waits for.
+    pub fn of(job: &Job) -> Self {
+        Self { told: Told::Ims(job.reporter.clone()), stop: job.reporter.stop.clone() }
+    }
+}
+
 impl Open {
+    /// Whether users can be let in once more: another container serves its sessions once.
+    pub fn can_open_again(&self) -> bool {
+        matches!(self, Self::Here { .. })
+    }
+
     /// Lets the user in and waits for the signal; when this returns all sessions have ended.
-    pub async fn attend(self, job: &Job, site: &Site) -> anyhow::Result<Signal> {
+    pub async fn attend(&mut self, job: &Job, site: &Site, visit: Visit) -> anyhow::Result<Signal> {
         match self {
-            Self::Here { bound, door } => session::serve(&Host::of(job), site, bound, door).await,
+            Self::Here { bound, door } => {
+                let host = Host::of(job, visit);
+                session::serve(&host, site, bound, door.clone()).await
+            }
             Self::Separate => pod::hand_over(job, site).await,
         }
     }

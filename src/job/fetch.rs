@@ -55,7 +55,7 @@ impl JobSource {
 
     async fn new(job: &Job, store: &Store, what: What) -> anyhow::Result<(Self, get::Options)> {
         let lookup = Lookup {
-            ims: job.reporter.ims.clone(),
+            ims: job.reporter.ims(),
             store: store.clone(),
             job_id: job.contract.job_id.to_string(),
             stop: job.reporter.stop.clone(),

@@ -25,11 +25,14 @@ pub enum Struck {
 }
 
 /// A time as people say it.
-struct Time(Duration);
+pub(super) struct Time(pub Duration);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
+            seconds if seconds % 3600 == 0 && seconds > 3600 => {
+                write!(f, "{} hours", seconds / 3600)
+            }
             seconds if seconds % 60 == 0 && seconds > 60 => write!(f, "{} minutes", seconds / 60),
             seconds => write!(f, "{seconds} seconds"),
         }

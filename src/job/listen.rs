@@ -1,5 +1,6 @@
 //! Where the SSH server listens: an address, or a socket that the parent process has opened.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::str::FromStr;
@@ -27,7 +28,10 @@ impl Default for Listen {
 /// The port is ours; nobody can connect yet.
 pub(super) enum Bound {
     Socket(TcpSocket, SocketAddr),
-    Listening(TcpListener),
+    /// Kept, since it cannot be opened again.
+    Inherited(std::net::TcpListener),
+    /// It was listened on and given up.
+    Released(SocketAddr),
 }
 
 impl FromStr for Listen {
@@ -53,32 +57,48 @@ impl Listen {
         match self {
             Self::Inherited(fd) => {
                 let listener = crate::os::fd::inherited_listener(fd)
-                    .and_then(TcpListener::from_std)
                     .with_context(|| format!("fd://{fd} is not a listening socket"))?;
-                Ok(Bound::Listening(listener))
+                Ok(Bound::Inherited(listener))
             }
             Self::Address(address) => {
-                let bind = || {
-                    let socket =
-                        if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
-                    socket.set_reuseaddr(true)?;
-                    socket.bind(address)?;
-                    Ok::<_, std::io::Error>(socket)
-                };
-                let socket = bind().with_context(|| format!("cannot listen on {address}"))?;
+                let socket =
+                    bind(address).with_context(|| format!("cannot listen on {address}"))?;
                 Ok(Bound::Socket(socket, address))
             }
         }
     }
 }
 
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
 impl Bound {
-    pub(super) fn listen(self) -> anyhow::Result<TcpListener> {
-        match self {
-            Self::Listening(listener) => Ok(listener),
-            Self::Socket(socket, address) => {
-                socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))
+    /// Lets clients connect, until the listener is dropped. It can be called again then: users may come
+    /// back.
+    pub(super) fn listen(&mut self) -> anyhow::Result<TcpListener> {
+        let (socket, address) = match self {
+            Self::Inherited(listener) => {
+                let listener = listener.try_clone().and_then(TcpListener::from_std);
+                return listener.context("cannot listen on the socket that was passed down");
             }
-        }
+            Self::Socket(_, address) | Self::Released(address) => {
+                let address = *address;
+                match std::mem::replace(self, Self::Released(address)) {
+                    Self::Socket(socket, _) => (Ok(socket), address),
+                    _ => (bind(address), address),
+                }
+            }
+        };
+        let listener = socket.and_then(|socket| {
+            let listener = socket.listen(BACKLOG)?;
+            // Port 0 became one that clients know.
+            *self = Self::Released(listener.local_addr()?);
+            Ok(listener)
+        });
+        listener.with_context(|| format!("cannot listen on {address}"))
     }
 }

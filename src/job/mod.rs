@@ -11,16 +11,21 @@ mod customize;
 mod emulation;
 mod entrance;
 mod fetch;
+mod grace;
+mod hold;
 mod limits;
 mod listen;
 mod package;
 mod pod;
+mod preflight;
 mod published;
 mod remote;
 mod repackage;
 mod report;
+mod rescue;
 mod script;
 mod session;
+mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +76,8 @@ pub struct Options {
     pub remote_keys: PathBuf,
     /// This program for nodes of other architectures.
     pub remote_programs: PathBuf,
+    /// The job's volume is not removed when the job has ended, as IMS does it in a cluster.
+    pub volume_stays: bool,
 }
 
 /// Which container serves the sessions.
@@ -99,12 +106,11 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let ims = match connect::ims(&contract.ims) {
-        Ok(ims) => ims,
+    let job_id = Some(contract.job_id.to_string());
+    let reporter = match Reporter::connect(&contract.ims, job_id, board, stop) {
+        Ok(reporter) => Arc::new(reporter.with_patience(contract.safekeeping.hold)),
         Err(error) => return Ok(Outcome::without_ims(&error)),
     };
-    let reporter =
-        Arc::new(Reporter { ims, job_id: Some(contract.job_id.to_string()), board, stop });
     tokio::spawn(reap_orphans());
     let separate =
         (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
@@ -135,10 +141,9 @@ pub async fn refuse(faults: Faults, record: Option<(Uuid, ImsAccess)>, stop: Can
         return;
     };
     let job_id = job_id.to_string();
-    match connect::ims(&access) {
-        Ok(ims) => {
-            let board = Board::new(job_id.clone());
-            let reporter = Reporter { ims, job_id: Some(job_id), board, stop };
+    let board = Board::new(job_id.clone());
+    match Reporter::connect(&access, Some(job_id), board, stop) {
+        Ok(reporter) => {
             reporter.conclude(async { Err(faults) }).await;
         }
         Err(error) => {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::Job;
 use super::base::{self, Base};
 use super::fetch::Lookup;
+use super::hold::Held;
 use super::report::Reporter;
 use crate::contract::{Arch, ImageNames, Status};
 use crate::ims::Link;
@@ -60,44 +61,26 @@ pub(super) struct Packed {
     pub changes: Option<PathBuf>,
 }
 
-/// Packs and publishes the root that a job has made. If that fails the root stays, and the log says
-/// how to try again.
+/// Packs and publishes the root that a job has made, without users who could come back.
 pub(super) async fn package_job(
     job: &Job,
     store: &Store,
-    root: PathBuf,
-    layout: workspace::Layout,
-    base: Option<Base>,
+    package: &Package,
 ) -> anyhow::Result<Published> {
-    // The work is done; an IMS that is away for a while must not cost it. Publishing needs it and
-    // will say so.
-    if let Err(error) = job.reporter.enter(Status::PackagingArtifacts).await {
-        tracing::warn!("the job status could not be reported: {}", chain(&error));
-    }
-    let request = Package {
-        root,
-        layout,
-        engine: job.options.engine,
-        base: base.map(Arc::new),
-        image: job.contract.image.clone(),
-    };
-    package(&request, &Destination::of(job), &job.reporter, store).await.inspect_err(|error| {
-        // An image that stays is not to be published twice.
-        if !matches!(error.downcast_ref(), Some(publish::Error::Result { .. })) {
-            tell_how_to_retry(&request.root, &request.image, job.contract.job_id);
+    job.reporter.enter_if_possible(Status::PackagingArtifacts).await;
+    let (packed, base) = package.pack_for(job, store).await?;
+    let (to, stop) = (Destination::of(job), &job.reporter.stop);
+    match Box::pin(to.publish(&packed, base.as_ref(), &job.reporter, store, stop)).await {
+        Ok(published) => Ok(published),
+        Err(error) => {
+            Box::pin(Held::begin(job, error)?.publish(&packed, base.as_ref(), stop)).await
         }
-    })
-}
-
-/// Logs that the user's work is kept, and the command that publishes it.
-pub(super) fn tell_how_to_retry(root: &Path, image: &ImageNames, job_id: Uuid) {
-    let command = retry_command(root, image, job_id);
-    tracing::error!("the image root is kept; to try again without a new session: {command}");
+    }
 }
 
 /// For a POSIX shell. All names are said, and the architecture: a default could be another file of the
 /// root, and would be published.
-fn retry_command(root: &Path, image: &ImageNames, job_id: Uuid) -> String {
+pub(super) fn retry_command(root: &Path, image: &ImageNames, job_id: Uuid) -> String {
     let options: [(&str, &dyn Display); 7] = [
         ("root", &root.display()),
         ("name", &image.name),
@@ -130,10 +113,23 @@ pub(super) async fn package(
         to.base(reporter, store).await
     };
     let (packed, base) = package.pack(&reporter.board, &reporter.stop, base).await?;
-    to.publish(packed, base.as_ref(), reporter, store).await
+    to.publish(&packed, base.as_ref(), reporter, store, &reporter.stop).await
 }
 
 impl Package {
+    /// Packs the root of a job.
+    pub async fn pack_for(
+        &self,
+        job: &Job,
+        store: &Store,
+    ) -> anyhow::Result<(Packed, Option<Link>)> {
+        let base = async {
+            self.base.as_ref()?;
+            Destination::of(job).base(&job.reporter, store).await
+        };
+        self.pack(&job.reporter.board, &job.reporter.stop, base).await
+    }
+
     /// Packs the root. `base` is where the image that the root was made from lies in the store, and
     /// given back.
     pub async fn pack(
@@ -157,6 +153,17 @@ impl Package {
     }
 }
 
+impl Package {
+    pub fn boot_names(&self) -> boot::Names {
+        boot::Names {
+            kernel: self.image.kernel.clone(),
+            initrd: self.image.initrd.clone(),
+            parameters: self.image.kernel_parameters.clone(),
+            debug_kernel: None,
+        }
+    }
+}
+
 impl Destination {
     pub fn of(job: &Job) -> Self {
         Self {
@@ -170,7 +177,7 @@ impl Destination {
     /// Where the base lies in the store, if the job's records tell it.
     pub async fn base(&self, reporter: &Reporter, store: &Store) -> Option<Link> {
         base::link(&Lookup {
-            ims: reporter.ims.clone(),
+            ims: reporter.ims(),
             store: store.clone(),
             job_id: self.job_id.clone()?,
             stop: reporter.stop.clone(),
@@ -180,13 +187,14 @@ impl Destination {
 
     pub async fn publish(
         &self,
-        packed: Packed,
+        packed: &Packed,
         base: Option<&Link>,
         reporter: &Reporter,
         store: &Store,
+        stop: &CancellationToken,
     ) -> anyhow::Result<Published> {
         let reuse = match base {
-            Some(base) => base::in_store(store, base, &packed.ranges, &reporter.stop).await,
+            Some(base) => base::in_store(store, base, &packed.ranges, stop).await,
             None => None,
         };
         let request = publish::Request {
@@ -194,13 +202,13 @@ impl Destination {
             arch: self.arch,
             bucket: self.bucket.clone(),
             job_id: self.job_id.clone(),
-            rootfs: packed.rootfs,
+            rootfs: packed.rootfs.clone(),
             reuse,
-            boot: packed.boot,
-            changes: packed.changes,
+            boot: packed.boot.try_clone().context("cannot open the boot files once more")?,
+            changes: packed.changes.clone(),
             provenance: None,
         };
-        publish::publish(&reporter.ims, store, request, &reporter.stop)
+        publish::publish(&reporter.ims(), store, request, stop)
             .await
             .context("cannot publish the image")
     }
@@ -208,13 +216,8 @@ impl Destination {
 
 /// Opened before the long work, so that a missing kernel is known at once.
 fn boot_files(package: &Package) -> anyhow::Result<boot::Files> {
-    let names = boot::Names {
-        kernel: package.image.kernel.clone(),
-        initrd: package.image.initrd.clone(),
-        parameters: package.image.kernel_parameters.clone(),
-        debug_kernel: None,
-    };
-    boot::find(&package.root, &names).context("the image root has no usable boot files")
+    boot::find(&package.root, &package.boot_names())
+        .context("the image root has no usable boot files")
 }
 
 /// Packs the root, and tells which bytes of the base are in the new image.

@@ -11,7 +11,7 @@ use crate::s3::{Object, Store};
 
 /// The image that is the job's result already, if there is one.
 pub(super) async fn before(job: &Job, store: &Store) -> anyhow::Result<Option<Published>> {
-    let (ims, stop) = (&job.reporter.ims.patient(), &job.reporter.stop);
+    let (ims, stop) = (&job.reporter.ims().patient(), &job.reporter.stop);
     let record = ims.job(&job.contract.job_id.to_string(), stop).await?;
     let Some(id) = &record.resultant_image_id else { return Ok(None) };
     let image = match ims.image(id, stop).await {

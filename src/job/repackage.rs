@@ -34,16 +34,12 @@ pub async fn repackage(
     repackaging: Repackaging,
     stop: CancellationToken,
 ) -> anyhow::Result<Outcome> {
-    let ims = match connect::ims(&repackaging.ims) {
-        Ok(ims) => ims,
+    let job_id = repackaging.job_id.clone();
+    let board = Board::new(job_id.clone().unwrap_or_default());
+    let reporter = match Reporter::connect(&repackaging.ims, job_id, board, stop) {
+        Ok(reporter) => Arc::new(reporter),
         Err(error) => return Ok(Outcome::without_ims(&error)),
     };
-    let reporter = Arc::new(Reporter {
-        ims,
-        job_id: repackaging.job_id.clone(),
-        board: Board::new(repackaging.job_id.clone().unwrap_or_default()),
-        stop,
-    });
     let work = {
         let reporter = reporter.clone();
         async move { run(&reporter, repackaging).await }

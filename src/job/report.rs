@@ -1,11 +1,15 @@
 //! What IMS, the log and the probes are told of a job, and the outcome that is made of its end.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::Status;
+use super::connect;
+use super::hold::Insisting;
+use crate::contract::{ImsAccess, Status};
 use crate::ims;
 use crate::publish::{Published, failure_json, result_json};
 use crate::telemetry::chain;
@@ -51,7 +55,11 @@ pub(super) struct GaveUp {
 
 /// Tells how the job goes. Without a job id there is no record to patch, only a log.
 pub(super) struct Reporter {
-    pub ims: ims::Client,
+    /// Replaced when a job is held: the credentials may have been repaired.
+    ims: Mutex<ims::Client>,
+    access: ImsAccess,
+    /// How long a status is reported again that IMS refuses.
+    patience: Duration,
     pub job_id: Option<String>,
     pub board: Board,
     /// Cancelled by SIGTERM and SIGINT.
@@ -59,9 +67,44 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
+    /// Sets up the client of IMS.
+    pub fn connect(
+        access: &ImsAccess,
+        job_id: Option<String>,
+        board: Board,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let ims = Mutex::new(connect::ims(access)?);
+        let (access, patience) = (access.clone(), Duration::ZERO);
+        Ok(Self { ims, access, patience, job_id, board, stop })
+    }
+
+    /// For a job that is held for so long.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    pub fn ims(&self) -> ims::Client {
+        self.ims.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads credentials and CA anew.
+    pub fn renew(&self) -> anyhow::Result<()> {
+        let ims = connect::ims(&self.access)?;
+        *self.ims.lock().unwrap_or_else(PoisonError::into_inner) = ims;
+        Ok(())
+    }
+
     /// Reports that the job has come to `status`.
     pub async fn enter(&self, status: Status) -> Result<(), ims::Error> {
         self.patch(status).await.map(drop)
+    }
+
+    /// Reports a status without which the job can go on: its work must not be lost for it.
+    pub async fn enter_if_possible(&self, status: Status) {
+        if let Err(error) = self.enter(status).await {
+            tracing::warn!(%status, "the job status could not be reported: {}", chain(&error));
+        }
     }
 
     /// Does the work and reports how it ended. A panic in it is an error like any other.
@@ -131,17 +174,28 @@ impl Reporter {
         let Some(id) = &self.job_id else { return Ok(None) };
         let told = match status {
             // Not stopped by SIGTERM: that is when it matters most.
-            Status::Success | Status::Error => {
-                let patch = |ims: ims::Client, stop| async move {
-                    ims.set_job_status(id, status, &stop).await
-                };
-                self.ims.insist(&self.stop, patch).await
-            }
+            Status::Success | Status::Error => self.report_end(id, status).await,
             Status::WaitingOnUser => {
-                self.ims.patient().set_job_status(id, status, &self.stop).await
+                self.ims().patient().set_job_status(id, status, &self.stop).await
             }
-            _ => self.ims.set_job_status(id, status, &self.stop).await,
+            _ => self.ims().set_job_status(id, status, &self.stop).await,
         };
         told.map(Some)
+    }
+    /// A job that succeeded is worth the patience of one that is held.
+    async fn report_end(&self, id: &str, status: Status) -> Result<ims::Job, ims::Error> {
+        let patience = if status == Status::Success { self.patience } else { Duration::ZERO };
+        let mut insisting = Insisting::new(&self.board, &self.stop, patience);
+        loop {
+            let patch =
+                |ims: ims::Client, stop| async move { ims.set_job_status(id, status, &stop).await };
+            match self.ims().insist(&self.stop, patch).await {
+                Ok(job) => return Ok(job),
+                Err(error) => insisting.refused(error).await?,
+            }
+            if let Err(error) = self.renew() {
+                tracing::error!("IMS cannot be reached: {}", chain(error.as_ref()));
+            }
+        }
     }
 }

@@ -12,6 +12,8 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::entrance::Visit;
+use super::grace::{self, Check, Grace, Trouble};
 use super::listen::Bound;
 use super::package::blocking;
 use super::report::Reporter;
@@ -43,6 +45,8 @@ pub(super) enum Told {
     Ims(Arc<Reporter>),
     /// Another container of the pod, which sees for itself, tells IMS.
     OtherContainer,
+    /// The job's status stays what it is.
+    Nobody,
     /// The pod whose remote build node this is, and the port on which it finds the sessions.
     Pod(Arc<Pod>, u16),
 }
@@ -60,6 +64,8 @@ pub(super) struct Host {
     /// A directory for recordings of terminals.
     pub record: Option<PathBuf>,
     pub limits: limits::TimeLimits,
+    /// How long users have to repair an image that cannot be packaged.
+    pub grace: grace::Limits,
     /// From when on the deadline counts.
     pub started: Instant,
     pub told: Told,
@@ -69,27 +75,32 @@ pub(super) struct Host {
 
 impl Host {
     /// Sessions in the container of the whole job.
-    pub fn of(job: &Job) -> Self {
+    pub fn of(job: &Job, visit: Visit) -> Self {
         Self {
             parent: job.contract.image_root_parent.clone(),
             job_id: job.contract.job_id,
             arch: job.contract.image.arch,
             session: job.contract.session.clone(),
-            secrets: secrets(job.contract.ims.oauth_dir.clone()),
+            secrets: secrets(
+                job.contract.ims.oauth_dir.clone(),
+                Some(&job.contract.s3.credentials_dir),
+            ),
             forwarding: job.options.forwarding,
             record: job.options.record.clone(),
             limits: job.options.limits,
+            grace: (&job.contract.safekeeping).into(),
             started: job.started,
-            told: Told::Ims(job.reporter.clone()),
+            told: visit.told,
             board: job.reporter.board.clone(),
-            stop: job.reporter.stop.clone(),
+            stop: visit.stop,
         }
     }
 }
 
 /// Files that the pod mounts for the agent and not for its users.
-pub(super) fn secrets(oauth_dir: PathBuf) -> Vec<PathBuf> {
-    let mounted = [oauth_dir, contract::files::REMOTE_KEYS.into()];
+pub(super) fn secrets(oauth_dir: PathBuf, s3_credentials: Option<&Path>) -> Vec<PathBuf> {
+    let s3_credentials = s3_credentials.unwrap_or(Path::new(contract::files::S3_CREDENTIALS));
+    let mounted = [oauth_dir, contract::files::REMOTE_KEYS.into(), s3_credentials.to_owned()];
     mounted.into_iter().filter(|path| path.exists()).collect()
 }
 
@@ -102,9 +113,14 @@ pub(super) struct Site {
     pub purpose: String,
     /// Run once the shell is up.
     pub script: Option<PathBuf>,
+    /// What is looked at when a user says `complete`, and shown at login.
+    pub check: Option<Check>,
+    /// Why users are let in once more.
+    pub trouble: Option<Trouble>,
 }
 
 /// Who may come in, and how the server proves itself.
+#[derive(Clone)]
 pub(super) struct Door {
     pub authorized_keys: AuthorizedKeys,
     pub host_keys: HostKeys,
@@ -138,7 +154,7 @@ pub(super) async fn host_keys(parent: &Path, board: &Board) -> anyhow::Result<Ho
 pub(super) async fn serve(
     host: &Host,
     site: &Site,
-    bound: Bound,
+    bound: &mut Bound,
     door: Door,
 ) -> anyhow::Result<Signal> {
     let root = host.session.jail.then(|| site.root.clone());
@@ -170,7 +186,7 @@ pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
 async fn serve_with_script(
     host: &Host,
     site: &Site,
-    bound: Bound,
+    bound: &mut Bound,
     door: Door,
     jail: &Jail,
 ) -> anyhow::Result<Signal> {
@@ -188,16 +204,19 @@ async fn serve_with_script(
 async fn serve_in(
     host: &Host,
     site: &Site,
-    bound: Bound,
+    bound: &mut Bound,
     door: Door,
     jail: &Jail,
     script: Option<&Script>,
 ) -> anyhow::Result<Signal> {
-    let places =
-        Places { parent: host.parent.clone(), root: site.root.clone(), build_failed: false };
-    let mut signals = Signals::start(places).context("cannot watch for the signal files")?;
+    if site.trouble.is_some() {
+        // The one that has been followed.
+        places(host, site).take_back_complete().context("cannot take `complete` back")?;
+    }
+    let mut signals = watch_signals(host, site)?;
     let listener = bound.listen()?;
-    let address = listener.local_addr().context("cannot tell the address of the SSH server")?;
+    let address =
+        listener.local_addr().context("cannot determine the address of the SSH server")?;
     let config = ssh::Config {
         host_keys: door.host_keys,
         authorized_keys: door.authorized_keys,
@@ -212,7 +231,7 @@ async fn serve_in(
     tracing::info!(%address, jailed = host.session.jail, "ssh server accepts connections");
     let _control = control::serve(&Layout::new(&host.parent), server.clone())?;
     let signal = tokio::select! {
-        signal = wait(host, &mut signals) => signal,
+        signal = until_signal(host, site, &mut signals, &server) => signal,
         struck = limits::watch(host.limits, host.started, &server) => Err(struck.into()),
         never = count_sessions(host, &server) => match never {},
         never = run_script(script) => match never {},
@@ -223,14 +242,81 @@ async fn serve_in(
     last_word.map_or(signal, Ok)
 }
 
-/// Reports `waiting_on_user` and waits for the signal file.
-async fn wait(host: &Host, signals: &mut Signals) -> anyhow::Result<Signal> {
+fn places(host: &Host, site: &Site) -> Places {
+    Places { parent: host.parent.clone(), root: site.root.clone(), build_failed: false }
+}
+
+fn watch_signals(host: &Host, site: &Site) -> anyhow::Result<Signals> {
+    Signals::start(places(host, site)).context("cannot watch for the signal files")
+}
+
+/// Reports that users can log in and waits for the signal file. A `complete` of an image that cannot be
+/// packaged is taken back: its users have a while to repair it.
+async fn until_signal(
+    host: &Host,
+    site: &Site,
+    signals: &mut Signals,
+    server: &ssh::Handle,
+) -> anyhow::Result<Signal> {
+    report_open(host).await?;
+    let mut grace = match &site.trouble {
+        Some(Trouble::Image(reason)) => Some(Grace::begin(reason.clone(), host.grace)),
+        Some(Trouble::Site(_)) | None => None,
+    };
+    loop {
+        let over = async {
+            match &mut grace {
+                Some(grace) => grace.over(server, &host.board).await,
+                None => std::future::pending().await,
+            }
+        };
+        let signal = tokio::select! {
+            biased;
+            signal = host.stop.run_until_cancelled(signals.next()) => signal,
+            error = over => {
+                host.board.set_hold(None);
+                return Err(error);
+            }
+        };
+        let signal = signal.context("stopped while the user worked")?;
+        let faults = match signal.kind {
+            Kind::Complete => faults(site).await?,
+            _ => Vec::new(),
+        };
+        if faults.is_empty() {
+            if grace.is_some() {
+                host.board.set_hold(None);
+            }
+            return Ok(signal);
+        }
+        let begun = Grace::begin(faults.join("\n"), host.grace);
+        for fault in &faults {
+            tracing::error!("the image cannot be packaged: {fault}");
+        }
+        places(host, site).take_back_complete().context("cannot take `complete` back")?;
+        // Anew: the next `complete` is another one, however soon it comes.
+        *signals = watch_signals(host, site)?;
+        server.notice(&begun.notice(&grace::complete_file(host.session.jail, &host.parent)));
+        grace = Some(begun);
+    }
+}
+
+/// What stands against packaging the image.
+async fn faults(site: &Site) -> anyhow::Result<Vec<String>> {
+    let Some(check) = site.check.clone() else { return Ok(Vec::new()) };
+    let (root, agent) = (site.root.clone(), site.agent.clone());
+    blocking(move || Ok(check.faults(&root, &agent))).await
+}
+
+/// Reports that users can log in, to whom it concerns.
+async fn report_open(host: &Host) -> anyhow::Result<()> {
     match &host.told {
         Told::Ims(reporter) => reporter.enter(Status::WaitingOnUser).await?,
         Told::OtherContainer => host.board.set_status(Status::WaitingOnUser),
+        Told::Nobody => {}
         Told::Pod(pod, port) => pod.say(ToPod::Open { port: *port }).await,
     }
-    host.stop.run_until_cancelled(signals.next()).await.context("stopped while the user worked")
+    Ok(())
 }
 
 async fn run_script(script: Option<&Script>) -> Infallible {
@@ -293,21 +379,34 @@ fn environment(host: &Host) -> Vec<(OsString, OsString)> {
     .into()
 }
 
-fn motd(host: &Host, site: &Site) -> String {
+fn motd(host: &Host, site: &Site) -> ssh::Motd {
     let parent = host.parent.display();
     let (place, signals) = if host.session.jail {
         ("This session is inside the image.".to_owned(), "/tmp".to_owned())
     } else {
         (format!("The image root is {}.", site.root.display()), parent.to_string())
     };
-    format!(
+    let text = format!(
         "IMS job {}: {}\n{place}\nWhen you are done: touch {signals}/{}\n\
          To give up:        touch {signals}/{}\n",
         host.job_id,
         site.purpose,
         crate::watch::COMPLETE,
         crate::watch::FAILED,
-    )
+    );
+    let trouble = site.trouble.clone();
+    let (check, root, agent) = (site.check.clone(), site.root.clone(), site.agent.clone());
+    ssh::Motd::new(move || {
+        let faults = check.as_ref().map(|check| check.faults(&root, &agent)).unwrap_or_default();
+        let mut text = text.clone();
+        if let Some(Trouble::Image(why) | Trouble::Site(why)) = &trouble {
+            text += &format!("THIS JOB IS HELD: {why}\n");
+        }
+        for fault in faults {
+            text += &format!("THE IMAGE CANNOT BE PACKAGED as it is: {fault}\n");
+        }
+        text
+    })
 }
 
 /// What the sessions are told before they close.

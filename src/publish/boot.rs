@@ -4,7 +4,7 @@
 //! opened once and read through that descriptor, so that nothing can be swapped afterwards.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,36 @@ pub struct Files {
     pub initrd: Option<File>,
     pub parameters: Option<File>,
     pub debug_kernel: Option<File>,
+}
+
+impl Files {
+    /// The same files once more, for another try to publish them.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone = |file: &Option<File>| file.as_ref().map(File::try_clone).transpose();
+        Ok(Self {
+            kernel: clone(&self.kernel)?,
+            initrd: clone(&self.initrd)?,
+            parameters: clone(&self.parameters)?,
+            debug_kernel: clone(&self.debug_kernel)?,
+        })
+    }
+
+    /// Copies of the files that no user can change, without names, in `directory`.
+    pub fn detach(&self, directory: &Path) -> io::Result<Self> {
+        let copy = |file: &Option<File>| {
+            let Some(file) = file else { return Ok(None) };
+            let mut copy = tempfile::tempfile_in(directory)?;
+            io::copy(&mut &*file, &mut copy)?;
+            copy.rewind()?;
+            Ok::<_, io::Error>(Some(copy))
+        };
+        Ok(Self {
+            kernel: copy(&self.kernel)?,
+            initrd: copy(&self.initrd)?,
+            parameters: copy(&self.parameters)?,
+            debug_kernel: copy(&self.debug_kernel)?,
+        })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +91,18 @@ pub fn find(root: &Path, names: &Names) -> Result<Files, Error> {
     })
 }
 
+/// Those of the boot artifacts that can be used, whatever is missing.
+pub fn find_any(root: &Path, names: &Names) -> Result<Files, Error> {
+    let root = Root::open(root)?;
+    let any = |what, name: &str| root.required(what, name).ok();
+    Ok(Files {
+        kernel: any("kernel", &names.kernel),
+        initrd: any("initrd", &names.initrd),
+        parameters: any("kernel parameters", &names.parameters),
+        debug_kernel: None,
+    })
+}
+
 /// Warns of a kernel or initrd that [`find`] would miss: the user can still make it.
 pub fn warn_of_missing(root: &Path, kernel: &str, initrd: &str) -> Result<(), Error> {
     for error in missing(root, kernel, initrd)? {
@@ -75,7 +117,8 @@ pub fn warn_of_missing(root: &Path, kernel: &str, initrd: &str) -> Result<(), Er
     Ok(())
 }
 
-fn missing(root: &Path, kernel: &str, initrd: &str) -> Result<Vec<Error>, Error> {
+/// The kernel or initrd that [`find`] would not take.
+pub fn missing(root: &Path, kernel: &str, initrd: &str) -> Result<Vec<Error>, Error> {
     let root = Root::open(root)?;
     let needed = [("kernel", kernel), ("initrd", initrd)];
     Ok(needed.into_iter().filter_map(|(what, name)| root.required(what, name).err()).collect())

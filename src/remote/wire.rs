@@ -73,6 +73,8 @@ pub struct Task {
     pub idle: Option<Duration>,
     /// From the start of the work to the signal of the user.
     pub deadline: Option<Duration>,
+    /// How long users have to repair an image that cannot be packaged; without a person logged in.
+    pub grace: (Duration, Duration),
     /// The node gives up when it has not heard from the pod for so long.
     pub patience: Duration,
     /// Name of the CA certificate's file, where the inbox has it as an image would.

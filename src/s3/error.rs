@@ -61,6 +61,22 @@ impl Error {
         }
     }
 
+    /// True where a site can repair what failed: keys, certificates, quota, clocks, the store itself.
+    pub fn is_repairable(&self) -> bool {
+        match self {
+            Error::Refused { .. }
+            | Error::Unanswered { .. }
+            | Error::Differs { .. }
+            | Error::Answer { .. }
+            | Error::Trust(_) => true,
+            Error::Request { .. }
+            | Error::Local { .. }
+            | Error::Resized { .. }
+            | Error::Wrong { .. }
+            | Error::Cancelled => false,
+        }
+    }
+
     /// True where the bytes were damaged on their way: worth one more try, not more.
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Error::Refused { code, .. } if code == "BadDigest" || code == "InvalidDigest")

@@ -1,6 +1,7 @@
 //! What the server is told by its caller, `job`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::authorized_keys::AuthorizedKeys;
@@ -15,13 +16,33 @@ pub struct Config {
     /// Where sessions run, and as whom.
     pub jail: Jail,
     /// Shown when a login shell starts on a terminal: which job and image this is, how to end it.
-    pub motd: String,
+    pub motd: Motd,
     pub forwarding: Forwarding,
     pub limits: Limits,
     /// Where input that programs do not read is kept. Files there have no names.
     pub spill_directory: PathBuf,
     /// Where what terminals show is recorded; `None`: nowhere.
     pub record: Option<PathBuf>,
+}
+
+/// Makes the message of the day, anew for each login: what it says of the image may have changed.
+#[derive(Clone)]
+pub struct Motd(Arc<dyn Fn() -> String + Send + Sync>);
+
+impl Motd {
+    pub fn new(text: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(text))
+    }
+
+    pub(super) fn text(&self) -> String {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Motd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Motd")
+    }
 }
 
 /// Which forwarding the clients may use (keys may be restricted further).

@@ -24,6 +24,6 @@ mod server;
 mod session;
 mod signals;
 
-pub use config::{Config, Forwarding, Limits, MaxStartups};
+pub use config::{Config, Forwarding, Limits, MaxStartups, Motd};
 pub use registry::{Activity, SessionInfo};
 pub use server::{Handle, Server};

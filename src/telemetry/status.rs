@@ -39,6 +39,16 @@ struct Shown {
     /// Types and fingerprints.
     host_keys: Vec<(String, String)>,
     meters: Vec<Meter>,
+    hold: Option<Hold>,
+}
+
+/// Why a job does not go on, and how long it waits for a repair.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Hold {
+    pub reason: String,
+    pub since: jiff::Timestamp,
+    /// Without a repair the job ends then with `error`.
+    pub until: jiff::Timestamp,
 }
 
 impl Board {
@@ -51,6 +61,7 @@ impl Board {
             sessions: 0,
             host_keys: Vec::new(),
             meters: Vec::new(),
+            hold: None,
         };
         Self { inner: Arc::new(Inner { job_id, started: now, shown: Mutex::new(shown) }) }
     }
@@ -60,6 +71,11 @@ impl Board {
         shown.status = status;
         shown.since = Instant::now();
         shown.ready = status == Status::WaitingOnUser;
+    }
+
+    /// Shows that the job is held, or that it goes on.
+    pub fn set_hold(&self, hold: Option<Hold>) {
+        self.shown().hold = hold;
     }
 
     pub fn set_sessions(&self, count: usize) {
@@ -78,6 +94,7 @@ impl Board {
             "job_id": self.inner.job_id,
             "status": shown.status.to_string(),
             "status_seconds": shown.since.elapsed().as_secs(),
+            "hold": shown.hold,
             "ssh_sessions": shown.sessions,
             "ssh_host_keys": shown.host_keys.iter().map(key).collect::<Vec<_>>(),
         })
@@ -110,6 +127,9 @@ impl Board {
         gauge("status_seconds", "Seconds in the present job status.", &["status"])?
             .with_label_values(&[shown.status.to_string()])
             .set(shown.since.elapsed().as_secs_f64());
+        gauge("held", "1 while the job waits for a repair, see /status.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(f64::from(shown.hold.is_some()));
         gauge("ssh_sessions", "Open SSH sessions.", &[])?
             .with_label_values::<&str>(&[])
             .set(shown.sessions as f64);
@@ -186,9 +206,16 @@ mod tests {
         );
         assert!(text.contains(r#"ims_job_agent_status_seconds{status="waiting_on_user"}"#));
 
+        assert!(text.contains("ims_job_agent_held 0"), "{text}");
+        let (since, until) = (jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::MAX);
+        board.set_hold(Some(Hold { reason: "no such bucket".into(), since, until }));
+        assert!(get(address, "/metrics").await.1.contains("ims_job_agent_held 1"));
+
         board.set_host_keys(vec![("ssh-ed25519".into(), "SHA256:x".into())]);
         let (_, text) = get(address, "/status").await;
         let summary: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(summary["hold"]["reason"], "no such bucket", "{text}");
+        assert_eq!(summary["hold"]["since"], "1970-01-01T00:00:00Z", "{text}");
         assert_eq!(summary["ssh_host_keys"][0]["fingerprint"], "SHA256:x", "{text}");
 
         shutdown.cancel();

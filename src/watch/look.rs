@@ -1,5 +1,6 @@
 //! Where signal files lie, and whether one is there.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{BUILD_FAILED, COMPLETE, FAILED, Kind, Signal};
@@ -32,6 +33,16 @@ impl Places {
         wanted.into_iter().find_map(|((dir, path), name, kind)| {
             is_there((*dir)?, name).then(|| Signal { kind, path: path.join(name) })
         })
+    }
+
+    /// Removes `complete` wherever it is, so that it can be given again.
+    pub fn take_back_complete(&self) -> io::Result<()> {
+        for dir in [Dir::open(&self.parent).ok(), self.tmp()].into_iter().flatten() {
+            if is_there(&dir, COMPLETE) {
+                dir.remove(Path::new(COMPLETE))?;
+            }
+        }
+        Ok(())
     }
 
     /// `/tmp` of the image root, if there is such a directory inside it.

@@ -93,10 +93,10 @@ impl Workspace {
         &self.state
     }
 
-    /// Writes down that the user is done, so that a restarted agent waits for nobody.
-    pub fn mark_complete(&self) -> Result<(), Error> {
+    /// Writes down how far the user is: a restarted agent waits for one, or for nobody.
+    pub fn mark(&self, stage: Stage) -> Result<(), Error> {
         let mut state = self.state.clone();
-        state.stage = Stage::Complete;
+        state.stage = stage;
         state.save(self.layout())
     }
 

@@ -54,8 +54,8 @@ async fn without_a_kernel_nothing_is_published_and_the_tree_is_kept() {
     assert!(agent.process.log().contains("NO kernel /boot/vmlinuz"), "warned before the work");
     fs::write(pod.root().join("etc/motd"), "work of hours\n").unwrap();
     pod.touch("complete");
-    let statuses = ["fetching_image", "waiting_on_user", "packaging_artifacts", "error"];
-    agent.ends(1, &statuses, &["boot files", "vmlinuz", "ims-job-agent package"]).await;
+    let statuses = ["fetching_image", "waiting_on_user", "error"];
+    agent.ends(1, &statuses, &["cannot be packaged", "vmlinuz", "ims-job-agent package"]).await;
     pod.assert_no_image().await;
 
     let again = pod.package(&["--kernel", "vmlinuz-6.1.0"]);

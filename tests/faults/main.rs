@@ -6,8 +6,10 @@
 
 mod disk;
 mod environment;
+mod hold;
 mod ims;
 mod input;
+mod rescue;
 mod restart;
 mod s3;
 mod script;

@@ -78,7 +78,7 @@ async fn while_the_image_is_packed() {
     let packed = pod.parent.join(".ims-job-agent/out.sqsh.partial");
     eventually("packing has begun", SOON, async || packed.exists().then_some(())).await;
     terminated(agent, &PACKAGING, &["cannot pack"]).await;
-    assert_eq!(pod.s3.count("PUT") + pod.s3.count("POST"), 0, "publishing had not begun");
+    assert_eq!(pod.s3.count("PUT rootfs") + pod.s3.count("POST"), 0, "publishing had not begun");
     assert!(!packed.exists(), "half an image is no image");
     assert_can_be_packaged(&pod).await;
 }

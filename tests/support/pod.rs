@@ -98,6 +98,10 @@ impl Pod {
             ("IMS_URL", self.ims.url()),
             // Bounds the retries as well.
             ("IMS_PYTHON_HELPER_TIMEOUT", "5".into()),
+            // A test that is about them has its own.
+            ("IMS_JOB_HOLD", "0".into()),
+            ("IMS_JOB_GRACE", "0".into()),
+            ("IMS_JOB_GRACE_UNATTENDED", "0".into()),
             ("OAUTH_CONFIG_DIR", directory("no-oauth")),
             ("DOWNLOAD_URL", url.to_string()),
             ("DOWNLOAD_MD5SUM", md5),

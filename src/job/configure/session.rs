@@ -99,7 +99,10 @@ async fn serve(
         host_keys: keys.host_keys.clone(),
         authorized_keys: keys.authorized_keys.clone(),
         jail: jail.clone(),
-        motd: format!("Layer {:?} of image {}.\n", play.layer, play.image_id),
+        motd: ssh::Motd::new({
+            let text = format!("Layer {:?} of image {}.\n", play.layer, play.image_id);
+            move || text.clone()
+        }),
         forwarding: ssh::Forwarding::default(),
         limits: ssh::Limits::default(),
         spill_directory: workspace.layout().agent(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpStream;
 
-use super::{alive, tell};
+use super::{Ready, alive, tell};
 use crate::contract::{Status, files};
 use crate::job::package::blocking;
 use crate::job::report::{End, Outcome};
@@ -27,7 +27,9 @@ pub(in crate::job) async fn hand_over(job: &Job, site: &Site) -> anyhow::Result<
     let parent = &job.contract.image_root_parent;
     let keys = job.options.authorized_keys.clone();
     blocking(move || share_keys(&keys)).await?;
-    tell(parent, files::READY, "");
+    // What the other container looks at before it ends the sessions.
+    let ready = Ready { check: site.check.clone(), grace: (&job.contract.safekeeping).into() };
+    tell(parent, files::READY, &serde_json::to_string(&ready)?);
     let stop = &job.reporter.stop;
     let signal = stop.run_until_cancelled(attended(job, site)).await;
     signal.context("stopped while the user worked")?

@@ -14,10 +14,22 @@ pub use sessions::{SessionServer, serve_sessions};
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
+use super::grace::{self, Check};
+
+/// What is in the file `ready`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ready {
+    check: Option<Check>,
+    grace: grace::Limits,
+}
+
 /// Says something to the other containers; what is in the file is for people.
 fn tell(parent: &Path, name: &str, why: &str) {
-    let path = parent.join(name);
-    if let Err(error) = std::fs::write(&path, why) {
+    let (path, new) = (parent.join(name), parent.join(format!(".{name}.new")));
+    // Whoever sees the file reads it at once, and all of it must be there.
+    if let Err(error) = std::fs::write(&new, why).and_then(|()| std::fs::rename(&new, &path)) {
         tracing::warn!(path = %path.display(), %error, "the other containers of the pod cannot be told");
     }
 }

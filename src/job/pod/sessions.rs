@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::tell;
-use crate::contract::{Action, SessionContract, files};
+use super::{Ready, tell};
+use crate::contract::{Action, Safekeeping, SessionContract, files};
 use crate::job::TimeLimits;
 use crate::job::listen::Listen;
 use crate::job::report::End;
@@ -73,7 +73,7 @@ async fn run(
         tracing::info!("this job needs no sessions");
         return Ok(None);
     }
-    let bound = server.listen.bind()?;
+    let mut bound = server.listen.bind()?;
     let parent = layout.parent();
     let names = [files::POD_ERROR, files::READY, files::EXITING];
     let ready = async { Ok(watch::one_of(parent, &names).await) };
@@ -91,16 +91,25 @@ async fn run(
         let script = contract.session.customization_script.clone();
         (layout.root(), "the image is yours to change.", script)
     };
-    let site = Site { root, agent: layout.agent(), purpose: purpose.into(), script };
+    // An agent that is not this program says nothing more.
+    let ready = std::fs::read(parent.join(files::READY)).unwrap_or_default();
+    let ready: Option<Ready> = serde_json::from_slice(&ready).ok();
+    let (check, limits) = match ready {
+        Some(ready) => (ready.check.filter(|_| !create), ready.grace),
+        None => (None, (&Safekeeping::default()).into()),
+    };
+    let site =
+        Site { root, agent: layout.agent(), purpose: purpose.into(), script, check, trouble: None };
     let host = Host {
         parent: contract.image_root_parent,
         job_id: contract.job_id,
         arch: contract.arch,
         session: contract.session,
-        secrets: session::secrets(contract.oauth_dir),
+        secrets: session::secrets(contract.oauth_dir, None),
         forwarding: ssh::Forwarding::default(),
         record: None,
         limits: TimeLimits::default(),
+        grace: limits,
         started: Instant::now(),
         told: Told::OtherContainer,
         board,
@@ -113,7 +122,7 @@ async fn run(
         std::future::pending().await
     };
     tokio::select! {
-        signal = session::serve(&host, &site, bound, Door { authorized_keys, host_keys }) => {
+        signal = session::serve(&host, &site, &mut bound, Door { authorized_keys, host_keys }) => {
             signal.map(Some)
         }
         never = agent_failed => never,

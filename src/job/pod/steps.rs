@@ -45,13 +45,12 @@ pub enum Step {
 
 /// Does the step. IMS is told how the job goes, and if the step fails.
 pub async fn run(step: Step, contract: StepContract, stop: CancellationToken) -> Outcome {
-    let ims = match connect::ims(&contract.ims) {
-        Ok(ims) => ims,
-        Err(error) => return Outcome::without_ims(&error),
-    };
     let job_id = contract.job_id.to_string();
     let board = Board::new(job_id.clone());
-    let reporter = Arc::new(Reporter { ims, job_id: Some(job_id), board, stop });
+    let reporter = match Reporter::connect(&contract.ims, Some(job_id), board, stop) {
+        Ok(reporter) => Arc::new(reporter),
+        Err(error) => return Outcome::without_ims(&error),
+    };
     let work = {
         let reporter = reporter.clone();
         async move {

@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout};
 use super::fetch::JobSource;
 use super::listen::Bound;
 use super::package::{Destination, blocking};
-use super::{Job, Sessions, connect, create, session};
+use super::rescue::{self, Remains};
+use super::{Job, Sessions, connect, create, preflight, session};
 use crate::contract::{Action, Status};
 use crate::ims::Link as Base;
 use crate::publish::Published;
@@ -56,12 +57,11 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
         Action::Customize => Box::pin(remote.customize(door)).await,
         Action::Create => Box::pin(remote.create(door)).await,
     };
-    if result.is_err() && remote.layout.result().exists() {
-        tracing::error!(
-            directory = %remote.layout.agent().display(),
-            "what the node has made is kept: out.sqsh, kernel and initrd can be registered with \
-             ims-job-agent image import"
-        );
+    if let Err(error) = &result
+        && remote.layout.result().exists()
+    {
+        let remains = Remains::Made { layout: &remote.layout };
+        Box::pin(rescue::save(job, &remote.store, remains, error)).await;
     }
     result
 }
@@ -107,6 +107,7 @@ impl<'a> Remote<'a> {
     async fn customize(&self, door: Option<Bound>) -> anyhow::Result<Published> {
         let job = self.job;
         job.reporter.enter(Status::FetchingImage).await?;
+        Box::pin(preflight::check(job, &self.store)).await?;
         let (source, options) = JobSource::image(job, &self.store).await?;
         let base = Destination::of(job).base(&job.reporter, &self.store).await;
         let work = Work::Customize(wire::Customize {
@@ -128,6 +129,7 @@ impl<'a> Remote<'a> {
     async fn create(&self, door: Option<Bound>) -> anyhow::Result<Published> {
         let job = self.job;
         job.reporter.enter(Status::FetchingRecipe).await?;
+        Box::pin(preflight::check(job, &self.store)).await?;
         let directory = create::open_directory(job).await?;
         let published = self.create_in(&directory, door).await;
         let leave = if published.is_ok() { Leave::Nothing } else { Leave::Everything };
@@ -269,6 +271,7 @@ impl<'a> Remote<'a> {
             forwarding: options.forwarding,
             idle: options.limits.idle,
             deadline: options.limits.deadline.map(left),
+            grace: (contract.safekeeping.grace, contract.safekeeping.unattended),
             patience: self.patience,
             ca_cert: contract.ims.ca_cert.file_name().map(PathBuf::from).unwrap_or_default(),
             work,

@@ -3,20 +3,20 @@
 //! Runs as the first process of a pid and a mount namespace of its own (`unshare`, by the pod).
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::place::{image_dir, remove, settle};
 use crate::contract::Status;
 use crate::ims::Link as Base;
-use crate::job::customize::{self, Opening};
+use crate::job::customize::{self, Attendance, Opening};
+use crate::job::grace;
 use crate::job::listen::Bound;
 use crate::job::package::{Package, Packed, blocking};
 use crate::job::report::{End, GaveUp};
@@ -134,14 +134,16 @@ impl Node {
         &self,
         workspace: &Workspace,
         host: Host,
-        listener: TcpListener,
+        mut bound: Bound,
         door: Door,
     ) -> anyhow::Result<()> {
-        let attend =
-            async |site: Site| session::serve(&host, &site, Bound::Listening(listener), door).await;
+        let attend = async |site: Site| session::serve(&host, &site, &mut bound, door).await;
         let script = self.task.session.customization_script.as_ref();
         let script = script.map(|_| self.inbox().join(inbox::SCRIPT));
-        customize::let_user_work(workspace, &self.task.image, &self.ca_cert(), script, attend).await
+        let purpose = format!("the new image will be {:?}.", self.task.image.name);
+        let attendance = Attendance { purpose, script, trouble: None };
+        customize::let_user_work(workspace, &self.task.image, &self.ca_cert(), attendance, attend)
+            .await
     }
 
     async fn create(&self, work: &wire::Create) -> anyhow::Result<()> {
@@ -170,7 +172,7 @@ impl Node {
         &self,
         work: &wire::Create,
         directory: &BuildDirectory,
-        door: Option<((TcpListener, u16), Door)>,
+        door: Option<((Bound, u16), Door)>,
         board: &Board,
     ) -> anyhow::Result<()> {
         let (ca_cert, ca_rpm) = (self.ca_cert(), self.directory.join("ca-rpm"));
@@ -192,13 +194,12 @@ impl Node {
         let built = create::build(building, directory, board, &self.stop).await;
         self.hand_over_log().await;
         if let Err(error) = built {
-            if let Some(((listener, port), door)) = door
+            if let Some(((mut bound, port), door)) = door
                 && !self.stop.is_cancelled()
             {
                 let host = self.host(board.clone(), port);
-                let attend = async |site: Site| {
-                    session::serve(&host, &site, Bound::Listening(listener), door).await
-                };
+                let attend =
+                    async |site: Site| session::serve(&host, &site, &mut bound, door).await;
                 create::look_at(directory, &self.ca_cert(), &error, attend).await;
             }
             return Err(error);
@@ -323,6 +324,7 @@ impl Node {
             forwarding: self.task.forwarding,
             record: None,
             limits: TimeLimits { idle: self.task.idle, deadline: self.task.deadline },
+            grace: grace::Limits { attended: self.task.grace.0, unattended: self.task.grace.1 },
             started: self.started,
             told: Told::Pod(self.pod.clone(), port),
             board,
@@ -345,13 +347,14 @@ impl Node {
 }
 
 /// Where the pod finds the sessions: nobody else has to reach them.
-async fn listen() -> anyhow::Result<(TcpListener, u16)> {
-    let bind = async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+async fn listen() -> anyhow::Result<(Bound, u16)> {
+    let bind = || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
-        Ok::<_, std::io::Error>((listener, port))
+        Ok::<_, std::io::Error>((Bound::Inherited(listener), port))
     };
-    bind.await.context("cannot listen on 127.0.0.1")
+    bind().context("cannot listen on 127.0.0.1")
 }
 
 /// The pod knows where the image is, and has the keys for it.

@@ -9,6 +9,7 @@ use super::Remote;
 use crate::contract::Status;
 use crate::ims::Link as Base;
 use crate::job::fetch::JobSource;
+use crate::job::hold::Held;
 use crate::job::listen::Bound;
 use crate::job::package::{Destination, Packed};
 use crate::job::report::GaveUp;
@@ -52,9 +53,7 @@ impl<'a> Talk<'a> {
             match event? {
                 ToPod::Status(status) => {
                     // As without a node: an IMS that is away now must not cost the work.
-                    if let Err(error) = reporter.enter(status).await {
-                        tracing::warn!("the job status could not be reported: {}", chain(&error));
-                    }
+                    reporter.enter_if_possible(status).await;
                 }
                 ToPod::NeedUrl => {
                     let source = self.source.context("the node asks for an image to build")?;
@@ -88,8 +87,11 @@ impl<'a> Talk<'a> {
             said = unexpected(link) => return Err(said),
         };
         let Remote { job, store, .. } = self.remote;
-        let to = Destination::of(job);
-        let published = to.publish(packed, self.base.as_ref(), &job.reporter, store).await?;
+        let (to, base, stop) = (Destination::of(job), self.base.as_ref(), &job.reporter.stop);
+        let published = match to.publish(&packed, base, &job.reporter, store, stop).await {
+            Ok(published) => published,
+            Err(error) => Box::pin(Held::begin(job, error)?.publish(&packed, base, stop)).await?,
+        };
         self.published = Some(published);
         link.say(ToNode::Taken).await;
         Ok(())
@@ -97,7 +99,7 @@ impl<'a> Talk<'a> {
 
     /// Lets the users in, and says so to IMS.
     async fn open(&mut self, port: u16) -> anyhow::Result<()> {
-        let door = self.door.take().context("the node wants users that nobody asked for")?;
+        let mut door = self.door.take().context("the node wants users that nobody asked for")?;
         let listener = door.listen()?;
         let address = listener.local_addr().context("cannot tell the address of the SSH port")?;
         tracing::info!(%address, "users are let through to the remote build node");

@@ -146,8 +146,11 @@ async fn on_terminal(
         }
     });
     if live.identity.activity == Activity::Shell {
-        let motd = crlf(&outlet.connection.shared.config.motd);
-        outlet.send(motd).await;
+        let motd = outlet.connection.shared.config.motd.clone();
+        // It looks at the image, which may be slow.
+        if let Ok(text) = tokio::task::spawn_blocking(move || motd.text()).await {
+            outlet.send(crlf(&text)).await;
+        }
     }
     let exited = CancellationToken::new();
     let recorder = controller.recorder.clone();

@@ -1,0 +1,60 @@
+//! Whether a job could publish: tried before anybody works for hours on what could not be kept.
+
+use anyhow::Context;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Job, rescue};
+use crate::net::{CLEAN_UP_LIMIT, Policy};
+use crate::s3::{self, Object, Store, put};
+use crate::telemetry::chain;
+
+/// Writes and removes an object in the bucket of the result, as publishing will. A refusal ends the job;
+/// where nobody answers the job may go on, with a warning for its users.
+pub(super) async fn check(job: &Job, store: &Store) -> anyhow::Result<Option<String>> {
+    let (bucket, stop) = (&job.contract.s3.bucket, &job.reporter.stop);
+    let written = write(store, bucket, job.contract.job_id, stop).await;
+    let unanswered = match written {
+        Ok(()) => None,
+        Err(error) if !stop.is_cancelled() && error.is_transient() => Some(warn(&error)),
+        Err(error) => return Err(error).context("this job could not publish its image"),
+    };
+    let unsaved = rescue::check(job, store).await.err().map(|error| {
+        let why = chain(error.as_ref());
+        let warning = format!("the work is not saved if the job fails, because {why}");
+        tracing::error!("{warning}");
+        warning
+    });
+    let warnings: Vec<String> = unanswered.into_iter().chain(unsaved).collect();
+    Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
+}
+
+/// Logs that publishing may fail; gives the text that users see.
+pub(super) fn warn(error: &(dyn std::error::Error + 'static)) -> String {
+    let warning = format!("the image may not be published, because {}", chain(error));
+    tracing::warn!("{warning}");
+    warning
+}
+
+/// The object lies there for a moment; a killed job's is removed by the next run of the job.
+pub(super) async fn write(
+    store: &Store,
+    bucket: &str,
+    job_id: Uuid,
+    stop: &CancellationToken,
+) -> Result<(), s3::Error> {
+    let object = Object::new(bucket, format!("ims-job-agent-probe/{job_id}"));
+    let text = b"Made by ims-job-agent to see whether it can write here.\n";
+    let written = store.put_bytes(&object, text, &put::Options::default(), stop).await;
+    if let Err(error @ s3::Error::Refused { .. }) = &written
+        && !error.is_transient()
+    {
+        return written.map(drop);
+    }
+    // Not stopped: nothing may be left.
+    let tidying = store.with_policy(Policy::CLEAN_UP);
+    let never = CancellationToken::new();
+    let removed = timeout(CLEAN_UP_LIMIT, tidying.delete(&object, &never)).await;
+    written.map(drop).and(removed.unwrap_or(Err(s3::Error::Cancelled)))
+}
