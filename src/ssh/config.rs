@@ -39,6 +39,13 @@ impl Motd {
     }
 }
 
+/// One that stays the same.
+impl From<String> for Motd {
+    fn from(text: String) -> Self {
+        Self::new(move || text.clone())
+    }
+}
+
 impl std::fmt::Debug for Motd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Motd")

@@ -46,7 +46,7 @@ impl Lab {
             host_keys: HostKeys::load_or_make(&dir.path().join("host")).unwrap(),
             authorized_keys,
             jail: jail(),
-            motd: "Welcome to job-1\n".into(),
+            motd: "Welcome to job-1\n".to_owned().into(),
             forwarding: Forwarding::All,
             limits: Limits::default(),
             spill_directory: dir.path().to_owned(),

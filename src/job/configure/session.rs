@@ -99,10 +99,7 @@ async fn serve(
         host_keys: keys.host_keys.clone(),
         authorized_keys: keys.authorized_keys.clone(),
         jail: jail.clone(),
-        motd: ssh::Motd::new({
-            let text = format!("Layer {:?} of image {}.\n", play.layer, play.image_id);
-            move || text.clone()
-        }),
+        motd: format!("Layer {:?} of image {}.\n", play.layer, play.image_id).into(),
         forwarding: ssh::Forwarding::default(),
         limits: ssh::Limits::default(),
         spill_directory: workspace.layout().agent(),
