@@ -91,7 +91,7 @@ impl Policy {
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
-        E: std::error::Error,
+        E: std::error::Error + 'static,
     {
         let mut tries = self.tries();
         let all_tries = async {
@@ -136,7 +136,7 @@ impl Tries {
     /// Counts a failure and waits until the next try is due.
     ///
     /// Gives `error` back when there is none: it is not transient, or the policy is used up.
-    pub async fn failed<E: std::error::Error>(
+    pub async fn failed<E: std::error::Error + 'static>(
         &mut self,
         what: &str,
         transient: bool,

@@ -8,6 +8,7 @@ mod disk;
 mod environment;
 mod ims;
 mod input;
+mod logs;
 mod restart;
 mod s3;
 mod script;
