@@ -107,6 +107,17 @@ async fn what_was_uploaded_before_a_refusal_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_first_answer_was_lost_is_not_left_beside_the_image() {
+    let pod = Pod::start().await;
+    let agent = worked_on(&pod).await;
+    pod.s3.fail("POST ?uploads", Fault::Cut, 1);
+    pod.touch("complete");
+    agent.ends(0, &SUCCEEDED, &["left unfinished is aborted"]).await;
+    assert!(pod.s3.count("POST ?uploads") > 1);
+    pod.assert_image().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_last_answer_was_lost_is_complete() {
     let pod = Pod::start().await;
     let agent = worked_on(&pod).await;
