@@ -3,6 +3,7 @@
 //! Called by `ims`, `s3` and `recipe`, so that a site's CA and retry rules are said once.
 
 pub mod body;
+pub mod pace;
 pub mod retry;
 #[cfg(test)]
 pub mod testing;

@@ -28,6 +28,8 @@ pub enum Fault {
     Hang,
     /// Passed on; the connection ends in the middle of the answer.
     Cut,
+    /// Passed on; of the answer comes a byte now and then.
+    Trickle,
     /// Not answered; passed on when the client has gone and then a request with all these words was
     /// answered.
     Late(&'static str),
@@ -164,7 +166,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
         Some(Fault::Status(status)) => {
             return StatusCode::from_u16(status).unwrap().into_response();
         }
-        Some(Fault::Cut | Fault::Late(_)) | None => {}
+        Some(Fault::Cut | Fault::Trickle | Fault::Late(_)) | None => {}
     }
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return StatusCode::BAD_REQUEST.into_response();
@@ -180,7 +182,11 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
         None => shared.pass_on(parts, body).await,
     };
     shared.answered.lock().unwrap().push(line);
-    if fault.is_some() { cut(response).await } else { response }
+    match fault {
+        Some(Fault::Trickle) => trickle(response).await,
+        Some(_) => cut(response).await,
+        None => response,
+    }
 }
 
 impl Shared {
@@ -221,6 +227,17 @@ impl Shared {
             Err(_) => StatusCode::BAD_GATEWAY.into_response(),
         }
     }
+}
+
+/// A byte every tenth of a second.
+async fn trickle(response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.unwrap();
+    let body = stream::unfold(bytes, |mut bytes| async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        (!bytes.is_empty()).then(|| (Ok::<_, std::io::Error>(bytes.split_to(1)), bytes))
+    });
+    Response::from_parts(parts, Body::from_stream(body))
 }
 
 /// The first half of an answer whose length says that there is more.
