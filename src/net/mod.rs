@@ -8,6 +8,7 @@ pub mod retry;
 #[cfg(test)]
 pub mod testing;
 pub mod trust;
+mod verifier;
 
 pub use retry::{CLEAN_UP_LIMIT, Failure, Policy};
 pub use trust::Trust;
