@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::exit::{self, Exit};
+use super::output;
 use crate::job::control::Watcher;
 use crate::ssh::{Activity, SessionInfo};
 use crate::workspace::Layout;
@@ -29,21 +30,18 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let mut begun = false;
     while let Some(sessions) = watcher.next().await? {
         if !begun {
-            println!("{}", HEAD);
-            begun = true;
+            begun = output::text(HEAD)?;
         }
-        for line in changes(&mut known, sessions) {
-            println!("{line}");
-        }
-        if !args.follow {
+        let lines = changes(&mut known, sessions).into_iter().map(|line| format!("{line}\n"));
+        let is_read = output::text(&lines.collect::<String>())?;
+        if !(args.follow && begun && is_read) {
             break;
         }
     }
     Ok(exit::SUCCESS)
 }
 
-const HEAD: &str =
-    "SESSION  SINCE                 STATE  BYTES IN   BYTES OUT  FROM                   KEY  WHAT";
+const HEAD: &str = "SESSION  SINCE                 STATE  BYTES IN   BYTES OUT  FROM                   KEY  WHAT\n";
 
 /// A line for each session that is new, moved bytes or has ended since `known`, which is brought up
 /// to date.

@@ -4,6 +4,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::exit::{self, Exit};
+use super::output;
 
 /// Print a shell completion script
 ///
@@ -15,6 +16,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let mut command = super::Cli::command();
-    clap_complete::generate(args.shell, &mut command, "ims-job-agent", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "ims-job-agent", &mut script);
+    output::text(&String::from_utf8_lossy(&script))?;
     Ok(exit::SUCCESS)
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::exit::{self, Exit};
+use super::output;
 use crate::contract::{files, vars};
 
 /// Print a page of the documentation that is generated from code
@@ -20,7 +21,7 @@ enum Page {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    print!("{}", args.page.markdown());
+    output::text(&args.page.markdown())?;
     Ok(exit::SUCCESS)
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::exit::{self, Exit};
+use super::output;
 use crate::ssh::hostkeys::PublicHostKeys;
 use crate::workspace::Layout;
 
@@ -24,16 +25,17 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let keys = PublicHostKeys::load(&Layout::new(&args.image_root_parent).host_keys())?;
+    let mut text = String::new();
     if let Some(host) = &args.sshfp {
-        keys.sshfp(host).iter().for_each(|record| println!("{record}"));
+        text.extend(keys.sshfp(host).iter().map(|record| format!("{record}\n")));
     }
     if let Some(host) = &args.known_hosts {
-        print!("{}", keys.known_hosts(host));
+        text.push_str(&keys.known_hosts(host));
     }
     if args.sshfp.is_none() && args.known_hosts.is_none() {
-        for (kind, fingerprint) in keys.fingerprints() {
-            println!("{kind} {fingerprint}");
-        }
+        let keys = keys.fingerprints().into_iter();
+        text.extend(keys.map(|(kind, fingerprint)| format!("{kind} {fingerprint}\n")));
     }
+    output::text(&text)?;
     Ok(exit::SUCCESS)
 }

@@ -26,7 +26,9 @@ mod standalone;
 mod step;
 mod unsquash;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -36,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::exit::Exit;
 use crate::contract::{Faults, Session, log_level as log_level_of, record, vars};
 use crate::job::{self, Listen};
-use crate::os::{cgroup, hardening};
+use crate::os::{cgroup, filesize, hardening, stdio};
 use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
 
@@ -78,7 +80,39 @@ enum Command {
 
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(entry_points::arguments(std::env::args_os()));
+    filesize::survive_limit();
+    let exit = match Cli::try_parse_from(entry_points::arguments(std::env::args_os())) {
+        Ok(cli) => obey(cli),
+        Err(error) => refuse_arguments(&error),
+    };
+    logs::flush();
+    exit
+}
+
+/// How long a complaint about the command line is offered.
+const COMPLAINT: Duration = Duration::from_secs(3);
+
+/// Says what is wrong with the command line; or prints the help or the version, if that was asked for.
+fn refuse_arguments(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    let colored = |is_terminal: bool| match is_terminal {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
+    // Where it cannot be said, the exit code says it.
+    let complain = |text: String| {
+        let _ = stdio::write_within(COMPLAINT, std::io::stderr(), text.into_bytes());
+    };
+    if error.use_stderr() {
+        complain(colored(std::io::stderr().is_terminal()));
+    } else if let Err(error) = output::text(&colored(std::io::stdout().is_terminal())) {
+        complain(format!("{}\n", chain(error.as_ref())));
+        return exit::FAILURE.into();
+    }
+    u8::try_from(error.exit_code()).map_or(exit::USAGE.into(), ExitCode::from)
+}
+
+fn obey(cli: Cli) -> ExitCode {
     let level = log_level();
     logs::init(cli.log_format, *level.as_ref().unwrap_or(&Level::default()));
     if let Err(fault) = level {

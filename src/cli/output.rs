@@ -1,6 +1,7 @@
 //! What commands print on stdout: text for people, or JSON.
 
-use std::io::{self, Write};
+use std::io;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{self, Exit};
 use crate::ims::Collection;
 use crate::job::Outcome;
+use crate::os::stdio;
 use crate::publish::pretty;
 use crate::telemetry::chain;
 use crate::transfer::Site;
@@ -45,7 +47,7 @@ impl Output {
         if text.is_empty() {
             return Ok(());
         }
-        line(&text).context("cannot write the result to stdout")
+        line(&text)
     }
 
     /// How a command ended; its failure is told as a job's is, in JSON too.
@@ -62,18 +64,32 @@ impl Output {
     }
 }
 
-fn line(text: &str) -> io::Result<()> {
-    match writeln!(io::stdout(), "{text}") {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+/// How long the result of a job is offered to whoever reads stdout.
+const RESULT: Duration = Duration::from_secs(10);
+
+const UNWRITTEN: &str = "cannot write the result to stdout";
+
+fn line(text: &str) -> anyhow::Result<()> {
+    self::text(&format!("{text}\n")).map(|_| ())
+}
+
+/// Prints text as it is; false where whoever reads has seen enough.
+pub fn text(text: &str) -> anyhow::Result<bool> {
+    match stdio::write_all(io::stdout(), text.as_bytes()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.source.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.source).context(UNWRITTEN),
     }
 }
 
-/// Prints how a job ended. That is not changed by a stdout that takes nothing.
+/// Prints how a job ended. That is not changed by a stdout that takes nothing, or that nobody reads.
 pub fn outcome(outcome: &Outcome) -> Exit {
-    if let Err(error) = line(&outcome.result) {
-        tracing::warn!(%error, "cannot write the result to stdout");
+    let text = format!("{}\n", outcome.result).into_bytes();
+    match stdio::write_within(RESULT, io::stdout(), text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tracing::warn!(%error, "{UNWRITTEN}");
+        }
+        _ => {}
     }
     Exit::of_job(outcome)
 }

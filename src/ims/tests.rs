@@ -10,7 +10,7 @@ use url::Url;
 
 use super::*;
 use crate::contract::{Arch, Status};
-use crate::net::testing::{QUICK, Server, answer, cut_off, json as json_answer};
+use crate::net::testing::{QUICK, Server, answer, cut_off, json as json_answer, trickle};
 use crate::net::{Policy, Trust};
 
 fn never() -> CancellationToken {
@@ -168,6 +168,23 @@ async fn a_lost_answer_costs_one_try_and_not_the_job() {
     let client = client(&ims.url, None).with_policy(policy);
     client.set_job_status("24", Status::WaitingOnUser, &never()).await.unwrap();
     assert_eq!(ims.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_record_or_a_token_that_trickles_is_given_up() {
+    let slow = || answer(200, trickle(job().to_string()));
+    let ims = Server::start(move |_, _| slow()).await;
+    let limit = Duration::from_millis(300);
+    let policy = Policy { deadline: limit, answer: limit, ..QUICK };
+    let (tokens, oauth) = token_endpoint(3600.0).await;
+    let trickling = OAuthConfig { endpoint: ims.url.clone(), ..oauth };
+    for oauth in [None, Some(trickling)] {
+        let client = client(&ims.url, oauth).with_policy(policy);
+        let error = client.job("24", &never()).await.unwrap_err();
+        assert!(error.is_transient(), "{}", crate::telemetry::chain(&error));
+    }
+    assert_eq!(ims.seen().len(), 4, "each was tried twice");
+    assert_eq!(tokens.seen().len(), 0);
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 //! Called by `ims`, `s3` and `recipe`, so that a site's CA and retry rules are said once.
 
 pub mod body;
+pub mod pace;
 pub mod retry;
 #[cfg(test)]
 pub mod testing;
 pub mod trust;
+mod verifier;
 
 pub use retry::{CLEAN_UP_LIMIT, Failure, Policy};
 pub use trust::Trust;

@@ -41,6 +41,9 @@ impl Default for Policy {
 /// The longest that tidying up after a failure may take in all: the pod may be about to be killed.
 pub const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long the answer to a request that changes something is waited for after a cancellation.
+pub const LAST_ANSWER: Duration = Duration::from_secs(5);
+
 /// Why [`Policy::run`] ended without a result.
 #[derive(Debug)]
 pub enum Failure<E> {
@@ -91,7 +94,7 @@ impl Policy {
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
-        E: std::error::Error,
+        E: std::error::Error + 'static,
     {
         let mut tries = self.tries();
         let all_tries = async {
@@ -110,6 +113,42 @@ impl Policy {
             _ = cancel.cancelled() => Err(Failure::Cancelled),
             result = all_tries => result.map_err(Failure::Gave),
         }
+    }
+
+    /// Like [`Policy::run`], for what changes something: where `cancel` finds a try on its way, its answer is
+    /// waited for, within [`LAST_ANSWER`]. A success counts then as well.
+    pub async fn run_to_answer<T, E, F, Fut>(
+        &self,
+        what: &str,
+        cancel: &CancellationToken,
+        transient: impl Fn(&E) -> bool,
+        mut operation: F,
+    ) -> Result<T, Failure<E>>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: std::error::Error + 'static,
+    {
+        let mut tries = self.tries();
+        let late = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        let mut late = std::pin::pin!(late);
+        while !cancel.is_cancelled() {
+            let error = tokio::select! {
+                answer = operation() => match answer {
+                    Ok(value) => return Ok(value),
+                    Err(error) => error,
+                },
+                () = &mut late => break,
+            };
+            let transient = transient(&error);
+            let again = tries.failed(what, transient, error);
+            let again = cancel.run_until_cancelled(again).await.unwrap_or(Ok(()));
+            again.map_err(Failure::Gave)?;
+        }
+        Err(Failure::Cancelled)
     }
 
     /// Starts to count failures, for an operation that goes on where it broke.
@@ -136,7 +175,7 @@ impl Tries {
     /// Counts a failure and waits until the next try is due.
     ///
     /// Gives `error` back when there is none: it is not transient, or the policy is used up.
-    pub async fn failed<E: std::error::Error>(
+    pub async fn failed<E: std::error::Error + 'static>(
         &mut self,
         what: &str,
         transient: bool,
@@ -227,6 +266,47 @@ mod tests {
             .await;
         assert!(matches!(result, Err(Failure::Gave(_))));
         assert_eq!(calls, 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_on_its_way_is_answered_though_it_is_cancelled() {
+        let cancel = CancellationToken::new();
+        let mut calls = 0;
+        let answered = QUICK.run_to_answer(
+            "test",
+            &cancel,
+            |_: &Error| true,
+            || {
+                calls += 1;
+                let cancel = cancel.clone();
+                async move {
+                    cancel.cancel();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Ok(7)
+                }
+            },
+        );
+        assert_eq!(answered.await.unwrap(), 7);
+        let later = QUICK.run_to_answer("test", &cancel, |_: &Error| true, || async { Ok(8) });
+        assert!(matches!(later.await, Err(Failure::Cancelled)), "none is begun any more");
+        assert_eq!(calls, 1);
+    }
+
+    #[tokio::test]
+    async fn a_failure_after_a_cancellation_is_one() {
+        let cancel = CancellationToken::new();
+        let result: Result<(), _> = QUICK
+            .run_to_answer(
+                "test",
+                &cancel,
+                |_| true,
+                || {
+                    cancel.cancel();
+                    async { Err(refused()) }
+                },
+            )
+            .await;
+        assert!(matches!(result, Err(Failure::Cancelled)));
     }
 
     /// How often an operation is tried that fails after `takes` for as long as it is asked.

@@ -1,5 +1,8 @@
 //! A scripted HTTP server for tests: answers by a closure, remembers what it was asked.
 
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -105,6 +108,15 @@ pub fn json(status: u16, body: serde_json::Value) -> Response {
     answer(status, body.to_string())
 }
 
+/// A body of which a byte comes now and then.
+pub fn trickle(bytes: impl Into<Bytes>) -> Body {
+    let bytes = bytes.into();
+    Body::from_stream(futures::stream::unfold(bytes, |mut bytes| async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        (!bytes.is_empty()).then(|| (Ok::<_, std::io::Error>(bytes.split_to(1)), bytes))
+    }))
+}
+
 /// A body that is cut off after `bytes`: the connection is reset before the rest comes.
 pub fn cut_off(bytes: impl Into<Bytes>) -> Body {
     let bytes = bytes.into();
@@ -117,4 +129,44 @@ pub fn cut_off(bytes: impl Into<Bytes>) -> Body {
         tokio::task::yield_now().await;
         Some((Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)), None))
     }))
+}
+
+/// openssl, in a directory, and silent.
+pub fn openssl(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("openssl");
+    command.args(arguments).current_dir(directory);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// An HTTPS server that shows what it knows of the connection; ends with its guard.
+pub struct TlsServer {
+    child: std::process::Child,
+    pub port: u16,
+}
+
+impl TlsServer {
+    /// `certificate` and `key` are files in `directory`.
+    pub fn start(directory: &Path, certificate: &str, key: &str) -> Self {
+        let serve = ["s_server", "-www", "-key", key, "-cert", certificate];
+        let mut serve = openssl(directory, &serve);
+        serve.args(["-accept", "127.0.0.1:0"]).stdout(Stdio::piped());
+        let mut child = serve.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.parse().ok());
+        Self { child, port: address.expect("openssl says where it listens") }
+    }
+
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }

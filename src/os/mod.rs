@@ -12,6 +12,7 @@ pub mod exec;
 pub mod fd;
 pub mod fdpass;
 pub mod files;
+pub mod filesize;
 pub mod fs;
 pub mod hardening;
 pub mod landlock;

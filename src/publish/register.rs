@@ -356,7 +356,7 @@ pub async fn withdraw(
         }
     }
     let store = store.with_policy(Policy::CLEAN_UP);
-    let deleted = store.delete_prefix(bucket, &prefix, &never);
+    let deleted = store.delete_prefix_settled(bucket, &prefix, &never);
     match timeout(CLEAN_UP_LIMIT, deleted).await.unwrap_or(Err(s3::Error::Cancelled)) {
         Ok(objects) => tracing::info!(image = image_id, objects, "rolled back"),
         Err(error) => tracing::error!(

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::HEARTBEAT;
 use super::wire::{Ended, Task, ToNode, ToPod};
 use crate::os::stdio;
+use crate::telemetry::logs;
 
 /// Lines that wait to be sent.
 const LINES: usize = 1024;
@@ -133,6 +134,7 @@ impl Pod {
         let Some(Threads { log, writer, heartbeat }) = threads else { return };
         drop(heartbeat);
         let farewell = async {
+            let _ = tokio::task::spawn_blocking(logs::flush).await;
             if stdio::silence_stderr().is_ok() {
                 join(log).await;
             }

@@ -47,7 +47,7 @@ impl Store {
                 .part_number(copy.number)
                 .send()
         };
-        let answer = self.call_within(self.part_time(), "copy", &target, cancel, send).await?;
+        let answer = self.change_within(self.part_time(), "copy", &target, cancel, send).await?;
         let found = answer.copy_part_result.and_then(|result| result.e_tag).unwrap_or_default();
         Ok(etag::unquoted(&found).to_owned())
     }
@@ -63,7 +63,7 @@ impl Store {
         if head.size > MAX_SINGLE {
             return self.copy_parts(from, to, head, cancel).await;
         }
-        self.call_within(self.object_time(), "copy", &from.to_string(), cancel, || {
+        self.change_within(self.object_time(), "copy", &from.to_string(), cancel, || {
             self.client
                 .copy_object()
                 .copy_source(source(from))

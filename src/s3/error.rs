@@ -77,6 +77,15 @@ impl Error {
         }
     }
 
+    /// True where the store may have carried the request out, or may still do so, although no answer says it.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        match self {
+            Error::Refused { status, .. } => *status >= 500 && *status != NOT_IMPLEMENTED,
+            Error::Unanswered { source, .. } => !never_arrived(source.as_ref()),
+            _ => false,
+        }
+    }
+
     /// True where the bytes were damaged on their way: worth one more try, not more.
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Error::Refused { code, .. } if code == "BadDigest" || code == "InvalidDigest")
@@ -136,6 +145,12 @@ impl Error {
             _ => Error::Unanswered { operation, target, source: error.into_source_box() },
         }
     }
+}
+
+/// Whether there was no connection over which anything could have been sent.
+fn never_arrived(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| cause.downcast_ref().is_some_and(reqwest::Error::is_connect))
 }
 
 impl From<Failure<Error>> for Error {

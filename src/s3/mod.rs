@@ -15,6 +15,7 @@ pub mod put;
 mod store;
 #[cfg(test)]
 pub mod testing;
+mod unanswered;
 
 pub use error::Error;
 pub use object::{BadPath, Object};

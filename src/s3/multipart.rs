@@ -35,9 +35,9 @@ impl Store {
             self.complete(object, id, parts, cancel).await
         };
         let result = attempt.await;
-        if result.is_err() {
-            self.abort(object, upload_id.as_deref()).await;
-        }
+        // Also after a success: a try to begin whose answer was lost has left another upload.
+        let begun = upload_id.as_deref().filter(|_| result.is_err());
+        self.abort(object, begun).await;
         unfinished.settled();
         result
     }
@@ -57,9 +57,10 @@ impl Store {
             }
             request.send()
         };
-        let answer = self.call("begin the upload of", &target, cancel, begin).await?;
+        let (what, limit) = ("begin the upload of", self.policy().answer);
+        let answer = self.change_within(limit, what, &target, cancel, begin).await?;
         answer.upload_id.ok_or_else(|| Error::Unanswered {
-            operation: "begin the upload of",
+            operation: what,
             target,
             source: "the answer has no upload id".into(),
         })
@@ -79,7 +80,7 @@ impl Store {
             request.upload_id(upload_id).multipart_upload(parts.clone()).send()
         };
         let (limit, target) = (self.object_time(), object.to_string());
-        match self.call_within(limit, "complete the upload of", &target, cancel, complete).await {
+        match self.change_within(limit, "complete the upload of", &target, cancel, complete).await {
             // A try whose answer was lost did complete it: the caller's HEAD has the last word.
             Err(error) if error.code() == Some("NoSuchUpload") => {
                 let head = self.head(object, cancel).await;
@@ -94,13 +95,33 @@ impl Store {
     ///
     /// Not cancellable: it runs because something was cancelled or failed. The policy bounds it.
     async fn abort(&self, object: &Object, upload_id: Option<&str>) {
+        if let Some(id) = upload_id {
+            let store = self.with_policy(Policy::CLEAN_UP);
+            let aborted = timeout(CLEAN_UP_LIMIT, store.abort_upload(object, id)).await;
+            if let Err(error) = aborted.unwrap_or(Err(Error::Cancelled)) {
+                tracing::error!(
+                    %object,
+                    upload_id,
+                    error = %chain(&error),
+                    "cannot abort the multipart upload; its parts take space until it is aborted by hand"
+                );
+            }
+        }
+        self.abort_unfinished(&object.bucket, |found| found == object, &object.key).await;
+    }
+
+    /// Aborts the uploads below `prefix` that are `ours`; what could not be aborted is in the log.
+    pub(super) async fn abort_unfinished(
+        &self,
+        bucket: &str,
+        ours: impl Fn(&Object) -> bool,
+        prefix: &str,
+    ) {
         let store = self.with_policy(Policy::CLEAN_UP);
         let aborted = async {
-            if let Some(id) = upload_id {
-                store.abort_upload(object, id).await?;
-            }
-            for (found, id) in store.unfinished_uploads(&object.bucket, &object.key).await? {
-                if found == *object {
+            for (found, id) in store.unfinished_uploads(bucket, prefix).await? {
+                if ours(&found) {
+                    tracing::info!(object = %found, "an upload that was left unfinished is aborted");
                     store.abort_upload(&found, &id).await?;
                 }
             }
@@ -108,11 +129,11 @@ impl Store {
         };
         let aborted = timeout(CLEAN_UP_LIMIT, aborted).await;
         if let Err(error) = aborted.unwrap_or(Err(Error::Cancelled)) {
-            tracing::error!(
-                %object,
-                upload_id,
+            tracing::warn!(
+                uploads = format!("s3://{bucket}/{prefix}*"),
                 error = %chain(&error),
-                "cannot abort the multipart upload; its parts take space until it is aborted by hand"
+                "cannot look for uploads that were left unfinished; their parts take space until they are \
+                 aborted by hand"
             );
         }
     }
@@ -126,15 +147,29 @@ impl Store {
         prefix: &str,
     ) -> Result<Vec<(Object, String)>, Error> {
         let never = CancellationToken::new();
-        let list = || self.client.list_multipart_uploads().bucket(bucket).prefix(prefix).send();
         let target = format!("s3://{bucket}/{prefix}*");
-        let uploads = match self.call("list the uploads of", &target, &never, list).await {
-            Err(error) if error.is_not_implemented() => return Ok(Vec::new()),
-            listed => listed?.uploads.unwrap_or_default(),
-        };
         let named =
             |upload: MultipartUpload| Some((Object::new(bucket, upload.key?), upload.upload_id?));
-        Ok(uploads.into_iter().filter_map(named).collect())
+        let (mut found, mut after) = (Vec::new(), (None, None));
+        loop {
+            let list = || {
+                let (key, id) = after.clone();
+                let request = self.client.list_multipart_uploads().bucket(bucket).prefix(prefix);
+                request.set_key_marker(key).set_upload_id_marker(id).send()
+            };
+            let page = match self.call("list the uploads of", &target, &never, list).await {
+                Err(error) if error.is_not_implemented() => return Ok(found),
+                page => page?,
+            };
+            let is_last = !page.is_truncated.unwrap_or_default();
+            found.extend(page.uploads.unwrap_or_default().into_iter().filter_map(named));
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            // A store that goes nowhere must not be asked for ever.
+            if is_last || next == after || next.0.is_none() {
+                return Ok(found);
+            }
+            after = next;
+        }
     }
 
     /// Aborts an upload; one that is gone is aborted already.

@@ -30,6 +30,7 @@ use super::connector::Connector;
 use super::error::Error;
 use super::get::{Source, SourceError};
 use super::object::Object;
+use super::unanswered::Unanswered;
 use crate::net::{self, Policy, Trust};
 
 /// Region named in signatures. A RADOS gateway has none and takes any that is signed consistently.
@@ -60,6 +61,8 @@ pub struct Store {
     http: reqwest::Client,
     policy: Policy,
     timeout: Duration,
+    /// Shared by all clones.
+    pub(super) unanswered: Unanswered,
 }
 
 /// What the store says of an object.
@@ -101,7 +104,8 @@ impl Store {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
         let client = Client::from_conf(sdk);
-        Ok(Self { client, http, policy: Policy::default(), timeout: config.timeout })
+        let (policy, unanswered) = (Policy::default(), Unanswered::default());
+        Ok(Self { client, http, policy, timeout: config.timeout, unanswered })
     }
 
     /// The same store with other rules for trying again.
@@ -146,19 +150,30 @@ impl Store {
         operation: &'static str,
         target: &str,
         cancel: &CancellationToken,
-        request: F,
+        mut request: F,
     ) -> Result<T, Error>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.call_within(self.policy.answer, operation, target, cancel, request).await
+        let (what, limit) = (format!("{operation} {target}"), self.policy.answer);
+        let result = self.policy.run(&what, cancel, Error::is_transient, || {
+            let sent = timeout(limit, request());
+            async {
+                match sent.await {
+                    Ok(sent) => sent.map_err(|error| Error::from_sdk(operation, target, error)),
+                    Err(_) => Err(Error::late(operation, target, limit)),
+                }
+            }
+        });
+        Ok(result.await?)
     }
 
-    /// Sends one request, again while its failure is transient; damage on the way counts once. Each try
-    /// may take `limit`.
-    pub(super) async fn call_within<T, E, F, Fut>(
+    /// Sends one request that changes something, again while its failure is transient; damage on the way
+    /// counts once. Each try may take `limit`. Cancelled, it waits a little for the answer of the try that
+    /// is on its way: see [`Unanswered`].
+    pub(super) async fn change_within<T, E, F, Fut>(
         &self,
         limit: Duration,
         operation: &'static str,
@@ -177,13 +192,17 @@ impl Store {
                 || (error.is_damage() && damaged.fetch_add(1, Ordering::Relaxed) == 0)
         };
         let what = format!("{operation} {target}");
-        let result = self.policy.run(&what, cancel, transient, || {
-            let sent = timeout(limit, request());
+        let result = self.policy.run_to_answer(&what, cancel, transient, || {
+            let (sent, open) = (timeout(limit, request()), self.unanswered.open());
             async {
-                match sent.await {
+                let answer = match sent.await {
                     Ok(sent) => sent.map_err(|error| Error::from_sdk(operation, target, error)),
                     Err(_) => Err(Error::late(operation, target, limit)),
+                };
+                if !answer.as_ref().is_err_and(Error::is_ambiguous) {
+                    open.answered();
                 }
+                answer
             }
         });
         Ok(result.await?)

@@ -27,6 +27,8 @@ pub const ENTRY: &str = "__sftp";
 /// Serves until the client ends; the result is the exit status. Errors go to stderr, which the
 /// client's user sees.
 pub fn serve_stdio() -> i32 {
+    // The client is to hear that a file cannot grow, instead of losing its server.
+    crate::os::filesize::survive_limit();
     /// As much as an unprivileged process may ask for (pipe-max-size).
     const PIPE: i32 = 1 << 20;
     let served = files::take_stdio().map_err(server::Ended::from).and_then(|(input, output)| {

@@ -3,13 +3,17 @@
 pub mod logs;
 pub mod progress;
 pub mod redact;
+mod sink;
 pub mod status;
+
+use crate::os::filesize;
 
 /// An error and its causes on one line: `what: why: why`.
 ///
 /// Error types in this program never print their own source, so nothing is said twice.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
+    let mut limit = limit_behind(error);
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
@@ -18,7 +22,16 @@ pub fn chain(error: &dyn std::error::Error) -> String {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
+        limit = limit.or_else(|| limit_behind(cause));
         source = cause.source();
     }
-    text
+    // What the kernel says of it, "File too large", names neither limit nor whose.
+    match limit {
+        Some(limit) => format!("{text} ({limit})"),
+        None => text,
+    }
+}
+
+fn limit_behind(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    filesize::limit_behind(error.downcast_ref::<std::io::Error>()?)
 }

@@ -180,5 +180,6 @@ fn bar(step: &'static str, unit: Unit, total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template(template)
         .expect("the templates above are valid")
         .progress_chars("=> ");
-    ProgressBar::new(total).with_style(style).with_message(step)
+    let bar = ProgressBar::with_draw_target(Some(total), super::logs::bars());
+    bar.with_style(style).with_message(step)
 }

@@ -145,7 +145,7 @@ pub async fn withdraw(site: &Site, id: &str) {
     }
     let store = site.store.with_policy(Policy::CLEAN_UP);
     let prefix = format!("recipes/{id}/");
-    let deleted = store.delete_prefix(RECIPES, &prefix, &never);
+    let deleted = store.delete_prefix_settled(RECIPES, &prefix, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
     match deleted.unwrap_or(Err(s3::Error::Cancelled)) {
         Ok(objects) => tracing::info!(recipe = id, objects, "rolled back"),

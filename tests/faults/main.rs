@@ -9,6 +9,7 @@ mod environment;
 mod hold;
 mod ims;
 mod input;
+mod logs;
 mod rescue;
 mod restart;
 mod s3;

@@ -76,6 +76,23 @@ async fn a_download_that_breaks_off_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_trickles_is_asked_for_again_and_given_up_in_time() {
+    let pod = Pod::start().await;
+    pod.s3.fail("GET rootfs", Fault::Trickle, ALWAYS);
+    let causes =
+        ["cannot fetch the image", "is too slow: it came at ", "less than 1024 B/s for 5 s"];
+    pod.run().ends(1, &["fetching_image", "error"], &causes).await;
+    assert!(pod.s3.count("GET rootfs") > 1);
+    pod.assert_no_image().await;
+
+    let pod = Pod::start().await;
+    pod.s3.fail("GET rootfs", Fault::Trickle, 1);
+    let agent = worked_on(&pod).await;
+    pod.touch("failed");
+    agent.ends(3, &["fetching_image", "waiting_on_user", "error"], &["the user gave up"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_download_url_that_has_expired_is_replaced() {
     let pod = Pod::start().await;
     pod.s3.fail("GET rootfs", Fault::Status(403), 1);
@@ -104,6 +121,17 @@ async fn what_was_uploaded_before_a_refusal_is_removed() {
     agent.ends(1, &FAILED, &["cannot upload manifest", "403"]).await;
     pod.s3.heal();
     assert_work_is_not_lost(&pod).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_first_answer_was_lost_is_not_left_beside_the_image() {
+    let pod = Pod::start().await;
+    let agent = worked_on(&pod).await;
+    pod.s3.fail("POST ?uploads", Fault::Cut, 1);
+    pod.touch("complete");
+    agent.ends(0, &SUCCEEDED, &["left unfinished is aborted"]).await;
+    assert!(pod.s3.count("POST ?uploads") > 1);
+    pod.assert_image().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

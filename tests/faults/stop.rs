@@ -117,6 +117,29 @@ async fn while_the_kernel_is_uploaded() {
     while_publishing(false, "PUT kernel", "rolled back").await;
 }
 
+/// The store carries a request out after the agent has gone and has looked for what to roll back.
+async fn carried_out_late(request: &str) {
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    pod.s3.fail(request, Fault::Late("GET list-type=2"), 1);
+    pod.touch("complete");
+    pod.s3.sees(request).await;
+    terminated(agent, &PACKAGING, &["cannot publish the image", "rolled back"]).await;
+    pod.s3.is_late(request).await;
+    assert_can_be_packaged(&pod).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_object_is_stored_that_appears_late() {
+    carried_out_late("PUT kernel").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_upload_begins_that_appears_late() {
+    carried_out_late("POST ?uploads").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_manifest_is_linked() {
     while_publishing(true, "PATCH /images", "rolled back").await;

@@ -28,6 +28,11 @@ pub enum Fault {
     Hang,
     /// Passed on; the connection ends in the middle of the answer.
     Cut,
+    /// Passed on; of the answer comes a byte now and then.
+    Trickle,
+    /// Not answered; passed on when the client has gone and then a request with all these words was
+    /// answered.
+    Late(&'static str),
 }
 
 /// For how many requests a rule holds.
@@ -55,6 +60,10 @@ struct Shared {
     hook: Box<Hook>,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<String>>,
+    /// Requests in the order of their answers.
+    answered: Mutex<Vec<String>>,
+    /// Requests that were passed on after their clients had gone.
+    late: Mutex<Vec<String>>,
 }
 
 impl Proxy {
@@ -67,6 +76,8 @@ impl Proxy {
             hook,
             rules: Mutex::default(),
             log: Mutex::default(),
+            answered: Mutex::default(),
+            late: Mutex::default(),
         });
         let address = listener.local_addr().unwrap();
         let serving = Mutex::new(Some(tokio::spawn(serve(listener, shared.clone()))));
@@ -106,6 +117,15 @@ impl Proxy {
         self.shared.log.lock().unwrap().iter().filter(|line| matches(line, pattern)).count()
     }
 
+    /// Waits until such a request was passed on late.
+    pub async fn is_late(&self, pattern: &str) {
+        let late = async || {
+            let late = self.shared.late.lock().unwrap();
+            late.iter().any(|line| matches(line, pattern)).then_some(())
+        };
+        eventually(&format!("a late request {pattern}"), SOON, late).await;
+    }
+
     /// Waits until such a request has come.
     pub async fn sees(&self, pattern: &str) {
         let seen = async || (self.count(pattern) > 0).then_some(());
@@ -140,22 +160,33 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let (parts, body) = request.into_parts();
     let line = format!("{} {}", parts.method, parts.uri);
     let fault = shared.fault(&line);
-    shared.log.lock().unwrap().push(line);
+    shared.log.lock().unwrap().push(line.clone());
     match fault {
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Status(status)) => {
             return StatusCode::from_u16(status).unwrap().into_response();
         }
-        Some(Fault::Cut) | None => {}
+        Some(Fault::Cut | Fault::Trickle | Fault::Late(_)) | None => {}
     }
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return StatusCode::BAD_REQUEST.into_response();
     };
+    if let Some(Fault::Late(after)) = fault {
+        // Dropped with this future, which ends with the connection.
+        let (_here, gone) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(shared.pass_on_late(gone, after, line, parts, body));
+        return std::future::pending().await;
+    }
     let response = match (shared.hook)(&parts, &body) {
         Some(response) => response,
         None => shared.pass_on(parts, body).await,
     };
-    if fault.is_some() { cut(response).await } else { response }
+    shared.answered.lock().unwrap().push(line);
+    match fault {
+        Some(Fault::Trickle) => trickle(response).await,
+        Some(_) => cut(response).await,
+        None => response,
+    }
 }
 
 impl Shared {
@@ -164,6 +195,23 @@ impl Shared {
         let rule = rules.iter_mut().find(|rule| rule.left > 0 && matches(line, &rule.pattern))?;
         rule.left -= 1;
         Some(rule.fault)
+    }
+
+    async fn pass_on_late(
+        self: Arc<Self>,
+        gone: tokio::sync::oneshot::Receiver<()>,
+        after: &'static str,
+        line: String,
+        parts: Parts,
+        body: Bytes,
+    ) {
+        let _ = gone.await;
+        let before = self.answered.lock().unwrap().len();
+        while !self.answered.lock().unwrap()[before..].iter().any(|line| matches(line, after)) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        self.pass_on(parts, body).await;
+        self.late.lock().unwrap().push(line);
     }
 
     async fn pass_on(&self, parts: Parts, body: Bytes) -> Response {
@@ -179,6 +227,17 @@ impl Shared {
             Err(_) => StatusCode::BAD_GATEWAY.into_response(),
         }
     }
+}
+
+/// A byte every tenth of a second.
+async fn trickle(response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.unwrap();
+    let body = stream::unfold(bytes, |mut bytes| async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        (!bytes.is_empty()).then(|| (Ok::<_, std::io::Error>(bytes.split_to(1)), bytes))
+    });
+    Response::from_parts(parts, Body::from_stream(body))
 }
 
 /// The first half of an answer whose length says that there is more.

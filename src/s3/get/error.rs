@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::SourceError;
-use crate::net::trust;
+use crate::net::{pace, trust};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,6 +18,8 @@ pub enum Error {
     Status { object: String, status: u16 },
     #[error("the download of {object} broke off")]
     Broken { object: String, source: reqwest::Error },
+    #[error("the download of {object} is too slow")]
+    Slow { object: String, source: pace::Slow },
     #[error("{object} was answered with {found}, but {expected} was asked for")]
     Answer { object: String, expected: String, found: String },
     #[error("{object} changed meanwhile: {what} was {pinned}, now {found}")]
@@ -42,7 +44,7 @@ impl Error {
         match self {
             Error::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
             Error::Broken { source, .. } => !trust::is_untrusted(source),
-            Error::Answer { .. } => true,
+            Error::Slow { .. } | Error::Answer { .. } => true,
             _ => false,
         }
     }

@@ -10,6 +10,7 @@ use url::Url;
 use super::answer::{self, Answer};
 use super::error::Error;
 use super::{Options, Source};
+use crate::net::pace;
 use crate::s3::etag;
 use crate::telemetry::redact;
 
@@ -142,8 +143,16 @@ impl Link {
         }
     }
 
-    pub(super) fn broken(&self, error: reqwest::Error) -> Error {
+    fn broken(&self, error: reqwest::Error) -> Error {
         Error::Broken { object: self.name(), source: error.without_url() }
+    }
+
+    /// The body of an answer did not go on.
+    pub(super) fn ended(&self, error: pace::Error) -> Error {
+        match error {
+            pace::Error::Broken(source) => self.broken(source),
+            pace::Error::Slow(source) => Error::Slow { object: self.name(), source },
+        }
     }
 
     /// The URL of the moment and its number.

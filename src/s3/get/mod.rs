@@ -71,7 +71,8 @@ pub struct Options {
     pub size: Option<u64>,
     /// Expected etag, from a manifest. `None`: that of the first answer.
     pub etag: Option<String>,
-    /// When a range that got nothing is tried again; it starts anew with every byte that came.
+    /// When a range that got nothing, or less than [`net::pace::LEAST`](crate::net::pace::LEAST), is tried
+    /// again; it starts anew with every try that got more. The pace is judged within `answer`.
     pub policy: Policy,
     /// Go on with what an earlier download of the same object has left in the file, and leave it there
     /// when this one breaks off. Needs an expected md5, which alone tells whether it is the same.
@@ -114,7 +115,7 @@ pub async fn to_file(
 ) -> Result<Downloaded, Error> {
     let is_whole_step = meter.total() == 0;
     let resume = options.resume && options.md5.as_ref().is_some_and(|md5| !md5.is_empty());
-    let output = Output::create(path, meter.clone(), resume)?;
+    let output = Output::create(path, meter.clone(), resume, options.policy.answer)?;
     let partial = Partial::new(path);
     let download = Download { link: Link::new(http.clone(), source, options), output, options };
     let downloaded =

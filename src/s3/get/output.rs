@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Response;
 
 use super::error::Error;
 use super::link::Link;
+use crate::net::pace;
 use crate::os;
 use crate::telemetry::progress::Meter;
 
@@ -22,15 +24,22 @@ pub(super) struct Output {
     pub meter: Meter,
     /// Bytes up to which an earlier download has written, if this one goes on with it.
     pub there: u64,
+    /// Time in which the pace of an answer is judged.
+    pub window: Duration,
 }
 
 impl Output {
-    pub(super) fn create(path: &Path, meter: Meter, resume: bool) -> Result<Self, Error> {
+    pub(super) fn create(
+        path: &Path,
+        meter: Meter,
+        resume: bool,
+        window: Duration,
+    ) -> Result<Self, Error> {
         let failed = |source| Error::Write { path: path.into(), source };
         let file = File::options().read(true).write(true).create(true).truncate(!resume).open(path);
         let file = file.map_err(failed)?;
         let there = file.metadata().map_err(failed)?.len();
-        Ok(Self { file: Arc::new(file), path: path.into(), meter, there })
+        Ok(Self { file: Arc::new(file), path: path.into(), meter, there, window })
     }
 
     /// Checks that `size` bytes fit, with those that are there already, before hours are spent on them.
@@ -62,8 +71,9 @@ impl Output {
         written: impl Fn(u64),
     ) -> Result<(), Error> {
         let mut block = Vec::with_capacity(BLOCK);
+        let mut watch = pace::Watch::new(self.window);
         loop {
-            let chunk = response.chunk().await.map_err(|error| link.broken(error));
+            let chunk = watch.chunk(&mut response).await.map_err(|error| link.ended(error));
             let ended = !matches!(chunk, Ok(Some(_)));
             if let Ok(Some(bytes)) = &chunk {
                 block.extend_from_slice(bytes);

@@ -1,11 +1,14 @@
 //! A download in parallel ranges, each resumed where it broke.
 
+use std::time::{Duration, Instant};
+
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::Response;
 
 use super::Download;
 use super::error::Error;
 use super::verify::Verifier;
+use crate::net::pace;
 
 /// Breaks of one range after which the server is given up, though bytes came each time.
 const MAX_BREAKS: u32 = 1000;
@@ -59,7 +62,7 @@ impl Download<'_> {
         let mut tries = self.options.policy.tries();
         let mut breaks = 0;
         while at < end {
-            let before = at;
+            let (before, begun) = (at, Instant::now());
             let copied = async {
                 let response = match open.take() {
                     Some(response) => response,
@@ -70,17 +73,20 @@ impl Download<'_> {
                     .await
             };
             let copied = copied.await;
-            if at > before {
+            let (came, took) = (at - before, begun.elapsed());
+            let got_further = came > 0 && pace::is_enough(came, took);
+            if got_further {
                 tries.progressed();
             }
             match copied {
+                Ok(()) if at == end => {}
                 // Short without a break: the server gave less than it was asked for.
-                Ok(()) if at > before => {}
+                Ok(()) if got_further => {}
                 Ok(()) => {
-                    let error = self.nothing(at);
+                    let error = self.too_little(at, came, took);
                     tries.failed("download", true, error).await?;
                 }
-                Err(error) if error.is_transient() && at > before && breaks < MAX_BREAKS => {
+                Err(error) if error.is_transient() && got_further && breaks < MAX_BREAKS => {
                     breaks += 1;
                     tracing::debug!(at, end, "range broke off, going on from there");
                 }
@@ -93,11 +99,12 @@ impl Download<'_> {
         Ok(())
     }
 
-    fn nothing(&self, at: u64) -> Error {
-        Error::Answer {
-            object: self.link.name(),
-            expected: format!("bytes from {at}"),
-            found: "none".to_owned(),
+    fn too_little(&self, at: u64, came: u64, window: Duration) -> Error {
+        let object = self.link.name();
+        if came > 0 {
+            let source = pace::Slow { rate: pace::rate(came, window), window };
+            return Error::Slow { object, source };
         }
+        Error::Answer { object, expected: format!("bytes from {at}"), found: "none".to_owned() }
     }
 }

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use axum::response::Response;
+use futures::{StreamExt, stream};
 use md5::{Digest, Md5};
 
 use super::*;
-use crate::net::testing::{QUICK, Seen, Server, answer, cut_off};
+use crate::net::testing::{QUICK, Seen, Server, answer, cut_off, trickle};
 use crate::net::{self, Trust};
 
 /// What is downloaded in these tests.
@@ -235,6 +237,66 @@ async fn without_ranges_a_break_starts_again_from_the_start() {
     .await;
     Client::new(options()).succeeds(std::slice::from_ref(&server.url)).await;
     assert_eq!(server.seen().len(), 2);
+}
+
+/// Rules for a server that is too slow.
+fn hasty() -> Options {
+    let (deadline, answer) = (Duration::from_millis(900), Duration::from_millis(300));
+    let policy = Policy { attempts: u32::MAX, deadline, answer, ..QUICK };
+    Options { policy, ..options() }
+}
+
+#[tokio::test]
+async fn a_download_that_trickles_goes_on_over_another_connection() {
+    let server = Server::start(|number, seen| match number {
+        0 => part(&seen, "e-4").body(trickle(object()[range(&seen)].to_vec())).unwrap(),
+        _ => good(&seen),
+    })
+    .await;
+    Client::new(hasty()).succeeds(std::slice::from_ref(&server.url)).await;
+    let seen = server.seen();
+    let resumed = seen.iter().any(|seen| (1..1000).contains(&range(seen).start));
+    assert!(resumed, "what had come was not used");
+}
+
+#[tokio::test]
+async fn a_server_that_trickles_for_ever_is_given_up() {
+    type Body = fn(&[u8]) -> axum::body::Body;
+    let late_and_cut: Body = |bytes| {
+        let first = trickle(bytes[..1].to_vec());
+        // Each answer gets a little further and breaks off.
+        axum::body::Body::from_stream(first.into_data_stream().chain(stream::once(async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Err(axum::Error::new("cut by the test"))
+        })))
+    };
+    let slow: Body = |bytes| trickle(bytes.to_vec());
+    for (ranged, body) in [(true, slow), (false, slow), (true, late_and_cut)] {
+        let server = Server::start(move |_, seen| match ranged {
+            true => part(&seen, "e-4").body(body(&object()[range(&seen)])).unwrap(),
+            false => answer(200, body(&object())),
+        })
+        .await;
+        let started = std::time::Instant::now();
+        let error = Client::new(hasty()).fails(std::slice::from_ref(&server.url)).await;
+        assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
+        assert!(server.seen().len() > 1, "tried once");
+        let text = crate::telemetry::chain(&error);
+        let expected =
+            if std::ptr::fn_addr_eq(body, slow) { "less than 1024 B/s" } else { "broke off" };
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_trickles_is_given_up() {
+    use crate::s3::testing::{BUCKET, Fault, Lab};
+    let lab = Lab::start(|_, _| Fault::Refused(answer(200, trickle(object())))).await;
+    let store = lab.store.with_policy(hasty().policy);
+    let manifest = crate::s3::Object::new(BUCKET, "1/manifest.json");
+    let error = store.get_bytes(&manifest, 1 << 20, &CancellationToken::new()).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(lab.server.seen().len() > 1, "tried once");
 }
 
 #[tokio::test]

@@ -180,7 +180,7 @@ impl Upload<'_> {
             request.send()
         };
         let (target, limit) = (self.object.to_string(), self.store.part_time());
-        self.store.call_within(limit, "upload", &target, cancel, send).await?;
+        self.store.change_within(limit, "upload", &target, cancel, send).await?;
         self.meter.add(size);
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The parts of an upload, several at once: sent, or copied where the store has them.
 
+use std::sync::OnceLock;
+
 use aws_sdk_s3::types::CompletedPart;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::Upload;
@@ -13,17 +15,27 @@ use crate::s3::error::Error;
 use crate::s3::etag;
 
 impl Upload<'_> {
+    /// After a failure no part is begun any more, and those that are on their way are waited for a little:
+    /// one that arrives after its upload was aborted would stay in the store.
     pub(super) async fn send_parts(
         &self,
         upload_id: &str,
         concurrency: usize,
         cancel: &CancellationToken,
     ) -> Result<Vec<CompletedPart>, Error> {
-        stream::iter(0..self.digests.parts.len())
-            .map(|index| self.send_part(upload_id, index, cancel))
-            .buffered(concurrency.max(1))
-            .try_collect()
-            .await
+        let (stop, mut first) = (&cancel.child_token(), OnceLock::new());
+        let failed = &first;
+        let send = |index| async move {
+            let sent = self.send_part(upload_id, index, stop).await;
+            sent.map_err(|error| {
+                let _ = failed.set(error);
+                stop.cancel();
+            })
+        };
+        let parts = stream::iter(0..self.digests.parts.len()).map(send);
+        let sent: Vec<_> = parts.buffered(concurrency.max(1)).collect().await;
+        let sent: Result<_, ()> = sent.into_iter().collect();
+        sent.map_err(|()| first.take().unwrap_or(Error::Cancelled))
     }
 
     async fn send_part(
@@ -56,7 +68,7 @@ impl Upload<'_> {
                 .send()
         };
         let limit = self.store.part_time();
-        let answer = self.store.call_within(limit, "upload", &target, cancel, send).await?;
+        let answer = self.store.change_within(limit, "upload", &target, cancel, send).await?;
         let part_etag = etag::unquoted(answer.e_tag().unwrap_or_default());
         self.same(&format!("part {number} etag"), &etag::single(md5), part_etag)?;
         self.meter.add(length);
