@@ -56,7 +56,8 @@ impl Connection {
             Err(exit) => return Ok(Err(exit)),
         };
         let store = connect::store(&s3, ims.timeout)?;
-        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket }))
+        let publications = publications();
+        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket, publications }))
     }
 
     /// How both are reached; `Err` as of [`Self::site`].
@@ -96,4 +97,15 @@ impl Connection {
         ];
         flags.into_iter().find(|(var, _)| var.name == name).and_then(|(_, flag)| flag.clone())
     }
+}
+
+/// Where commands write down what they publish: as state of the system, or of the user (XDG).
+fn publications() -> PathBuf {
+    let state = match crate::os::capability::is_root() {
+        true => PathBuf::from("/var/lib"),
+        false => super::env_var("XDG_STATE_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            std::env::home_dir().unwrap_or_else(std::env::temp_dir).join(".local/state")
+        }),
+    };
+    state.join("ims-job-agent/publications")
 }

@@ -24,7 +24,7 @@ use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::Signal;
-use crate::workspace::{self, BuildDirectory, Inserted, Leave};
+use crate::workspace::{self, BuildDirectory, Inserted, Layout, Leave};
 
 /// Variables that scripts of a recipe, which kiwi runs, have no business to see.
 const SECRETS: [&str; 5] = [
@@ -36,12 +36,13 @@ const SECRETS: [&str; 5] = [
 ];
 
 /// Runs the job from the fetch to the published image; or from what other containers have built.
-pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
-    let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
-    if BuildDirectory::is_begun(&job.contract.image_root_parent)
-        && let Some(published) = published::before(job, &store).await?
+pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
+    let layout = Layout::new(&job.contract.image_root_parent);
+    if BuildDirectory::is_begun(layout.parent())
+        && let Some(published) =
+            Box::pin(published::settle(job, store, &layout.publication())).await?
     {
-        remove(open_directory(job).await?, Leave::Nothing).await;
+        published::discard(job).await;
         return Ok(published);
     }
     // The port and the keys are looked at before anything is done, as for customize.
@@ -51,8 +52,8 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
         job.reporter.enter(Status::FetchingRecipe).await?;
     }
     // Before hours of a build.
-    Box::pin(preflight::check(job, &store)).await?;
-    let result = create(job, &store, &directory, debug).await;
+    Box::pin(preflight::check(job, store)).await?;
+    let result = create(job, store, &directory, debug).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     remove(directory, leave).await;
     result

@@ -11,7 +11,7 @@ use super::grace::{Check, Trouble};
 use super::package::blocking;
 use super::report::GaveUp;
 use super::work::Work;
-use super::{Job, connect, fetch, preflight, published, session};
+use super::{Job, fetch, preflight, published, session};
 use crate::contract::{ImageNames, Status};
 use crate::os::mount;
 use crate::publish::{Published, boot};
@@ -25,8 +25,7 @@ use crate::workspace::{self, Claim, Inserted, Leave, Stage, State, Workspace};
 /// Runs the job from the fetch to the published image.
 ///
 /// Whatever fails after the user had access, the tree stays as it is for another try.
-pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
-    let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
+pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     let (parent, job_id) =
         (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());
     // Before anything is written or told: another agent may work here.
@@ -36,10 +35,10 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
         Ok((claim, left))
     })
     .await?;
+    let journal = claim.layout().publication();
     if left.is_some()
-        && let Some(published) = published::before(job, &store).await?
+        && let Some(published) = Box::pin(published::settle(job, store, &journal)).await?
     {
-        // The image is there, whatever stays of the root.
         if let Err(error) = blocking(move || Ok(workspace::discard(&claim)?)).await {
             tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));
         }
@@ -48,12 +47,12 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
     let entrance = Entrance::prepare(job)?;
 
     job.reporter.enter(Status::FetchingImage).await?;
-    let warning = look_ahead(job, &store, left.as_ref()).await?;
-    let (entrance, opened) = tokio::join!(entrance.open(job), open(job, &store, claim, left));
+    let warning = look_ahead(job, store, left.as_ref()).await?;
+    let (entrance, opened) = tokio::join!(entrance.open(job), open(job, store, claim, left));
     let (mut workspace, base) = opened?;
     let result = match entrance {
         Ok(entrance) => {
-            Box::pin(Work::new(job, &store, &workspace, base, entrance, warning).run()).await
+            Box::pin(Work::new(job, store, &workspace, base, entrance, warning).run()).await
         }
         Err(error) => Err(error),
     };

@@ -116,13 +116,18 @@ pub async fn run(
         (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
     let job = Job { contract, options, reporter: reporter.clone(), started };
     let work = async move {
+        let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
+        if let Some(published) = Box::pin(published::before(&job, &store)).await? {
+            published::discard(&job).await;
+            return Ok(published);
+        }
         if !job.contract.session.remote_build_node.is_empty() {
-            return Box::pin(remote::run(&job)).await;
+            return Box::pin(remote::run(&job, store)).await;
         }
         emulation::prepare(job.contract.image.arch).await?;
         match job.contract.action {
-            Action::Customize => customize::run(&job).await,
-            Action::Create => create::run(&job).await,
+            Action::Customize => customize::run(&job, &store).await,
+            Action::Create => create::run(&job, &store).await,
         }
     };
     let outcome = reporter.conclude(work).await;

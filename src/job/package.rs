@@ -20,6 +20,7 @@ use crate::contract::{Arch, ImageNames, Status};
 use crate::ims::Link;
 use crate::os::cgroup;
 use crate::os::disk::human;
+use crate::publish::journal::Journal;
 use crate::publish::{self, Published, boot};
 use crate::s3::Store;
 use crate::squashfs::reuse::{self, Range};
@@ -59,6 +60,7 @@ pub(super) struct Packed {
     pub ranges: Vec<Range>,
     pub boot: boot::Files,
     pub changes: Option<PathBuf>,
+    pub journal: Journal,
 }
 
 /// Packs and publishes the root that a job has made, without users who could come back.
@@ -149,7 +151,8 @@ impl Package {
         let (base, ranges) = tokio::join!(base, squash(self, board, stop));
         let ranges = ranges?;
         let changes = changes(self, base.as_ref(), &ranges).await;
-        Ok((Packed { rootfs: self.layout.result(), ranges, boot, changes }, base))
+        let (rootfs, journal) = (self.layout.result(), Journal::at(self.layout.publication()));
+        Ok((Packed { rootfs, ranges, boot, changes, journal }, base))
     }
 }
 
@@ -207,6 +210,7 @@ impl Destination {
             boot: packed.boot.try_clone().context("cannot open the boot files once more")?,
             changes: packed.changes.clone(),
             provenance: None,
+            journal: packed.journal.clone(),
         };
         publish::publish(&reporter.ims(), store, request, stop)
             .await

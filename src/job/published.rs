@@ -1,32 +1,128 @@
-//! What an earlier run of a job has published: a restarted agent must not publish it again, nor what is
-//! left of its root.
+//! How a job stands that an agent finds when it starts: one that was restarted must not begin anew what is
+//! over, nor publish it again.
 
-use anyhow::Context;
-use md5::{Digest, Md5};
+use std::path::Path;
 
-use super::Job;
-use crate::publish::Published;
-use crate::publish::manifest::{self, Artifact, Kind, Manifest};
-use crate::s3::{Object, Store};
+use super::customize::left_image;
+use super::package::blocking;
+use super::report::Reporter;
+use super::{Job, create};
+use crate::contract::{Action, Status};
+use crate::ims;
+use crate::publish::journal::Journal;
+use crate::publish::{Published, earlier};
+use crate::s3::Store;
+use crate::telemetry::chain;
+use crate::workspace::{self, Claim, Leave};
 
-/// The image that is the job's result already, if there is one.
+/// The job is over, and this agent has nothing to do with it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Over {
+    #[error(
+        "the job has ended with {0} before this agent was started; what lies in its directory stays"
+    )]
+    Ended(Status),
+    #[error("IMS has no record of the job: it was deleted")]
+    Deleted,
+}
+
+/// The record of a job that is not over; `Some` also for one that has a result.
+async fn record(reporter: &Reporter) -> anyhow::Result<Option<ims::Job>> {
+    let Some(id) = &reporter.job_id else { return Ok(None) };
+    match reporter.ims().patient().job(id, &reporter.stop).await {
+        Err(error) if error.status() == Some(404) => Err(Over::Deleted.into()),
+        Err(error) => Err(error.into()),
+        Ok(job) => Ok(Some(job)),
+    }
+}
+
+/// An error if the job is over, or has its result.
+pub(super) async fn ensure_open(reporter: &Reporter) -> anyhow::Result<()> {
+    let Some(job) = record(reporter).await? else { return Ok(()) };
+    ensure_not_ended(&job)?;
+    match job.resultant_image_id {
+        Some(_) => Err(Over::Ended(Status::Success).into()),
+        None => Ok(()),
+    }
+}
+
+fn ensure_not_ended(job: &ims::Job) -> Result<(), Over> {
+    let is = |status: &Status| job.status.as_ref().is_some_and(|it| *it == status.to_string());
+    match [Status::Success, Status::Error].into_iter().find(is) {
+        Some(status) => Err(Over::Ended(status)),
+        None => Ok(()),
+    }
+}
+
+/// The image that is the job's result already, if there is one; an error if the job is over without.
 pub(super) async fn before(job: &Job, store: &Store) -> anyhow::Result<Option<Published>> {
-    let (ims, stop) = (&job.reporter.ims().patient(), &job.reporter.stop);
-    let record = ims.job(&job.contract.job_id.to_string(), stop).await?;
+    let reporter = &job.reporter;
+    let Some(record) = record(reporter).await? else { return Ok(None) };
+    if let Some(published) = result(reporter, record.clone(), store).await? {
+        return Ok(Some(published));
+    }
+    ensure_not_ended(&record)?;
+    Ok(None)
+}
+
+async fn result(
+    reporter: &Reporter,
+    record: ims::Job,
+    store: &Store,
+) -> anyhow::Result<Option<Published>> {
     let Some(id) = &record.resultant_image_id else { return Ok(None) };
-    let image = match ims.image(id, stop).await {
+    let image = match reporter.ims().patient().image(id, &reporter.stop).await {
         Err(error) if error.status() == Some(404) => {
             tracing::warn!(image = id, "the job's record names an image that is not there");
             return Ok(None);
         }
         image => image?,
     };
-    let link = image.link.clone().with_context(|| format!("image {id} has no manifest"))?;
-    let object: Object = link.path.parse()?;
-    let json = store.patient().get_bytes(&object, manifest::SIZE_LIMIT, stop).await?;
-    let artifacts = Manifest::read(&json)?.artifacts;
     tracing::info!(image = id, "an earlier run of this job has published its image");
-    let (media_type, md5) = (Kind::Manifest.media_type().into(), hex::encode(Md5::digest(&json)));
-    let manifest = Artifact { link, media_type, md5 };
-    Ok(Some(Published { image, artifacts, manifest, job: Some(record) }))
+    earlier::read(image, Some(record), store, &reporter.stop).await.map(Some)
+}
+
+/// What an earlier run was publishing when it was killed is complete, or is withdrawn now. Its image is the
+/// job's result then.
+pub(super) async fn settle(
+    job: &Job,
+    store: &Store,
+    journal: &Path,
+) -> anyhow::Result<Option<Published>> {
+    let (reporter, journal) = (&job.reporter, Journal::at(journal.to_owned()));
+    let (ims, stop) = (reporter.ims().patient(), &reporter.stop);
+    let Some(image) = earlier::settle(&ims, &store.patient(), &journal, stop).await? else {
+        return Ok(None);
+    };
+    let id = image.id.clone();
+    let set = |ims: ims::Client, stop| {
+        let (job_id, id) = (job.contract.job_id.to_string(), id.clone());
+        async move { ims.set_job_result(&job_id, &id, &stop).await }
+    };
+    let record = ims.insist(stop, set).await?;
+    tracing::info!(image = id, "an earlier run of this job has published its image");
+    earlier::read(image, Some(record), store, stop).await.map(Some)
+}
+
+/// Removes what an earlier run of a job has left that is published. The image is there, whatever stays.
+pub(super) async fn discard(job: &Job) {
+    if let Err(error) = remove(job).await {
+        tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));
+    }
+}
+
+async fn remove(job: &Job) -> anyhow::Result<()> {
+    if job.contract.action == Action::Create {
+        let directory = create::open_directory(job).await?;
+        return blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
+    }
+    let (parent, job_id) =
+        (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());
+    blocking(move || {
+        let claim: Claim = workspace::claim(&parent, &job_id)?;
+        // Whose it is.
+        left_image(&claim)?;
+        Ok(workspace::discard(&claim)?)
+    })
+    .await
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect;
 use super::hold::Insisting;
+use super::published::Over;
 use crate::contract::{ImsAccess, Status};
 use crate::ims;
 use crate::publish::{Published, failure_json, result_json};
@@ -142,9 +143,11 @@ impl Reporter {
         if let Err(error) = &result {
             tracing::error!("the job failed: {}", chain(error.as_ref()));
         }
-        if result.as_ref().is_err_and(|error| self.is_done_by_another(error)) {
-            let error = "another agent works on this job, and IMS is told nothing by this one";
-            return Outcome { end, told: true, result: failure_json(error) };
+        if let Err(error) = &result
+            && self.is_not_ours(error)
+        {
+            let error = format!("{}; nothing is reported to IMS", chain(error.as_ref()));
+            return Outcome { end, told: true, result: failure_json(&error) };
         }
         let told = self.patch(status).await;
         if let Err(error) = &told {
@@ -160,8 +163,11 @@ impl Reporter {
         Outcome { end, told: told.is_ok(), result: printed }
     }
 
-    /// Whether the job lives, and only this agent of it has to end.
-    fn is_done_by_another(&self, error: &anyhow::Error) -> bool {
+    /// Whether the job is over, or lives without this agent of it.
+    fn is_not_ours(&self, error: &anyhow::Error) -> bool {
+        if error.is::<Over>() {
+            return true;
+        }
         let error = error.downcast_ref::<workspace::Error>();
         matches!(error, Some(workspace::Error::InUse { job_id, .. })
             if self.job_id.as_ref() == Some(job_id))

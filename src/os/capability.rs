@@ -125,6 +125,11 @@ fn prctl(option: i32, argument: u64) -> io::Result<i32> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
 
+/// Whether this process acts as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@
 //! record's link.
 
 pub mod boot;
+pub mod earlier;
+pub mod journal;
 pub mod manifest;
 mod register;
 mod result;

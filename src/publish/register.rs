@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::boot;
+use super::journal::{self, Entry, Journal, Stage};
 use super::manifest::{Artifact, Kind, Manifest};
+use super::{boot, earlier};
 use crate::contract::Arch;
 use crate::ims::{self, Image, Job, Link};
 use crate::net::{CLEAN_UP_LIMIT, Policy};
@@ -42,6 +43,8 @@ pub struct Request {
     pub changes: Option<PathBuf>,
     /// Published as `provenance.json`, likewise.
     pub provenance: Option<PathBuf>,
+    /// Where it is written down how far this is, for whoever comes after a process that was killed.
+    pub journal: Journal,
 }
 
 /// What is uploaded, opened before the record is made so that a missing file needs no roll-back.
@@ -51,6 +54,22 @@ struct Payload {
     boot: boot::Files,
     changes: Option<File>,
     provenance: Option<File>,
+}
+
+impl Payload {
+    fn open(request: &Request) -> Result<Self, Error> {
+        let open = |path: &PathBuf| {
+            File::open(path).map_err(|source| Error::Open { path: path.clone(), source })
+        };
+        let boot = request.boot.try_clone();
+        Ok(Self {
+            rootfs: open(&request.rootfs)?,
+            reuse: request.reuse.clone(),
+            boot: boot.map_err(|source| Error::Open { path: "/boot".into(), source })?,
+            changes: request.changes.as_ref().map(open).transpose()?,
+            provenance: request.provenance.as_ref().map(open).transpose()?,
+        })
+    }
 }
 
 /// A registered image.
@@ -69,6 +88,16 @@ pub struct Published {
 pub enum Error {
     #[error("cannot open {path}")]
     Open { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    #[error("cannot look at image {image_id} of an earlier run")]
+    Earlier { image_id: String, source: ims::Error },
+    #[error(
+        "image {image_id} of an earlier run, which is not complete, cannot be withdrawn; the log says why"
+    )]
+    Left { image_id: String },
+    #[error("cannot read image {image_id} of an earlier run: {why}")]
+    Unreadable { image_id: String, why: String },
     #[error("cannot make the image record")]
     Create(#[source] ims::Error),
     #[error("cannot upload {what}")]
@@ -83,11 +112,11 @@ pub enum Error {
     Cancelled,
 }
 
-/// Uploads and registers an image.
+/// Uploads and registers an image; or finishes what the journal says of an earlier process.
 ///
 /// On any failure before the link is set, and when `cancel` fires, the record and all objects are removed
-/// again before this returns; what could not be removed is in the log. Once the link is set the image is
-/// complete and stays, and `cancel` no longer stops the last step.
+/// again before this returns; what could not be removed is in the log, and in the journal for another try.
+/// Once the link is set the image is complete and stays, and `cancel` no longer stops the last step.
 pub async fn publish(
     ims: &ims::Client,
     store: &Store,
@@ -99,32 +128,72 @@ pub async fn publish(
     }
     // What is lost with a service that restarts now is hours of a user's work.
     let (ims, store) = (&ims.patient(), &store.patient());
-    let open = |path: &PathBuf| {
-        File::open(path).map_err(|source| Error::Open { path: path.clone(), source })
-    };
-    let rootfs = open(&request.rootfs)?;
-    let changes = request.changes.as_ref().map(open).transpose()?;
-    let provenance = request.provenance.as_ref().map(open).transpose()?;
-    let image = create(ims, &request, cancel).await?;
-    tracing::info!(id = image.id, name = request.image_name, "image record made");
-    let mut publication = Publication {
-        ims,
-        linked: false,
-        store,
-        metadata: metadata(&request, &image),
-        bucket: request.bucket,
-        image_id: image.id,
-        job_id: request.job_id,
-    };
-    let payload = Payload { rootfs, reuse: request.reuse, boot: request.boot, changes, provenance };
-    match publication.run(payload, cancel).await {
-        Ok(published) => Ok(published),
+    let earlier = request.journal.load()?;
+    if let Some(image) = Box::pin(earlier::settle(ims, store, &request.journal, cancel)).await? {
+        return Box::pin(finish(ims, store, &request, image, cancel)).await;
+    }
+    let published = Box::pin(make(ims, store, &request, cancel)).await;
+    if let Some(entry) = earlier.filter(|entry| entry.image_id.is_none()) {
+        // A service that was slow may have made the record of that process only now.
+        forget(ims, &request, entry.begun).await;
+    }
+    published
+}
+
+/// The image of an earlier process is complete: what is left is to say so.
+async fn finish(
+    ims: &ims::Client,
+    store: &Store,
+    request: &Request,
+    image: Image,
+    cancel: &CancellationToken,
+) -> Result<Published, Error> {
+    tracing::info!(image = image.id, "an earlier run has published its image");
+    let publication = Publication::of(ims, store, request, &image);
+    let job = publication.set_result(cancel).await?;
+    let image_id = image.id.clone();
+    let published = earlier::read(image, job, store, cancel).await;
+    let published =
+        published.map_err(|error| Error::Unreadable { image_id, why: format!("{error:#}") })?;
+    request.journal.remove()?;
+    Ok(published)
+}
+
+async fn make(
+    ims: &ims::Client,
+    store: &Store,
+    request: &Request,
+    cancel: &CancellationToken,
+) -> Result<Published, Error> {
+    let payload = Payload::open(request)?;
+    let job_id = request.job_id.as_deref();
+    let mut entry = Entry::new(&request.image_name, request.arch, &request.bucket, job_id);
+    request.journal.save(&entry)?;
+    let image = match create(ims, request, cancel).await {
+        Ok(image) => image,
         Err(error) => {
-            // A linked image is what the user wanted, whoever could not be told of it.
-            if publication.linked {
-                return Err(error);
+            request.journal.remove()?;
+            return Err(error);
+        }
+    };
+    tracing::info!(id = image.id, name = request.image_name, "image record made");
+    (entry.stage, entry.image_id) = (Stage::Uploading, Some(image.id.clone()));
+    let mut publication = Publication::of(ims, store, request, &image);
+    let result = match request.journal.save(&entry) {
+        Ok(()) => publication.run(payload, &mut entry, &request.journal, cancel).await,
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(published) => {
+            request.journal.remove()?;
+            Ok(published)
+        }
+        // A linked image is what the user wanted, whoever could not be told of it.
+        Err(error) if publication.linked => Err(error),
+        Err(error) => {
+            if publication.roll_back(&error).await {
+                request.journal.remove()?;
             }
-            publication.roll_back(&error).await;
             Err(stopped_or(cancel, error))
         }
     }
@@ -194,10 +263,24 @@ struct Publication<'a> {
     linked: bool,
 }
 
-impl Publication<'_> {
+impl<'a> Publication<'a> {
+    fn of(ims: &'a ims::Client, store: &'a Store, request: &Request, image: &Image) -> Self {
+        Self {
+            ims,
+            store,
+            bucket: request.bucket.clone(),
+            image_id: image.id.clone(),
+            job_id: request.job_id.clone(),
+            metadata: metadata(request, image),
+            linked: image.link.is_some(),
+        }
+    }
+
     async fn run(
         &mut self,
         payload: Payload,
+        entry: &mut Entry,
+        journal: &Journal,
         cancel: &CancellationToken,
     ) -> Result<Published, Error> {
         let artifacts = self.upload_all(payload, cancel).await?;
@@ -210,6 +293,14 @@ impl Publication<'_> {
         let link = &manifest_artifact.link;
         let image = self.set_link(link, cancel).await?;
         self.linked = true;
+        entry.stage = Stage::Linked;
+        if let Err(error) = journal.save(entry) {
+            // The record says it as well.
+            tracing::warn!(
+                "it cannot be written down that the image is complete: {}",
+                chain(&error)
+            );
+        }
         tracing::info!(id = self.image_id, manifest = link.path, "image complete");
         let job = self.set_result(cancel).await?;
         Ok(Published { image, artifacts: manifest.artifacts, manifest: manifest_artifact, job })
@@ -297,9 +388,10 @@ impl Publication<'_> {
             .ok()
     }
 
-    async fn roll_back(&self, error: &Error) {
+    /// True if nothing is left.
+    async fn roll_back(&self, error: &Error) -> bool {
         let may_be_linked = matches!(error, Error::Link { .. });
-        withdraw(self.ims, self.store, &self.bucket, &self.image_id, may_be_linked).await;
+        withdraw(self.ims, self.store, &self.bucket, &self.image_id, may_be_linked).await
     }
 
     fn options(&self) -> Options {
@@ -329,7 +421,8 @@ impl Publication<'_> {
     }
 }
 
-/// Removes an image's record, then its objects; what could not be removed is in the log.
+/// Removes an image's record, then its objects and open uploads; true if nothing is left. What could not be
+/// removed is in the log.
 ///
 /// `may_be_linked`: the record may name the objects, which stay then for as long as it does.
 pub async fn withdraw(
@@ -338,32 +431,39 @@ pub async fn withdraw(
     bucket: &str,
     image_id: &str,
     may_be_linked: bool,
-) {
+) -> bool {
     let never = CancellationToken::new();
     let prefix = format!("{image_id}/");
     let ims = ims.with_policy(Policy::CLEAN_UP);
     let deleted = timeout(CLEAN_UP_LIMIT, ims.delete_image(image_id, &never)).await;
-    if let Err(left) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
+    let deleted = deleted.unwrap_or(Err(ims::Error::Cancelled));
+    if let Err(left) = &deleted {
         tracing::error!(
             image = image_id,
             objects = format!("s3://{bucket}/{prefix}"),
-            error = %chain(&left),
+            error = %chain(left),
             "roll-back: the image record is left, delete it by hand"
         );
         // A record that has its link must not name what is gone.
         if may_be_linked {
-            return;
+            return false;
         }
     }
     let store = store.with_policy(Policy::CLEAN_UP);
-    let deleted = store.delete_prefix_settled(bucket, &prefix, &never);
-    match timeout(CLEAN_UP_LIMIT, deleted).await.unwrap_or(Err(s3::Error::Cancelled)) {
-        Ok(objects) => tracing::info!(image = image_id, objects, "rolled back"),
-        Err(error) => tracing::error!(
-            objects = format!("s3://{bucket}/{prefix}"),
-            error = %chain(&error),
-            "roll-back: objects are left, delete them by hand"
-        ),
+    let removed = store.delete_prefix_settled(bucket, &prefix, &never);
+    match timeout(CLEAN_UP_LIMIT, removed).await.unwrap_or(Err(s3::Error::Cancelled)) {
+        Ok(objects) => {
+            tracing::info!(image = image_id, objects, "rolled back");
+            deleted.is_ok()
+        }
+        Err(error) => {
+            tracing::error!(
+                objects = format!("s3://{bucket}/{prefix}"),
+                error = %chain(&error),
+                "roll-back: objects are left, delete them by hand"
+            );
+            false
+        }
     }
 }
 

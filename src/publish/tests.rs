@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::journal::Journal;
 use super::manifest::{Manifest, SIZE_LIMIT};
 use super::*;
 use crate::contract::Arch;
@@ -27,6 +28,7 @@ struct Site {
     lab: Lab,
     cancel: CancellationToken,
     rootfs: tempfile::NamedTempFile,
+    directory: tempfile::TempDir,
 }
 
 impl Site {
@@ -51,7 +53,8 @@ impl Site {
         let ims = client(&server);
         let mut rootfs = tempfile::NamedTempFile::new().unwrap();
         rootfs.write_all(b"squashfs").unwrap();
-        Self { log, ims, lab, cancel: CancellationToken::new(), rootfs }
+        let directory = tempfile::tempdir().unwrap();
+        Self { log, ims, lab, cancel: CancellationToken::new(), rootfs, directory }
     }
 
     async fn publish(&self, parameters: bool) -> Result<Published, Error> {
@@ -76,8 +79,13 @@ impl Site {
             boot,
             changes: Some(self.rootfs.path().to_owned()),
             provenance: Some(self.rootfs.path().to_owned()),
+            journal: self.journal(),
         };
         publish(&self.ims, &self.lab.store, request, &self.cancel).await
+    }
+
+    fn journal(&self) -> Journal {
+        Journal::at(self.directory.path().join("publication.json"))
     }
 
     /// The error of a publication of which nothing may be left.
@@ -85,6 +93,7 @@ impl Site {
         let error = self.publish(false).await.unwrap_err();
         assert!(self.log().iter().any(|line| line == "DELETE /images/1"), "{:?}", self.log());
         assert!(self.lab.keys().await.is_empty(), "objects are left");
+        assert_eq!(self.journal().load().unwrap(), None);
         error
     }
 

@@ -11,8 +11,9 @@ use super::digest;
 use super::existing::{self, Content};
 use super::prepare::{self, Prepared, Wanted, prepare};
 use super::site::{ManifestError, Site};
-use super::verify;
+use super::{publications, verify};
 use crate::ims::{self, Image};
+use crate::publish::journal::Journal;
 use crate::publish::manifest::{Artifact, Kind};
 use crate::publish::{self, Published};
 
@@ -74,7 +75,13 @@ pub async fn import(
         let cloned = file.as_ref().map(File::try_clone).transpose();
         cloned.map_err(|source| Error::Read { path: rootfs.clone(), source })
     };
+    let publication = publications::begin_or_warn(site, cancel).await;
+    let journal = match &publication {
+        Some(publication) => publication.image(),
+        None => Journal::at(prepared.scratch().join("publication")),
+    };
     let request = publish::Request {
+        journal,
         image_name: name,
         arch: *arch,
         bucket: site.bucket.clone(),

@@ -15,6 +15,7 @@ pub mod get;
 pub mod import;
 mod paths;
 pub mod prepare;
+mod publications;
 pub mod recipe;
 pub mod root;
 mod site;

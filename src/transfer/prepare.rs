@@ -41,7 +41,14 @@ pub struct Prepared {
     /// What could not be kept or found, a sentence each.
     pub notes: Vec<String>,
     /// Holds the squashfs if it was made here.
-    _scratch: TempDir,
+    scratch: TempDir,
+}
+
+impl Prepared {
+    /// A directory that is removed with this.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +103,7 @@ pub fn prepare(wanted: &Wanted, cancel: &CancellationToken) -> Result<Prepared, 
             ));
         }
     }
-    Ok(Prepared { rootfs, boot, arch, notes, _scratch: scratch })
+    Ok(Prepared { rootfs, boot, arch, notes, scratch })
 }
 
 /// The root as a squashfs image: as it is if it is one, made in `scratch` otherwise.

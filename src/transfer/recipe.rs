@@ -13,7 +13,7 @@ use super::archive::{self, Reader};
 use super::digest::{self, Sums};
 use super::site::{RECIPES, Site};
 use super::source::{self, Compression, Source};
-use super::{fetch, verify};
+use super::{fetch, publications, verify};
 use crate::contract::Arch;
 use crate::ims::{self, Collection, Link};
 use crate::net::{CLEAN_UP_LIMIT, Policy};
@@ -93,16 +93,25 @@ pub async fn import(
     {
         return Ok(Imported { recipe, was_there: true, notes });
     }
-    let made = site.ims.create_in(Collection::Recipes, fields, cancel).await;
+    let publication = publications::begin_or_warn(site, cancel).await;
+    let write_down = |id: Option<&str>| {
+        let written = publication.as_ref().map(|it| it.recipe(&fields, id));
+        if let Some(Err(error)) = written {
+            tracing::warn!("a command that is killed may leave something: {}", chain(&error));
+        }
+    };
+    write_down(None);
+    let made = site.ims.create_in(Collection::Recipes, fields.clone(), cancel).await;
     let made = made.map_err(Error::Create)?;
     let id = made.get("id").and_then(Value::as_str).ok_or(Error::NoId)?.to_owned();
-    match upload(site, request, &id, cancel).await {
-        Ok(recipe) => Ok(Imported { recipe, was_there: false, notes }),
-        Err(error) => {
-            withdraw(site, &id).await;
-            Err(error)
-        }
+    write_down(Some(&id));
+    let uploaded = upload(site, request, &id, cancel).await;
+    if (uploaded.is_ok() || withdraw(site, &id).await)
+        && let Some(publication) = &publication
+    {
+        publication.recipe_is_done();
     }
+    uploaded.map(|recipe| Imported { recipe, was_there: false, notes })
 }
 
 async fn upload(
@@ -133,27 +142,33 @@ async fn upload(
     Ok(recipe)
 }
 
-/// Removes record and archive; what could not be removed is in the log.
-pub async fn withdraw(site: &Site, id: &str) {
+/// Removes record and archive; true if nothing is left. What could not be removed is in the log.
+pub async fn withdraw(site: &Site, id: &str) -> bool {
     let never = CancellationToken::new();
     let ims = site.ims.with_policy(Policy::CLEAN_UP);
     let deleted = ims.delete(Collection::Recipes, id, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
     if let Err(error) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
         tracing::error!(id, error = %chain(&error), "roll-back: the recipe record is left, delete it by hand");
-        return;
+        return false;
     }
     let store = site.store.with_policy(Policy::CLEAN_UP);
     let prefix = format!("recipes/{id}/");
     let deleted = store.delete_prefix_settled(RECIPES, &prefix, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
     match deleted.unwrap_or(Err(s3::Error::Cancelled)) {
-        Ok(objects) => tracing::info!(recipe = id, objects, "rolled back"),
-        Err(error) => tracing::error!(
-            objects = format!("s3://{RECIPES}/{prefix}"),
-            error = %chain(&error),
-            "roll-back: objects are left, delete them by hand"
-        ),
+        Ok(objects) => {
+            tracing::info!(recipe = id, objects, "rolled back");
+            true
+        }
+        Err(error) => {
+            tracing::error!(
+                objects = format!("s3://{RECIPES}/{prefix}"),
+                error = %chain(&error),
+                "roll-back: objects are left, delete them by hand"
+            );
+            false
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where records and objects are: one IMS and its store.
 
+use std::path::PathBuf;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::ims;
@@ -16,6 +18,8 @@ pub struct Site {
     pub store: Store,
     /// Bucket of new images.
     pub bucket: String,
+    /// Where commands of this machine write down what they publish.
+    pub publications: PathBuf,
 }
 
 /// Why a manifest cannot be used.

@@ -54,6 +54,11 @@ impl Layout {
         self.agent().join("changes.json")
     }
 
+    /// How far publishing the result is.
+    pub fn publication(&self) -> PathBuf {
+        self.agent().join("publication.json")
+    }
+
     /// Where the downloaded image is mounted.
     pub fn lower(&self) -> PathBuf {
         self.agent().join("lower")

@@ -251,6 +251,7 @@ async fn a_job_that_could_not_publish_ends_before_anybody_is_let_in() {
         let right = pod.vars.insert(name, wrong.into()).unwrap();
         let causes = ["this job could not publish its image", why];
         pod.run().ends(1, &["fetching_image", "error"], &causes).await;
+        pod.renew_job();
         pod.vars.insert(name, right);
     }
     pod.assert_no_image().await;

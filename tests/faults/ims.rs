@@ -12,7 +12,7 @@ const FAILED: [&str; 4] = ["fetching_image", "waiting_on_user", "packaging_artif
 async fn without_an_ims_nothing_is_fetched() {
     let pod = Pod::start().await;
     pod.ims.down().await;
-    pod.run().ends(4, &[], &["the job failed", UNTOLD, "PATCH"]).await;
+    pod.run().ends(4, &[], &["the job failed", UNTOLD, "GET"]).await;
     assert_eq!(pod.s3.count(""), 0);
     pod.assert_no_image().await;
 }

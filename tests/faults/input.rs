@@ -30,6 +30,7 @@ async fn a_truncated_object_is_no_image() {
     pod.stand.put(rootfs, &base).await;
 
     pod.run().ends(1, &ENDED, &["md5"]).await;
+    pod.renew_job();
     pod.vars.insert("DOWNLOAD_MD5SUM", String::new());
     pod.run().ends(1, &ENDED, &["cannot open the image root", "is cut off"]).await;
     pod.assert_no_image().await;
@@ -140,6 +141,7 @@ async fn a_key_file_that_lets_nobody_in_ends_the_job_before_the_fetch() {
         pod.keys = path;
         let path = pod.keys.display().to_string();
         pod.run().ends(1, &["error"], &["nobody could log in", &path]).await;
+        pod.renew_job();
     }
     assert_eq!(pod.s3.count(""), 0, "nothing was fetched");
     pod.assert_no_image().await;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::pod::{Agent, JOB, Pod, Volume};
+use crate::pod::{Agent, JOB, OTHER_JOB, Pod, Volume};
 use crate::support::SOON;
 use crate::support::proxy::Fault;
 
@@ -79,12 +79,77 @@ async fn a_second_agent_does_not_disturb_the_first() {
     // IMS is told nothing by another agent of the same job: the job lives.
     let log = sent_away(pod.run(), 1).await;
     assert!(log.contains(&format!("in use by another ims-job-agent (job {JOB})")), "{log}");
-    let other = "IMS_JOB_ID=5a7b1c9e-0000-4000-8000-00000000fa18";
-    let log = sent_away(pod.run_through(&["env", other], &[]), 4).await;
+    let other = format!("IMS_JOB_ID={OTHER_JOB}");
+    let log = sent_away(pod.run_through(&["env", &other], &[]), 4).await;
     assert!(log.contains(&format!("in use by another ims-job-agent (job {JOB})")), "{log}");
 
     assert_eq!(written(&image), before);
     pod.touch("complete");
     first.ends(0, &SUCCEEDED, &[]).await;
     pod.assert_image().await;
+}
+
+/// An agent that is killed while it publishes, in each request before and after it is carried out: another
+/// run publishes one image, and nothing of the first is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_publication_is_finished_or_withdrawn() {
+    for (to_ims, request) in [
+        (true, "POST /images"),
+        (false, "POST ?uploads"),
+        (false, "PUT partNumber=2"),
+        (false, "POST uploadId"),
+        (false, "PUT kernel"),
+        (false, "PUT manifest"),
+        (true, "PATCH /images"),
+    ] {
+        for fault in [Fault::Hang, Fault::Keep] {
+            let pod = Pod::start().await;
+            let mut agent = pod.run();
+            agent.reaches("waiting_on_user").await;
+            let proxy = if to_ims { &pod.ims } else { &pod.s3 };
+            proxy.fail(request, fault, 1);
+            pod.touch("complete");
+            match fault {
+                Fault::Keep => proxy.carries_out(request).await,
+                _ => proxy.sees(request).await,
+            }
+            agent.process.signal(SIGKILL);
+            agent.process.wait(SOON).await;
+            let mut again = pod.run();
+            let status = again.process.wait(3 * SOON).await;
+            let log = again.process.log();
+            assert_eq!(status.code(), Some(0), "{request} {fault:?}: {log}");
+            pod.assert_image().await;
+            let images = pod.new_images().await;
+            for key in pod.stand.keys("").await {
+                let image = key.split('/').next().unwrap();
+                let known = images.iter().any(|id| id == image) || pod.is_of_base(&key);
+                assert!(known, "{request} {fault:?}: {key} is left\n{log}");
+            }
+        }
+    }
+}
+
+/// What has ended is not begun again, whatever lies in the directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_over_stays_over() {
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    pod.touch("complete");
+    agent.ends(0, &SUCCEEDED, &[]).await;
+    // Killed after the directory was removed, before it could exit.
+    pod.run().ends(0, &["success"], &["has published its image"]).await;
+    pod.assert_image().await;
+
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    pod.touch("failed");
+    agent.ends(3, &["fetching_image", "waiting_on_user", "error"], &["gave up"]).await;
+    pod.run().ends(1, &[], &["the job has ended with error before"]).await;
+    pod.assert_no_image().await;
+    let deleted = "IMS_JOB_ID=5a7b1c9e-0000-4000-8000-00000000fa19";
+    let log = sent_away(pod.run_through(&["env", deleted], &[]), 1).await;
+    assert!(log.contains("IMS has no record of the job"), "{log}");
 }

@@ -22,6 +22,9 @@ use super::{SOON, agent, eventually, free_port, tree};
 
 pub const JOB: &str = "5a7b1c9e-0000-4000-8000-00000000fa17";
 
+/// A job whose record can be read, and not changed.
+pub const OTHER_JOB: &str = "5a7b1c9e-0000-4000-8000-00000000fa18";
+
 /// What IMS keeps of the one job, and who may speak to it.
 #[derive(Default)]
 pub struct Records {
@@ -164,6 +167,11 @@ impl Pod {
         fs::write(self.parent.join(name), "").unwrap();
     }
 
+    /// The record as that of a new job: nothing was reported of it.
+    pub fn renew_job(&self) {
+        self.records.lock().unwrap().patches.clear();
+    }
+
     pub fn statuses(&self) -> Vec<String> {
         let records = self.records.lock().unwrap();
         let status = |patch: &Value| Some(patch["status"].as_str()?.to_owned());
@@ -183,6 +191,11 @@ impl Pod {
         let images = self.stand.ims.get("v3/images").await;
         let ids = images.as_array().unwrap().iter().map(|image| image["id"].as_str().unwrap());
         ids.filter(|id| *id != self.base).map(str::to_owned).collect()
+    }
+
+    /// Whether an object belongs to the base image.
+    pub fn is_of_base(&self, key: &str) -> bool {
+        key.starts_with(&self.base)
     }
 
     /// Nothing in IMS or in the store but the base image.
@@ -327,6 +340,10 @@ fn answer(records: &mut Records, parts: &Parts, body: &Bytes) -> Option<Response
         && String::from_utf8_lossy(body).contains(text)
     {
         return Some(StatusCode::from_u16(status).unwrap().into_response());
+    }
+    if path == format!("/jobs/{OTHER_JOB}") && parts.method == Method::GET {
+        let job = json!({"id": OTHER_JOB, "job_type": "customize", "artifact_id": "x"});
+        return Some(Json(job).into_response());
     }
     if path != format!("/jobs/{JOB}") {
         return None;

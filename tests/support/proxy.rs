@@ -28,6 +28,8 @@ pub enum Fault {
     Hang,
     /// Passed on; the connection ends in the middle of the answer.
     Cut,
+    /// Passed on; nothing is answered.
+    Keep,
     /// Passed on; of the answer comes a byte now and then.
     Trickle,
     /// Not answered; passed on when the client has gone and then a request with all these words was
@@ -117,6 +119,15 @@ impl Proxy {
         self.shared.log.lock().unwrap().iter().filter(|line| matches(line, pattern)).count()
     }
 
+    /// Waits until the service has carried such a request out.
+    pub async fn carries_out(&self, pattern: &str) {
+        let done = async || {
+            let answered = self.shared.answered.lock().unwrap();
+            answered.iter().any(|line| matches(line, pattern)).then_some(())
+        };
+        eventually(&format!("a request {pattern} that is carried out"), SOON, done).await;
+    }
+
     /// Waits until such a request was passed on late.
     pub async fn is_late(&self, pattern: &str) {
         let late = async || {
@@ -166,7 +177,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
         Some(Fault::Status(status)) => {
             return StatusCode::from_u16(status).unwrap().into_response();
         }
-        Some(Fault::Cut | Fault::Trickle | Fault::Late(_)) | None => {}
+        Some(Fault::Cut | Fault::Keep | Fault::Trickle | Fault::Late(_)) | None => {}
     }
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return StatusCode::BAD_REQUEST.into_response();
@@ -183,6 +194,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     };
     shared.answered.lock().unwrap().push(line);
     match fault {
+        Some(Fault::Keep) => std::future::pending().await,
         Some(Fault::Trickle) => trickle(response).await,
         Some(_) => cut(response).await,
         None => response,

@@ -10,6 +10,7 @@ use super::Run;
 use super::layer::INITRD;
 use crate::configure::progress::InStore;
 use crate::configure::provenance::{LayerProvenance, Origin, Provenance};
+use crate::publish::journal::Journal;
 use crate::publish::manifest::Kind;
 use crate::publish::{self, boot};
 use crate::workspace::Leave;
@@ -75,6 +76,7 @@ impl Run<'_> {
                 boot: boot::find(&workspace.root(), &names)?,
                 changes: Some(changes),
                 provenance: Some(provenance),
+                journal: Journal::at(self.checkpoint.directory.join("publication.json")),
             };
             let published =
                 publish::publish(&self.site.ims, &self.site.store, request, self.stop).await;

@@ -15,7 +15,7 @@ use url::Url;
 use crate::contract::{Status, StepContract};
 use crate::job::package::blocking;
 use crate::job::report::{Outcome, Reporter};
-use crate::job::{connect, create, customize, emulation};
+use crate::job::{connect, create, customize, emulation, published};
 use crate::net::{self, Policy, Trust};
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description;
@@ -54,6 +54,7 @@ pub async fn run(step: Step, contract: StepContract, stop: CancellationToken) ->
     let work = {
         let reporter = reporter.clone();
         async move {
+            published::ensure_open(&reporter).await?;
             match step {
                 Step::FetchImage { url } => fetch_image(contract, url, &reporter).await,
                 Step::FetchRecipe { url, template_dictionary } => {

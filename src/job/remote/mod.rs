@@ -18,7 +18,7 @@ use super::fetch::JobSource;
 use super::listen::Bound;
 use super::package::{Destination, blocking};
 use super::rescue::{self, Remains};
-use super::{Job, Sessions, connect, create, preflight, session};
+use super::{Job, Sessions, connect, create, preflight, published, session};
 use crate::contract::{Action, Status};
 use crate::ims::Link as Base;
 use crate::publish::Published;
@@ -50,8 +50,12 @@ struct Remote<'a> {
 }
 
 /// Runs the job to the published image.
-pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
-    let remote = Remote::new(job)?;
+pub(super) async fn run(job: &Job, store: Store) -> anyhow::Result<Published> {
+    let remote = Remote::new(job, store)?;
+    let journal = remote.layout.publication();
+    if let Some(published) = Box::pin(published::settle(job, &remote.store, &journal)).await? {
+        return Ok(published);
+    }
     let door = remote.door()?;
     let result = match job.contract.action {
         Action::Customize => Box::pin(remote.customize(door)).await,
@@ -67,7 +71,7 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
 }
 
 impl<'a> Remote<'a> {
-    fn new(job: &'a Job) -> anyhow::Result<Self> {
+    fn new(job: &'a Job, store: Store) -> anyhow::Result<Self> {
         anyhow::ensure!(
             job.options.sessions == Sessions::Here,
             "a job on a remote build node cannot have a separate container for its sessions"
@@ -87,7 +91,7 @@ impl<'a> Remote<'a> {
         let known_hosts = layout.agent().join("known_hosts");
         Ok(Self {
             job,
-            store: connect::store(&job.contract.s3, job.contract.ims.timeout)?,
+            store,
             access: Access::load(target, &job.options.remote_keys, &known_hosts)?,
             layout,
             directory: Path::new("/tmp").join(format!("ims_{}", job.contract.job_id)),

@@ -13,6 +13,7 @@ use crate::job::hold::Held;
 use crate::job::listen::Bound;
 use crate::job::package::{Destination, Packed};
 use crate::job::report::GaveUp;
+use crate::publish::journal::Journal;
 use crate::publish::{Published, boot};
 use crate::recipe::kiwi;
 use crate::remote::wire::{self, Ended, Made, ToNode, ToPod};
@@ -169,6 +170,7 @@ impl Remote<'_> {
             ranges: made.ranges,
             boot,
             changes: made.changes.is_some().then(|| self.layout.changes()),
+            journal: Journal::at(self.layout.publication()),
         })
     }
 }

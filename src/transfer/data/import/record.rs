@@ -271,7 +271,7 @@ impl Import<'_> {
                     .map_or(self.site.bucket.clone(), |object: crate::s3::Object| object.bucket);
                 publish::withdraw(&self.site.ims, &self.site.store, &bucket, id, true).await;
             }
-            Collection::Recipes => recipe::withdraw(self.site, id).await,
+            Collection::Recipes => drop(recipe::withdraw(self.site, id).await),
             Collection::PublicKeys => {
                 let never = tokio_util::sync::CancellationToken::new();
                 if let Err(error) = self.site.ims.delete(it.part.collection, id, &never).await {

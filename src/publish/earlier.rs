@@ -1,0 +1,75 @@
+//! What a process that was killed has left of a publication: its image is the result if it is complete,
+//! and is withdrawn if it is not.
+
+use md5::{Digest, Md5};
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{Entry, Journal};
+use super::manifest::{self, Artifact, Kind, Manifest};
+use super::register::{Error, Published, withdraw};
+use crate::ims::{self, Image, Job};
+use crate::s3::{Object, Store};
+
+/// Finishes with what the journal says of an earlier publication. Gives its image, if that is complete;
+/// else nothing of it is left and the journal is gone.
+pub async fn settle(
+    ims: &ims::Client,
+    store: &Store,
+    journal: &Journal,
+    cancel: &CancellationToken,
+) -> Result<Option<Image>, Error> {
+    let Some(entry) = journal.load()? else { return Ok(None) };
+    let Some(id) = record(ims, &entry, cancel).await? else {
+        journal.remove()?;
+        return Ok(None);
+    };
+    match ims.image(&id, cancel).await {
+        Ok(image) if image.link.is_some() => return Ok(Some(image)),
+        Ok(_) => {}
+        Err(error) if error.status() == Some(404) => {}
+        Err(source) => return Err(Error::Earlier { image_id: id, source }),
+    }
+    tracing::warn!(image = id, "an earlier run was killed while it published: that is withdrawn");
+    if !withdraw(ims, store, &entry.bucket, &id, false).await {
+        return Err(Error::Left { image_id: id });
+    }
+    journal.remove()?;
+    Ok(None)
+}
+
+/// The id of the record, also where its process did not live to see it.
+async fn record(
+    ims: &ims::Client,
+    entry: &Entry,
+    cancel: &CancellationToken,
+) -> Result<Option<String>, Error> {
+    if let Some(id) = &entry.image_id {
+        return Ok(Some(id.clone()));
+    }
+    let made = ims.images_made(&entry.name, entry.arch, entry.begun, cancel).await;
+    let made = made.map_err(Error::Create)?;
+    if let [_, _, ..] = &made[..] {
+        tracing::error!(
+            name = entry.name,
+            "several records without a link could be what an earlier run has left: none is removed"
+        );
+    }
+    Ok(<[Image; 1]>::try_from(made).ok().map(|[image]| image.id))
+}
+
+/// What there is of a complete image, as its manifest says it.
+pub async fn read(
+    image: Image,
+    job: Option<Job>,
+    store: &Store,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Published> {
+    let link = image.link.clone();
+    let link = link.ok_or_else(|| anyhow::anyhow!("image {} has no manifest", image.id))?;
+    let object: Object = link.path.parse()?;
+    let json = store.patient().get_bytes(&object, manifest::SIZE_LIMIT, cancel).await?;
+    let artifacts = Manifest::read(&json)?.artifacts;
+    let (media_type, md5) = (Kind::Manifest.media_type().into(), hex::encode(Md5::digest(&json)));
+    let manifest = Artifact { link, media_type, md5 };
+    Ok(Published { image, artifacts, manifest, job })
+}

@@ -1,0 +1,122 @@
+//! What is on its way to IMS and the store, written down before it is done: whoever comes after a process
+//! that was killed finishes it or withdraws it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::Arch;
+
+/// Version of the file.
+const VERSION: u32 = 1;
+
+/// How far a publication is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// IMS is asked for a record, whose id is not known yet.
+    Creating,
+    /// The record is there, objects may be.
+    Uploading,
+    /// The image is complete and stays.
+    Linked,
+}
+
+/// The content of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    version: u32,
+    pub stage: Stage,
+    pub image_id: Option<String>,
+    pub bucket: String,
+    pub name: String,
+    pub arch: Arch,
+    /// When, by this machine's clock, the record was asked for.
+    pub begun: Timestamp,
+    pub job_id: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the journal of publishing {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "the journal of publishing {path} is damaged: look for an image without a link, then remove the file"
+    )]
+    Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("cannot write the journal of publishing {path}")]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl Entry {
+    pub fn new(name: &str, arch: Arch, bucket: &str, job_id: Option<&str>) -> Self {
+        Self {
+            version: VERSION,
+            stage: Stage::Creating,
+            image_id: None,
+            bucket: bucket.to_owned(),
+            name: name.to_owned(),
+            arch,
+            begun: Timestamp::now(),
+            job_id: job_id.map(str::to_owned),
+        }
+    }
+}
+
+/// Where one publication is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal {
+    path: PathBuf,
+}
+
+impl Journal {
+    /// The journal in the file `path`, which need not be there yet.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was not finished, if anything.
+    pub fn load(&self) -> Result<Option<Entry>, Error> {
+        let path = self.path.clone();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Read { path, source }),
+        };
+        if text.is_empty() {
+            // Made to be locked, and nothing was begun.
+            return Ok(None);
+        }
+        serde_json::from_slice(&text).map(Some).map_err(|source| Error::Damaged { path, source })
+    }
+
+    /// On disk when this returns.
+    pub fn save(&self, entry: &Entry) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(entry).expect("plain data can be written as JSON");
+        let write = || {
+            let directory = self.path.parent().unwrap_or(Path::new("/"));
+            let mut new = tempfile::NamedTempFile::new_in(directory)?;
+            new.write_all(&text)?;
+            new.as_file().sync_all()?;
+            new.persist(&self.path)?;
+            std::fs::File::open(directory)?.sync_all()
+        };
+        write().map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
+    /// Everything is finished or withdrawn.
+    pub fn remove(&self) -> Result<(), Error> {
+        match std::fs::remove_file(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Write { path: self.path.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+}

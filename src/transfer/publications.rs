@@ -1,0 +1,187 @@
+//! What commands of this machine are publishing, in a directory that outlives them. The next command for the
+//! same IMS withdraws what one that was killed has left.
+//!
+//! `ID.lock` is locked by the process that publishes and names the IMS; beside it `ID.image`, the journal of
+//! an image, or `ID.recipe`, the same of a recipe.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::fetch;
+use super::recipe;
+use super::site::Site;
+use crate::ims::Collection;
+use crate::publish::earlier;
+use crate::publish::journal::Journal;
+use crate::telemetry::chain;
+
+/// The longest URL that is read from a lock file, in bytes.
+const URL_LIMIT: u64 = 4096;
+
+/// A recipe on its way.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recipe {
+    /// What the record is made of.
+    fields: Value,
+    /// When, by this machine's clock, the record was asked for.
+    begun: Timestamp,
+    /// Its id, once it is known.
+    id: Option<String>,
+}
+
+/// One publication of this process.
+#[derive(Debug)]
+pub struct Publication {
+    lock: PathBuf,
+    _held: Flock<File>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write down in {path} what is published")]
+pub struct Error {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Publication {
+    /// Begins one, after what killed processes have left for this site is withdrawn.
+    pub async fn begin(site: &Site, cancel: &CancellationToken) -> Result<Self, Error> {
+        let directory = &site.publications;
+        settle(site, directory, cancel).await;
+        let failed = |source| Error { path: directory.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        let lock = directory.join(format!("{}.lock", Uuid::new_v4()));
+        // It gets its name when it is locked: nobody takes it for one of a process that is gone.
+        let make = || {
+            let new = lock.with_extension("new");
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(site.ims.base().as_str().as_bytes())?;
+            let held = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+            let held = held.map_err(|(_, errno)| io::Error::from(errno))?;
+            std::fs::rename(&new, &lock)?;
+            Ok(held)
+        };
+        let held = make().map_err(failed)?;
+        Ok(Self { lock, _held: held })
+    }
+
+    /// The journal for an image.
+    pub fn image(&self) -> Journal {
+        Journal::at(self.lock.with_extension("image"))
+    }
+
+    /// Writes down a recipe: that it is asked for, or its id.
+    pub fn recipe(&self, fields: &Value, id: Option<&str>) -> Result<(), Error> {
+        let path = self.lock.with_extension("recipe");
+        let (fields, id) = (fields.clone(), id.map(str::to_owned));
+        let recipe = Recipe { fields, begun: Timestamp::now(), id };
+        let json = serde_json::to_vec_pretty(&recipe).expect("JSON values can be written as JSON");
+        fetch::write(&path, &json).map_err(|error| Error { path, source: io::Error::other(error) })
+    }
+
+    /// The recipe is registered, or nothing of it is left.
+    pub fn recipe_is_done(&self) {
+        let _ = std::fs::remove_file(self.lock.with_extension("recipe"));
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        let left = ["image", "recipe"].map(|kind| self.lock.with_extension(kind).exists());
+        // What could not be withdrawn is left to the next command.
+        if !left.contains(&true) {
+            let _ = std::fs::remove_file(&self.lock);
+        }
+    }
+}
+
+/// Withdraws what killed processes have left for this site. What cannot be is logged and tried again by the
+/// next command.
+async fn settle(site: &Site, directory: &Path, cancel: &CancellationToken) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for lock in entries.map(|entry| entry.path()) {
+        if lock.extension().is_none_or(|extension| extension != "lock") {
+            continue;
+        }
+        let Some(held) = take(&lock, site) else { continue };
+        if let Err(error) = settle_one(site, &lock, cancel).await {
+            tracing::warn!(
+                journal = %lock.display(),
+                "what an earlier command left cannot be withdrawn now: {error:#}"
+            );
+            continue;
+        }
+        let _ = std::fs::remove_file(&lock);
+        drop(held);
+    }
+}
+
+/// The lock, unless a living process has it, or it is about another IMS.
+fn take(lock: &Path, site: &Site) -> Option<Flock<File>> {
+    let file = File::open(lock).ok()?;
+    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+    let mut url = String::new();
+    (&*held).take(URL_LIMIT).read_to_string(&mut url).ok()?;
+    (url == site.ims.base().as_str()).then_some(held)
+}
+
+async fn settle_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> anyhow::Result<()> {
+    let image = Journal::at(lock.with_extension("image"));
+    if let Some(image) = earlier::settle(&site.ims, &site.store, &image, cancel).await? {
+        tracing::info!(image = image.id, "an earlier command was killed after it had published");
+    }
+    image.remove()?;
+    let path = lock.with_extension("recipe");
+    let entry: Recipe = match std::fs::read(&path) {
+        Ok(json) => serde_json::from_slice(&json)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    settle_recipe(site, &entry, cancel).await?;
+    Ok(std::fs::remove_file(&path)?)
+}
+
+async fn settle_recipe(
+    site: &Site,
+    entry: &Recipe,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let id = match &entry.id {
+        Some(id) => id.clone(),
+        None => {
+            let made = site.ims.made_in(Collection::Recipes, &entry.fields, entry.begun).await?;
+            let [recipe] = &made[..] else { return Ok(()) };
+            let Some(id) = recipe["id"].as_str() else { return Ok(()) };
+            id.to_owned()
+        }
+    };
+    let record = site.ims.find(Collection::Recipes, &id, cancel).await?;
+    if record.is_some_and(|record| !record["link"].is_null()) {
+        return Ok(());
+    }
+    tracing::warn!(
+        recipe = id,
+        "an earlier command was killed while it imported: that is withdrawn"
+    );
+    anyhow::ensure!(recipe::withdraw(site, &id).await, "recipe {id} is left");
+    Ok(())
+}
+
+/// What cannot be written down is a warning: publishing goes on without a net.
+pub async fn begin_or_warn(site: &Site, cancel: &CancellationToken) -> Option<Publication> {
+    Publication::begin(site, cancel)
+        .await
+        .inspect_err(|error| {
+            tracing::warn!("a command that is killed may leave something: {}", chain(error));
+        })
+        .ok()
+}
