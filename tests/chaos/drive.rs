@@ -23,6 +23,8 @@ const LASTS: Duration = Duration::from_secs(75);
 const SHORT: Duration = Duration::from_secs(6);
 /// How long the work may take that nothing disturbs any more.
 const ENOUGH: Duration = Duration::from_secs(120);
+/// How long a job may wait for its user before that is looked at.
+const A_WHILE: Duration = Duration::from_secs(1);
 /// How often a kubelet would start it.
 const STARTS: usize = 5;
 
@@ -278,9 +280,6 @@ impl<'a> Drive<'a> {
             oracle::held(self, agent, &hold);
             self.held = true;
             self.heal_now(agent);
-            if self.site.record.status() == "waiting_on_user" {
-                self.user.complete_again(&self.site);
-            }
         } else if fired.elapsed() > lasts {
             if lasts == LASTS {
                 self.found(
@@ -311,7 +310,8 @@ impl<'a> Drive<'a> {
         self.healed.get_or_insert_with(Instant::now);
     }
 
-    /// The user was done, nothing lies there that says so, and the job waits for some seconds.
+    /// The user was done, nothing lies there that says so, and the job waits for some seconds. A user who is
+    /// asked for a repair is done once more.
     async fn is_started_over(&self, agent: &Agent, waits: &mut Option<Instant>) -> bool {
         let waiting = self.user.progress == Progress::Done
             && self.site.record.status() == "waiting_on_user"
@@ -321,8 +321,11 @@ impl<'a> Drive<'a> {
             *waits = None;
             return false;
         }
-        let waits = waits.get_or_insert_with(Instant::now);
-        waits.elapsed() > Duration::from_secs(10) && agent.hold().await.is_none()
+        let since = *waits.get_or_insert_with(Instant::now);
+        if self.healed.is_some() && since.elapsed() > A_WHILE && agent.hold().await.is_some() {
+            self.user.complete_again(&self.site);
+        }
+        since.elapsed() > 10 * A_WHILE
     }
 
     /// Starts the job once more where it has ended, or packages by hand; how that ended.
@@ -347,11 +350,11 @@ impl<'a> Drive<'a> {
         self.held
     }
 
-    pub fn point(&self) -> &Point {
+    pub fn point(&self) -> &'a Point {
         self.point
     }
 
-    pub fn bench(&self) -> &Bench {
+    pub fn bench(&self) -> &'a Bench {
         self.bench
     }
 }

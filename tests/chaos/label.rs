@@ -1,6 +1,5 @@
 //! What a request is, in a name that is the same in every run: `s3.PUT.rootfs.part1`, `ims.PATCH.job-success`.
 
-use axum::http::Method;
 use axum::http::request::Parts;
 use serde_json::Value;
 
@@ -13,13 +12,7 @@ pub fn label(service: Service, parts: &Parts, body: &[u8], base: &str) -> String
         Service::Ims => record(&segments, base, body),
         Service::S3 => object(&segments, parts, base),
     };
-    format!("{}.{}.{what}", service.name(), method(&parts.method, service))
-}
-
-fn method(method: &Method, service: Service) -> &str {
-    // The presigned download is a GET of ranges, whatever its number.
-    let _ = service;
-    method.as_str()
+    format!("{}.{}.{what}", service.name(), parts.method)
 }
 
 /// `images`, `image`, `job-success`, ...
@@ -50,18 +43,18 @@ fn change(body: &[u8]) -> Option<String> {
 fn object(segments: &[&str], parts: &Parts, base: &str) -> String {
     let mut what = match segments {
         [_bucket] => "bucket".to_owned(),
+        [_bucket, "ims-job-agent-probe", _job] => "probe".to_owned(),
         [_bucket, id, name] if *id == base => format!("base-{name}"),
         [_bucket, _id, name] => (*name).to_owned(),
         other => other.join("-"),
     };
-    for pair in parts.uri.query().unwrap_or_default().split('&') {
+    let query = parts.uri.query().unwrap_or_default();
+    for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {
             "partNumber" => what += &format!(".part{value}"),
             "uploads" => what += ".uploads",
-            "uploadId" if !parts.uri.query().unwrap_or_default().contains("partNumber") => {
-                what += ".upload";
-            }
+            "uploadId" if !query.contains("partNumber") => what += ".upload",
             "list-type" => what += ".list",
             "delete" => what += ".delete",
             _ => {}

@@ -14,7 +14,7 @@ use crate::bench::{Bench, timeless};
 use crate::drive::Drive;
 use crate::point::Action;
 use crate::shape::Work;
-use crate::site::{Agent, Site};
+use crate::site::{Agent, Hold, Site};
 use crate::support::tree::{self, Tree};
 use crate::user::Progress;
 use crate::verdict::{Kind, Outcome};
@@ -39,10 +39,7 @@ pub fn exit(drive: &mut Drive, agent: &Agent, status: ExitStatus) {
     if !CODES.contains(&code) {
         drive.found(Kind::Crash, format!("exit code {code}: {}", last_line(&log)));
     }
-    let says_nothing = matches!(
-        drive.point().action,
-        Action::Stderr(_) | Action::FileSize(_) | Action::Descriptors(_)
-    );
+    let says_nothing = says_nothing(&drive.point().action);
     if code != 0 && !says_nothing && !log.contains(" ERROR ") && !log.contains("error") {
         drive.found(Kind::Unclear, format!("exit code {code} without an error in the log"));
     }
@@ -56,14 +53,20 @@ pub fn exit(drive: &mut Drive, agent: &Agent, status: ExitStatus) {
     }
 }
 
+/// Where the log is what is missing.
+fn says_nothing(action: &Action) -> bool {
+    matches!(action, Action::Stderr(_) | Action::FileSize(_) | Action::Descriptors(_))
+}
+
 /// Looks at a job that says that it is held.
 pub fn held(drive: &mut Drive, agent: &Agent, hold: &Value) {
     if drive.site.record.is_terminal() {
         drive.found(Kind::Unclear, format!("held with a terminal status: {hold}"));
     }
-    let log = agent.process.log().to_lowercase();
-    if !log.contains("held") && !log.contains("hold") {
-        drive.found(Kind::Unclear, "held, and the log does not say so");
+    let reason: String = hold["reason"].as_str().unwrap_or_default().chars().take(30).collect();
+    let quiet = says_nothing(&drive.point().action);
+    if reason.is_empty() || (!quiet && !agent.process.log().contains(&reason)) {
+        drive.found(Kind::Unclear, format!("held, and the log does not say why: {hold}"));
     }
 }
 
@@ -78,6 +81,9 @@ pub async fn judge(drive: &mut Drive<'_>) -> Option<Outcome> {
                 (true, false) => Outcome::Published,
                 (false, _) => Outcome::Error,
             };
+            if !success && drive.point().hold == Hold::Rescue {
+                rescued(drive).await;
+            }
             if !success && !publishes_by_hand(drive).await {
                 return wrong(drive, Outcome::Error);
             }
@@ -122,6 +128,32 @@ async fn publishes_by_hand(drive: &mut Drive<'_>) -> bool {
     true
 }
 
+/// Whether the work lies where it is to be saved.
+async fn rescued(drive: &mut Drive<'_>) {
+    let site = &drive.site;
+    if site.shape.has_user() && drive.user.progress == Progress::Absent {
+        return;
+    }
+    let place = site.rescue().join(&site.job);
+    let found = match (fs::read(place.join("rootfs")), place.join("rescue.json").exists()) {
+        (Ok(rootfs), true) => {
+            let root = content(&site.dir, rootfs).await;
+            same(&root, expected(drive))
+        }
+        _ => Err(format!("there is no rootfs and rescue.json in {}", place.display())),
+    };
+    if let Err(what) = found {
+        drive.found(Kind::Lost, format!("not saved: {what}"));
+    }
+}
+
+fn expected<'a>(drive: &Drive<'a>) -> &'a Tree {
+    match drive.site.shape.has_user() {
+        true => &drive.bench().sample.changed,
+        false => &drive.bench().sample.plain,
+    }
+}
+
 /// Whether exactly one image is there, complete, with what was worked.
 async fn published(drive: &Drive<'_>) -> Result<(), (Kind, String)> {
     let (bench, site) = (drive.bench(), &drive.site);
@@ -145,12 +177,8 @@ async fn published(drive: &Drive<'_>) -> Result<(), (Kind, String)> {
         return Err(lost(format!("the job's result is {result:?} and the image is {id}")));
     }
     let rootfs = artifacts(bench, image).await.map_err(lost)?;
-    let expected = match site.shape.has_user() {
-        true => &bench.sample.changed,
-        false => &bench.sample.plain,
-    };
     let found = content(&site.dir, rootfs).await;
-    same(&found, expected).map_err(lost)
+    same(&found, expected(drive)).map_err(lost)
 }
 
 /// The bytes of the rootfs, after every artifact was compared with the manifest.

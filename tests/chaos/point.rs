@@ -169,6 +169,9 @@ fn faults(shape: Shape, recording: &Recording, points: &mut Vec<Point>) {
             }
             add("a fault that lasts", "ever", Times::Ever, Hold::No);
             add("a service that fails", "all", Times::All, Hold::No);
+            if shape.is_job() {
+                add("a service that fails, rescue", "all-rescue", Times::All, Hold::Rescue);
+            }
         }
     }
 }

@@ -24,9 +24,11 @@ pub const NAME: &str = "customized";
 /// How long a job is held for what somebody can repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Longer than any point takes.
+    /// Longer than any point takes; users have as long to repair their image.
     Long,
     No,
+    /// Not at all, but the work is saved elsewhere.
+    Rescue,
 }
 
 pub struct Site {
@@ -85,10 +87,7 @@ impl Site {
         let url = Store::new(config).unwrap().presign_get(&rootfs).await.unwrap();
         let md5 = bench.stand.head(&rootfs.to_string()).await.metadata["md5sum"].clone();
         let below = |name: &str| self.dir.join(name).display().to_string();
-        let (patience, grace) = match hold {
-            Hold::Long => ("1h", "0"),
-            Hold::No => ("0", "0"),
-        };
+        let patience = if hold == Hold::Long { "1h" } else { "0" };
         self.vars = BTreeMap::from([
             ("PATH", std::env::var("PATH").unwrap()),
             ("TMPDIR", below("tmp")),
@@ -98,7 +97,8 @@ impl Site {
             // Bounds the retries as well.
             ("IMS_PYTHON_HELPER_TIMEOUT", "4".into()),
             ("IMS_JOB_HOLD", patience.into()),
-            ("IMS_JOB_GRACE", grace.into()),
+            ("IMS_JOB_GRACE", patience.into()),
+            ("IMS_JOB_GRACE_UNATTENDED", patience.into()),
             ("OAUTH_CONFIG_DIR", below("no-oauth")),
             ("DOWNLOAD_URL", url.to_string()),
             ("DOWNLOAD_MD5SUM", md5),
@@ -112,6 +112,10 @@ impl Site {
             ("S3_SECRET_KEY", "test-secret".into()),
             ("S3_BUCKET", "boot-images".into()),
         ]);
+        if hold == Hold::Rescue {
+            fs::create_dir(self.rescue()).unwrap();
+            self.vars.insert("IMS_JOB_RESCUE", below("rescue"));
+        }
     }
 
     /// What other containers, or an operator, have done before.
@@ -127,6 +131,11 @@ impl Site {
             }
             Work::Package | Work::Import => bench.unpack(&self.root()),
         }
+    }
+
+    /// Where the work of a job that fails is saved.
+    pub fn rescue(&self) -> PathBuf {
+        self.dir.join("rescue")
     }
 
     /// The image root.
