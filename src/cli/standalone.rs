@@ -50,6 +50,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
+    /// Let sessions of jobs with require_dkms (IMS's default) mount, as in a privileged pod: their users
+    /// can then be root on this machine
+    #[arg(long)]
+    allow_dkms: bool,
+
     /// Name by which clients may call this service, beside the addresses that it listens on; may be
     /// repeated
     #[arg(long = "allowed-host", value_name = "NAME")]
@@ -78,6 +83,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         s3,
         token_file: args.token_file.as_deref().map(absolute).transpose()?,
         allowed_hosts: args.allowed_hosts,
+        allow_dkms: args.allow_dkms,
         here: here::directory(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)),
         ca_cert: super::env_var(vars::CA_CERT.name)
             .filter(|path| !path.is_empty())

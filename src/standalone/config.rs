@@ -21,6 +21,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Names that requests may call us by, beside the addresses that are listened on and loopback.
     pub allowed_hosts: Vec<String>,
+    /// Sessions of jobs that ask for DKMS may mount, with which they can be root on this machine.
+    pub allow_dkms: bool,
     /// Where clients on this machine find out about us.
     pub here: Option<PathBuf>,
     /// The site's CA certificate, which jobs put into images.

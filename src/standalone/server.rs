@@ -123,6 +123,7 @@ impl Server {
             site_keys,
             trust: store.trust,
             ca_cert: config.ca_cert,
+            allow_dkms: config.allow_dkms,
             data: config.data.clone(),
             secret_files: config.token_file.into_iter().collect(),
         };

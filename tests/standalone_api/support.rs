@@ -37,6 +37,7 @@ pub fn config(data: &Path, agent: &Path) -> Config {
         s3: S3Choice::Embedded { listen: loopback(), keys: Some(keys) },
         token_file: None,
         allowed_hosts: Vec::new(),
+        allow_dkms: true,
         here: None,
         ca_cert: None,
         agent_binary: agent.into(),

@@ -4,6 +4,8 @@
 //! Jobs get the token the way pods do, from an OAuth endpoint by client credentials: `grant` is
 //! that endpoint (contract section 2, `OAUTH_CLIENT_*`).
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -20,6 +22,9 @@ use crate::standalone::grants::{Grant, same};
 
 /// Seconds after which clients ask again; the token itself does not change while we run.
 const LIFETIME: u64 = 3600;
+/// Longest form of a grant, in bytes, and how long it may take to come.
+const LONGEST_FORM: usize = 16 * 1024;
+const FORM_TIME: Duration = Duration::from_secs(10);
 
 /// Who sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +69,16 @@ pub fn forbidden() -> Problem {
 }
 
 /// A client-credentials grant (RFC 6749 section 4.4), the secret in the form.
-pub async fn grant(State(app): State<Shared>, form: String) -> Result<Json<Value>> {
+///
+/// Anybody may ask: what is read of a request is short, and is not waited for.
+pub async fn grant(State(app): State<Shared>, request: Request) -> Result<Json<Value>> {
+    let body = axum::body::to_bytes(request.into_body(), LONGEST_FORM);
+    let body = tokio::time::timeout(FORM_TIME, body).await;
+    let Ok(Ok(form)) = body else {
+        return Err(Problem::bad_request("The form is too long, or comes too slowly."));
+    };
     let field = |name| {
-        let mut fields = form_urlencoded::parse(form.as_bytes());
+        let mut fields = form_urlencoded::parse(&form);
         fields.find_map(|(found, value)| (found == name).then(|| value.into_owned()))
     };
     if field("grant_type").as_deref() != Some("client_credentials") {

@@ -30,6 +30,8 @@ pub struct Services {
     pub trust: Trust,
     /// The site's CA certificate, which jobs put into images.
     pub ca_cert: Option<PathBuf>,
+    /// Whether sessions of jobs that ask for DKMS get what it takes.
+    pub allow_dkms: bool,
     /// The data directory, and secrets elsewhere: no job sees them.
     pub data: PathBuf,
     pub secret_files: Vec<PathBuf>,
@@ -97,7 +99,7 @@ pub fn variables(
         (vars::KERNEL_PARAMETERS_FILENAME.name, job.kernel_parameters_file_name.clone()),
         (vars::BUILD_ARCH.name, job.arch.to_string()),
         (vars::SSH_JAIL.name, text(jail)),
-        (vars::JOB_ENABLE_DKMS.name, text(job.require_dkms)),
+        (vars::JOB_ENABLE_DKMS.name, text(job.require_dkms && services.allow_dkms)),
         (vars::ENABLE_DEBUG.name, text(job.enable_debug)),
         (vars::REMOTE_BUILD_NODE.name, job.remote_build_node.clone().unwrap_or_default()),
     ];

@@ -240,6 +240,12 @@ impl Inner {
         let failed = |source| Error::Directory { job: job.id, source };
         directory.create(public_key, &download.values).map_err(failed)?;
         let services = &self.setup.services;
+        if job.require_dkms && !services.allow_dkms {
+            tracing::info!(
+                job = %job.id,
+                "sessions of this job may not mount: standalone was started without --allow-dkms"
+            );
+        }
         let credentials = services.give(job.id, Some(job.id), download.reads(job)).await;
         let credentials = credentials.map_err(failed)?;
         let inherited = port.listener.as_raw_fd();
