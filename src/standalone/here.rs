@@ -155,7 +155,7 @@ mod tests {
         std::fs::copy(&path, dir.join("copy")).unwrap();
         drop(killed);
         std::fs::rename(dir.join("copy"), &path).unwrap();
-        assert_eq!(running(&dir).unwrap(), [first.1.clone()]);
+        assert_eq!(running(&dir).unwrap(), vec![first.1.clone()]);
         drop(announce(&dir, here(8380).0, &here(8380).1).unwrap());
         assert!(!path.exists(), "swept");
         drop(announced);
