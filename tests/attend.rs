@@ -72,6 +72,7 @@ fn start(stand: &Stand, job: &str, port: u16, arguments: &[&str]) -> Process {
         .env("IMS_ACTION", "customize")
         .env("IMS_JOB_ID", job)
         .env("IMS_URL", &stand.ims.base)
+        .envs(stand.oauth())
         .env("IMAGE_ROOT_PARENT", dir.join("mnt"))
         .env("IMAGE_ROOT_ARCHIVE_NAME", "customized")
         .env("SSH_JAIL", "True")

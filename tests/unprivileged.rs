@@ -122,7 +122,7 @@ async fn start_agent(
     // As Kubernetes mounts a secret: links to links.
     let oauth = dir.join("auth/oauth");
     std::fs::create_dir_all(oauth.join("..data")).unwrap();
-    let endpoint = token_endpoint().await;
+    let endpoint = token_endpoint(stand.token()).await;
     for (name, value) in [
         ("client-id", "admin-client"),
         ("client-secret", OAUTH_SECRET),
@@ -157,8 +157,9 @@ async fn start_agent(
 }
 
 /// Gives a token to whoever asks.
-async fn token_endpoint() -> String {
-    let answer = || async { axum::Json(json!({"access_token": "token", "expires_in": 3600})) };
+async fn token_endpoint(token: String) -> String {
+    let answer =
+        move || async move { axum::Json(json!({"access_token": token, "expires_in": 3600})) };
     let router = axum::Router::new().route("/token", axum::routing::post(answer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

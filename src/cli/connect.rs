@@ -3,10 +3,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
+
 use super::exit::{self, Exit};
+use super::local::Local;
 use crate::contract::vars::{self, Var};
 use crate::contract::{ImsAccess, S3Access};
 use crate::job::connect;
+use crate::telemetry::chain;
 use crate::transfer::Site;
 
 /// Flags win over variables. Secrets come from variables or files alone. Taken before and behind a
@@ -14,7 +18,7 @@ use crate::transfer::Site;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// Base URL of IMS [default: IMS_URL, or the API gateway]
+    /// Base URL of IMS [default: IMS_URL, or a standalone on this machine, or the API gateway]
     #[arg(long, global = true, value_name = "URL")]
     ims_url: Option<String>,
 
@@ -25,6 +29,11 @@ pub struct Connection {
     /// Directory with client-id, client-secret, endpoint [default: OAUTH_CONFIG_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     oauth_config_dir: Option<String>,
+
+    /// File with the bearer token of IMS, which is sent instead of one by OAuth [default: IMS_TOKEN_FILE, or
+    /// the token of a standalone on this machine]
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 
     /// URL of the object store [default: S3_ENDPOINT]
     #[arg(long, global = true, value_name = "URL")]
@@ -63,9 +72,27 @@ impl Connection {
     /// How both are reached; `Err` as of [`Self::site`].
     pub fn access(&self) -> anyhow::Result<Result<(ImsAccess, S3Access), Exit>> {
         super::keep_secrets()?;
-        let lookup = |name: &str| self.lookup(name);
+        let token_file = self.token_file()?;
+        // A token without the name of an IMS is for the default one.
+        let elsewhere = token_file.is_some() && self.lookup(vars::IMS_URL.name).is_none();
+        let local =
+            if elsewhere { Ok(Local::default()) } else { Local::find(|it| self.lookup(it)) };
+        let local = match local {
+            Ok(local) => local,
+            Err(error) => {
+                tracing::error!("{}", chain(error.as_ref()));
+                return Ok(Err(exit::USAGE));
+            }
+        };
+        let lookup = |name: &str| {
+            let said = self.lookup(name).filter(|text| !text.trim().is_empty());
+            said.or_else(|| local.get(name))
+        };
         match (ImsAccess::from_vars(lookup), S3Access::from_vars(lookup)) {
-            (Ok(ims), Ok(s3)) => Ok(Ok((ims, s3))),
+            (Ok(ims), Ok(s3)) => {
+                let token_file = token_file.or(local.token_file);
+                Ok(Ok((ImsAccess { token_file, ..ims }, s3)))
+            }
             (ims, s3) => {
                 for faults in [ims.err(), s3.err()].into_iter().flatten() {
                     tracing::error!("{faults}");
@@ -78,6 +105,16 @@ impl Connection {
     /// The certificate that images get (contract section 4). What is wrong is told by [`Self::site`].
     pub fn ca_cert(&self) -> PathBuf {
         ImsAccess::from_vars(|name| self.lookup(name)).map(|ims| ims.ca_cert).unwrap_or_default()
+    }
+
+    /// The file that was named, by its whole path.
+    fn token_file(&self) -> anyhow::Result<Option<PathBuf>> {
+        let variable = || super::env_var("IMS_TOKEN_FILE").filter(|path| !path.is_empty());
+        let named = self.token_file.clone().or_else(|| variable().map(PathBuf::from));
+        let whole = |path: PathBuf| {
+            std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()))
+        };
+        named.map(whole).transpose()
     }
 
     fn lookup(&self, name: &str) -> Option<String> {

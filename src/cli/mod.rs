@@ -13,6 +13,7 @@ mod entry_points;
 mod exit;
 mod host_keys;
 mod image;
+mod local;
 mod ls;
 mod node;
 mod output;

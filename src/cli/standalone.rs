@@ -1,7 +1,8 @@
 //! `standalone`: the IMS API, an S3 endpoint and local jobs on one machine.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use secrecy::SecretString;
@@ -10,13 +11,17 @@ use url::Url;
 use super::exit::{self, Exit};
 use crate::contract::vars;
 use crate::net::Trust;
-use crate::standalone::{self, Config, Keys, S3Choice};
+use crate::os::service;
+use crate::standalone::{self, Config, Keys, S3Choice, here};
 
 /// Serve the IMS API and an object store, and run jobs, on this machine alone
 ///
 /// The keys of the store come from S3_ACCESS_KEY and S3_SECRET_KEY. Without them the embedded store
 /// makes a pair at its first start and says where it is kept. The file that CA_CERT names is the CA
 /// certificate that jobs put into images.
+///
+/// Clients send the token of the service; the commands of this program find it by themselves on the same
+/// machine. Each job has a token and keys of its own, for its own record and images.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of the records, objects and jobs; made if missing
@@ -40,13 +45,25 @@ pub struct Args {
     #[arg(long, value_name = "URL")]
     s3_endpoint: Option<Url>,
 
-    /// File with the bearer token that clients must send; needed to listen beyond loopback
+    /// File with the bearer token that clients must send [default: the file token in the data
+    /// directory, made at the first start]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Let sessions of jobs with require_dkms (IMS's default) mount, as in a privileged pod: their users
+    /// can then be root on this machine
+    #[arg(long)]
+    allow_dkms: bool,
+
+    /// Name by which clients may call this service, beside the addresses that it listens on; may be
+    /// repeated
+    #[arg(long = "allowed-host", value_name = "NAME")]
+    allowed_hosts: Vec<String>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
+    service::become_service().context("cannot set the limit of open files")?;
     let keys = keys_from_environment();
     let s3 = match args.s3_endpoint {
         None => S3Choice::Embedded { listen: args.s3_listen, keys },
@@ -56,14 +73,18 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
             trust: trust_from_environment()?,
         },
     };
-    let token = args.token_file.map(|path| read_token(&path)).transpose()?;
+    if let Some(path) = &args.token_file {
+        warn_if_open(path);
+    }
     let config = Config {
         // Jobs are started elsewhere, and must find their directories.
-        data: std::path::absolute(&args.data)
-            .with_context(|| format!("cannot use {} for data", args.data.display()))?,
+        data: absolute(&args.data)?,
         ims_listen: args.ims_listen,
         s3,
-        token,
+        token_file: args.token_file.as_deref().map(absolute).transpose()?,
+        allowed_hosts: args.allowed_hosts,
+        allow_dkms: args.allow_dkms,
+        here: here::directory(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)),
         ca_cert: super::env_var(vars::CA_CERT.name)
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
@@ -91,10 +112,13 @@ fn trust_from_environment() -> anyhow::Result<Trust> {
     .map(Option::unwrap_or_default)
 }
 
-fn read_token(path: &std::path::Path) -> anyhow::Result<SecretString> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the token file {}", path.display()))?;
-    let token = text.trim();
-    anyhow::ensure!(!token.is_empty(), "the token file {} is empty", path.display());
-    Ok(SecretString::from(token))
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// A secret that others can read is the operator's to mend; it may be mounted so.
+fn warn_if_open(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 != 0) {
+        tracing::warn!(path = %path.display(), "other users can read the token file: chmod 600");
+    }
 }

@@ -54,6 +54,8 @@ pub struct ImsAccess {
     pub oauth_client_id: Option<String>,
     pub oauth_client_secret: Option<SecretString>,
     pub oauth_endpoint: Option<Url>,
+    /// File with a token that is sent as it is; instead of OAuth. Commands outside a job have it.
+    pub token_file: Option<PathBuf>,
     /// Silence after which a request has failed.
     pub timeout: Duration,
 }
@@ -287,6 +289,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             oauth_client_id: self.text(&vars::OAUTH_CLIENT_ID),
             oauth_client_secret: self.text(&vars::OAUTH_CLIENT_SECRET).map(SecretString::from),
             oauth_endpoint: self.optional(&vars::OAUTH_CLIENT_ENDPOINT, values::http_url),
+            token_file: None,
             timeout: self
                 .optional(&vars::IMS_PYTHON_HELPER_TIMEOUT, values::seconds)
                 .unwrap_or(Duration::from_secs(720)),

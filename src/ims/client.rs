@@ -62,6 +62,12 @@ impl Client {
         })
     }
 
+    /// The same service; the token is what a file says.
+    pub fn with_token_file(self, path: std::path::PathBuf) -> Self {
+        let (http, tokens) = (self.sender.http.clone(), Some(Tokens::in_file(path)));
+        Self { sender: Arc::new(Sender { http, tokens }), ..self }
+    }
+
     /// The same service with other rules for trying again.
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }

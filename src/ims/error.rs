@@ -19,6 +19,8 @@ pub enum Error {
     TokenRefused { endpoint: String, status: u16, problem: String },
     #[error("no answer from the token endpoint {endpoint}")]
     TokenUnanswered { endpoint: String, source: reqwest::Error },
+    #[error("cannot read the token file {path}")]
+    TokenFile { path: std::path::PathBuf, source: std::io::Error },
     #[error("the token endpoint {endpoint} answered without a usable token")]
     NotAToken { endpoint: String },
     #[error("{0} cannot be the base URL of IMS")]

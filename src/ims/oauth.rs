@@ -78,11 +78,18 @@ impl OAuthConfig {
     }
 }
 
+/// Where tokens come from.
+#[derive(Debug)]
+enum Origin {
+    Endpoint(OAuthConfig, reqwest::Client),
+    /// A token that does not change, or is changed in the file.
+    File(PathBuf),
+}
+
 /// The token of the moment.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    config: OAuthConfig,
-    http: reqwest::Client,
+    origin: Origin,
     /// Held while a token is fetched, so that many requests at once fetch one.
     current: Mutex<Option<Token>>,
 }
@@ -96,7 +103,12 @@ pub(super) struct Token {
 
 impl Tokens {
     pub(super) fn new(config: OAuthConfig, http: reqwest::Client) -> Self {
-        Self { config, http, current: Mutex::new(None) }
+        Self { origin: Origin::Endpoint(config, http), current: Mutex::new(None) }
+    }
+
+    /// The token is the text of a file.
+    pub(super) fn in_file(path: PathBuf) -> Self {
+        Self { origin: Origin::File(path), current: Mutex::new(None) }
     }
 
     /// A token that is good for now; each answer of the endpoint may take `limit`.
@@ -121,28 +133,31 @@ impl Tokens {
     /// The credentials go into the form, as the sites' own tools send them; an endpoint that wants
     /// them in the header (RFC 6749 section 2.3.1 allows both) refuses that and gets them there.
     async fn fetch(&self, limit: Duration) -> Result<Token, Error> {
-        let secret = self.config.client_secret.expose_secret();
+        let (config, http) = match &self.origin {
+            Origin::Endpoint(config, http) => (config, http),
+            Origin::File(path) => return from_file(path).await,
+        };
+        let secret = config.client_secret.expose_secret();
         let grant = ("grant_type", "client_credentials");
-        let id = ("client_id", self.config.client_id.as_str());
-        let in_form = self.request(limit).form(&[grant, id, ("client_secret", secret)]);
-        match self.answer(in_form).await {
+        let id = ("client_id", config.client_id.as_str());
+        let request = || {
+            let request = http.post(config.endpoint.clone()).timeout(limit);
+            request.header(ACCEPT, "application/json")
+        };
+        let in_form = request().form(&[grant, id, ("client_secret", secret)]);
+        match Self::answer(&config.endpoint, in_form).await {
             Err(Error::TokenRefused { status: 400 | 401, .. }) => {
-                let request = self.request(limit).form(&[grant]);
-                let in_header = request.basic_auth(&self.config.client_id, Some(secret));
-                self.answer(in_header).await
+                let in_header = request().form(&[grant]);
+                let in_header = in_header.basic_auth(&config.client_id, Some(secret));
+                Self::answer(&config.endpoint, in_header).await
             }
             answer => answer,
         }
     }
 
-    fn request(&self, limit: Duration) -> reqwest::RequestBuilder {
-        let request = self.http.post(self.config.endpoint.clone()).timeout(limit);
-        request.header(ACCEPT, "application/json")
-    }
-
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Token, Error> {
+    async fn answer(endpoint: &Url, request: reqwest::RequestBuilder) -> Result<Token, Error> {
         let asked = Instant::now();
-        let endpoint = redact::url(&self.config.endpoint);
+        let endpoint = redact::url(endpoint);
         let answer = request.send().await.map_err(|error| Error::TokenUnanswered {
             endpoint: endpoint.clone(),
             source: error.without_url(),
@@ -160,6 +175,18 @@ impl Tokens {
             serde_json::from_slice(&body).map_err(|_| Error::NotAToken { endpoint })?;
         Ok(token.into_token(asked))
     }
+}
+
+/// The file is read anew when the service refuses what was in it.
+async fn from_file(path: &Path) -> Result<Token, Error> {
+    let failed = |source| Error::TokenFile { path: path.to_owned(), source };
+    let text = tokio::fs::read_to_string(path).await.map_err(failed)?;
+    let value = text.trim();
+    if value.is_empty() || value.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        let why = io::Error::new(io::ErrorKind::InvalidData, "it has no token on one line");
+        return Err(failed(why));
+    }
+    Ok(Token { value: value.into(), stale: Instant::now() + UNSAID_LIFE })
 }
 
 /// RFC 6749 section 5.1.

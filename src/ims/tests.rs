@@ -120,6 +120,35 @@ async fn an_endpoint_that_wants_the_credentials_in_the_header_gets_them_there() 
 }
 
 #[tokio::test]
+async fn a_token_in_a_file_is_sent_and_read_anew_when_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "old\n").unwrap();
+    let ims = Server::start({
+        let file = file.clone();
+        move |_, seen| match seen.header("authorization") {
+            "Bearer new" => json_answer(200, job()),
+            // Replaced, as a standalone without its file makes a new one.
+            _ => {
+                std::fs::write(&file, "new\n").unwrap();
+                answer(401, "")
+            }
+        }
+    })
+    .await;
+    let client = client(&ims.url, None).with_token_file(file.clone());
+    client.job("24", &never()).await.unwrap();
+    assert_eq!(ims.seen().len(), 2);
+
+    let missing = client.clone().with_token_file(dir.path().join("missing"));
+    let error = missing.job("24", &never()).await.unwrap_err();
+    assert!(matches!(error, Error::TokenFile { .. }), "{error}");
+    std::fs::write(&file, "two\nlines\n").unwrap();
+    assert!(client.with_token_file(file).job("24", &never()).await.is_err());
+    assert_eq!(ims.seen().len(), 2, "nothing is sent without a token");
+}
+
+#[tokio::test]
 async fn gateways_that_are_restarting_are_waited_for_and_then_given_up() {
     let ims = Server::start(|number, _| match number {
         0 => answer(502, "<html>"),

@@ -15,8 +15,11 @@ pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {
         client_secret: access.oauth_client_secret.clone(),
         endpoint: access.oauth_endpoint.as_ref().map(|url| url.to_string()),
     };
-    let oauth = OAuthConfig::load(&access.oauth_dir, overrides)
-        .context("cannot read the OAuth credentials")?;
+    let oauth = match &access.token_file {
+        Some(_) => None,
+        None => OAuthConfig::load(&access.oauth_dir, overrides)
+            .context("cannot read the OAuth credentials")?,
+    };
     let trust = gateway_trust(access);
     ims::Client::new(ims::Config {
         base: access.url.clone(),
@@ -24,6 +27,10 @@ pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {
         oauth,
         timeout: access.timeout,
         policy: Policy::within(access.timeout),
+    })
+    .map(|client| match &access.token_file {
+        Some(path) => client.with_token_file(path.clone()),
+        None => client,
     })
     .context("cannot set up the IMS client")
 }

@@ -4,14 +4,17 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, chdir, fchdir, mkdir};
 use tokio::process::Command;
+
+use super::service;
 
 /// Lets the child of `command` see `directory` as `at`, in a mount namespace of its own.
 ///
@@ -26,9 +29,13 @@ pub fn isolate(
     let directory = CString::new(directory.as_os_str().as_bytes())?;
     let at = CString::new(at.as_os_str().as_bytes())?;
     command.process_group(0);
+    let before = service::before();
     let enter = move || {
         const NONE: Option<&str> = None;
         nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        if let Some(before) = before {
+            before.restore()?;
+        }
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
         mount(Some(directory.as_c_str()), at.as_c_str(), NONE, MsFlags::MS_BIND, NONE)?;
@@ -43,6 +50,54 @@ pub fn isolate(
     // SAFETY: needed because namespaces and descriptor flags must change between fork and exec. The
     // closure makes system calls only, on strings made before the fork: it takes no lock and
     // allocates nothing (paths shorter than nix's stack buffer, "/" and CStr alike).
+    unsafe { command.pre_exec(enter) };
+    Ok(())
+}
+
+/// Hides `directory` from the child of an [`isolate`]d `command`, all but `kept` in it, and what is in
+/// `files`: whatever the child starts, as root as it may be, has no other way to them.
+pub fn hide(
+    command: &mut Command,
+    directory: &Path,
+    kept: Option<&Path>,
+    files: &[PathBuf],
+) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let below = kept.map_or(Ok(Path::new("")), |kept| kept.strip_prefix(directory));
+    let below = below.map_err(io::Error::other)?;
+    // Every directory on the way to `kept`, itself the last.
+    let mut way = Vec::new();
+    let mut at = directory.to_owned();
+    for part in below {
+        at.push(part);
+        way.push(text(&at)?);
+    }
+    let files = files.iter().filter(|file| !file.starts_with(directory));
+    let files = files.map(|file| text(file)).collect::<Result<Vec<_>, _>>()?;
+    let directory = text(directory)?;
+    let enter = move || {
+        const NONE: Option<&str> = None;
+        let open_kept = |path| open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let kept = way.last().map(|kept| open_kept(kept.as_c_str())).transpose()?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let options = Some(c"mode=0700,size=64k");
+        mount(Some(c"tmpfs"), directory.as_c_str(), Some(c"tmpfs"), flags, options)?;
+        if let (Some(kept), Some(to)) = (kept, way.last()) {
+            for made in &way {
+                mkdir(made.as_c_str(), Mode::S_IRWXU)?;
+            }
+            fchdir(&kept)?;
+            mount(Some(c"."), to.as_c_str(), NONE, MsFlags::MS_BIND, NONE)?;
+            chdir(c"/")?;
+        }
+        for file in &files {
+            mount(Some(c"/dev/null"), file.as_c_str(), NONE, MsFlags::MS_BIND, NONE)?;
+        }
+        Ok(())
+    };
+    // SAFETY: needed because the mounts must be made in the child's own namespace, between fork and
+    // exec. The closure makes system calls only, on strings made before the fork: it takes no lock and
+    // allocates nothing.
     unsafe { command.pre_exec(enter) };
     Ok(())
 }

@@ -26,8 +26,10 @@ pub mod openat;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
+pub mod service;
 pub mod stdio;
 #[cfg(test)]
 mod test_entry;
 pub mod tree;
+pub mod trusted;
 pub mod unix;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
-use super::Error;
 use crate::net::Trust;
 
 /// Everything standalone needs to know to start.
@@ -17,9 +16,15 @@ pub struct Config {
     /// Address of the IMS API. Jobs' SSH servers listen on its IP address too.
     pub ims_listen: SocketAddr,
     pub s3: S3Choice,
-    /// What IMS clients must send as `Authorization: Bearer`. Needed when anything listens on an
-    /// address that is not loopback.
-    pub token: Option<SecretString>,
+    /// The file with what IMS clients must send as `Authorization: Bearer`. Without one a token is made
+    /// at the first start and kept in `data/token`, readable by the owner alone.
+    pub token_file: Option<PathBuf>,
+    /// Names that requests may call us by, beside the addresses that are listened on and loopback.
+    pub allowed_hosts: Vec<String>,
+    /// Sessions of jobs that ask for DKMS may mount, with which they can be root on this machine.
+    pub allow_dkms: bool,
+    /// Where clients on this machine find out about us.
+    pub here: Option<PathBuf>,
     /// The site's CA certificate, which jobs put into images.
     pub ca_cert: Option<PathBuf>,
     /// The program started as `PROGRAM run ...` for each job: normally this very executable.
@@ -41,23 +46,4 @@ pub enum S3Choice {
 pub struct Keys {
     pub access: String,
     pub secret: SecretString,
-}
-
-impl Config {
-    /// Refuses to serve strangers without a token.
-    pub(super) fn check(&self) -> Result<(), Error> {
-        if self.token.is_some() {
-            return Ok(());
-        }
-        let s3 = match &self.s3 {
-            S3Choice::Embedded { listen, .. } => Some(("the S3 endpoint", *listen)),
-            S3Choice::External { .. } => None,
-        };
-        for (what, addr) in [Some(("the IMS API", self.ims_listen)), s3].into_iter().flatten() {
-            if !addr.ip().is_loopback() {
-                return Err(Error::TokenMissing { what, addr });
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,4 +1,4 @@
-//! S3 credentials of the embedded store: given, or made at the first start and kept.
+//! Secrets: the token of the API and the S3 credentials. Given, or made at the first start and kept.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -12,12 +12,21 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Keys;
 
+/// Longest token, in characters: more is another file.
+const LONGEST_TOKEN: usize = 4096;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot write the S3 keys to {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read the S3 keys from {path}; remove it to have new ones made")]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write the token to {path}")]
+    WriteToken { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot read the token from {path}; where standalone made it, remove it to have a new one made"
+    )]
+    ReadToken { path: PathBuf, source: io::Error },
 }
 
 /// The file, named as S3 tools name these.
@@ -30,38 +39,84 @@ struct Kept {
 /// The keys kept in `path`, made if there are none. The secret itself stays out of the log, which
 /// others may collect; the log says where it is.
 pub fn kept(path: &Path) -> Result<Keys, Error> {
-    let read = |source| Error::Read { path: path.into(), source };
     let (keys, made) = match std::fs::read(path) {
-        Ok(bytes) => {
-            let kept: Kept = serde_json::from_slice(&bytes).map_err(|error| read(error.into()))?;
-            (Keys { access: kept.access_key, secret: kept.secret_key.into() }, false)
+        Ok(_) => (read(path)?, false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let keys = make();
+            keep(path, &keys).map_err(|source| Error::Write { path: path.into(), source })?;
+            (keys, true)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (make(path)?, true),
-        Err(error) => return Err(read(error)),
+        Err(source) => return Err(Error::Read { path: path.into(), source }),
     };
     tracing::info!(access_key = keys.access, file = %path.display(), made, "S3 keys");
     Ok(keys)
 }
 
-fn make(path: &Path) -> Result<Keys, Error> {
-    let keys = Keys {
+/// The keys in `path`.
+pub fn read(path: &Path) -> Result<Keys, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    let bytes = std::fs::read(path).map_err(failed)?;
+    let kept: Kept = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+    Ok(Keys { access: kept.access_key, secret: kept.secret_key.into() })
+}
+
+/// A pair of keys that nobody has yet.
+pub fn make() -> Keys {
+    Keys {
         access: URL_SAFE_NO_PAD.encode(rand::random::<[u8; 15]>()),
         secret: SecretString::from(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 30]>())),
-    };
+    }
+}
+
+fn keep(path: &Path, keys: &Keys) -> io::Result<()> {
     let kept = Kept {
         access_key: keys.access.clone(),
         secret_key: keys.secret.expose_secret().to_owned(),
     };
-    write(path, &kept).map_err(|source| Error::Write { path: path.into(), source })?;
-    Ok(keys)
+    write_private(path, &serde_json::to_vec_pretty(&kept)?)
+}
+
+/// The token kept in `path`, made if there is none. It stays out of the log, too.
+pub fn kept_token(path: &Path) -> Result<SecretString, Error> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let token = make_token();
+            let line = format!("{}\n", token.expose_secret());
+            write_private(path, line.as_bytes())
+                .map_err(|source| Error::WriteToken { path: path.into(), source })?;
+            tracing::info!(file = %path.display(), "made the token that clients must send");
+            Ok(token)
+        }
+        _ => read_token(path),
+    }
+}
+
+/// The token in `path`: its text without white space around it.
+pub fn read_token(path: &Path) -> Result<SecretString, Error> {
+    let failed = |source| Error::ReadToken { path: path.into(), source };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let token = text.trim();
+    // RFC 6750 section 2.1; what else is no header value, and a space or a line feed in it is a file
+    // of something else.
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if token.is_empty() || token.len() > LONGEST_TOKEN || !token.bytes().all(fits) {
+        let why = "it has no token: letters, digits and - . _ ~ + / = on one line";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+    }
+    Ok(SecretString::from(token))
+}
+
+/// A token that nobody has yet.
+pub fn make_token() -> SecretString {
+    SecretString::from(hex::encode(rand::random::<[u8; 32]>()))
 }
 
 /// Whole or not at all, and for the owner alone.
-fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(&serde_json::to_vec_pretty(kept)?)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(draft, path)
 }
@@ -71,6 +126,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
     #[test]
     fn keys_are_made_once_and_only_for_the_owner() {
         let dir = tempfile::tempdir().unwrap();
@@ -79,7 +138,21 @@ mod tests {
         let second = kept(&path).unwrap();
         assert_eq!(first.access, second.access);
         assert_eq!(first.secret.expose_secret(), second.secret.expose_secret());
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(&path), 0o600);
         assert!(first.secret.expose_secret().len() >= 40);
+    }
+
+    #[test]
+    fn a_token_is_made_once_and_what_is_none_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let first = kept_token(&path).unwrap();
+        assert_eq!(first.expose_secret().len(), 64);
+        assert_eq!(kept_token(&path).unwrap().expose_secret(), first.expose_secret());
+        assert_eq!(mode(&path), 0o600);
+        for bad in ["", " \n", "two words", "a\nb", "gr\u{fc}n"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(matches!(kept_token(&path), Err(Error::ReadToken { .. })), "{bad:?}");
+        }
     }
 }

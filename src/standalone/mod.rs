@@ -2,20 +2,27 @@
 //!
 //! Called by `cli`. Rooms inside: `api` (what clients of IMS see), `records` (what is kept of it),
 //! `s3` (the embedded object store), `objects` (how the API reaches whichever object store there
-//! is), `launcher` (jobs as child processes), `cfs` (what configures images, layer by layer), `keys` (credentials made at the first start).
+//! is), `launcher` (jobs as child processes), `cfs` (what configures images, layer by layer), `keys`
+//! (credentials made at the first start), `grants` (what jobs may do), `data` (the directory of it all),
+//! `serve` (connections and their limits), `here` (how clients on this machine find it).
 
 mod api;
 mod cfs;
 mod config;
+mod data;
 mod database;
+mod grants;
+pub mod here;
 mod keys;
 mod launcher;
 mod objects;
 mod records;
 mod s3;
+mod serve;
 mod server;
 
 pub use config::{Config, Keys, S3Choice};
+pub use keys::{read as read_keys, read_token};
 pub use server::{Error, Server};
 
 use tokio_util::sync::CancellationToken;

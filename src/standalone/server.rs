@@ -5,24 +5,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use uuid::Uuid;
 
 use super::api::{self, App};
 use super::cfs::{self, Cfs};
 use super::config::{Config, Keys, S3Choice};
+use super::grants::Grants;
+use super::here::{self, Announced, Here};
 use super::launcher::{self, Launcher, Services, Setup};
 use super::objects::Objects;
-use super::records::{self, Records};
-use super::{keys, s3};
+use super::records::{self, Job, Records};
+use super::serve::{Front, Hosts, machine_name};
+use super::{data, keys, s3};
 use crate::net::{Policy, Trust};
 use crate::s3 as client;
 
 /// How long API requests in progress may go on at the end.
 const GRACE: Duration = Duration::from_secs(5);
+/// The same for those of the object store, which may be large.
+const STORE_GRACE: Duration = Duration::from_secs(10);
+/// How long a session of CFS that a killed standalone has left may take to withdraw what it published.
+const LAST_RIGHTS: Duration = Duration::from_secs(120);
 /// The longest silence of the object store.
 const STORE_SILENCE: Duration = Duration::from_secs(60);
 /// Clients of the API wait meanwhile, so trying again is kept short.
@@ -37,16 +45,14 @@ const STORE_POLICY: Policy = Policy {
 /// Why standalone does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "{what} would listen on {addr}, which others can reach: give a token, or listen on 127.0.0.1"
-    )]
-    TokenMissing { what: &'static str, addr: SocketAddr },
-    #[error("cannot make the data directory {path}")]
+    #[error("cannot use the data directory {path}")]
     Data { path: PathBuf, source: io::Error },
+    #[error("cannot keep the rights of jobs in {path}")]
+    Grants { path: PathBuf, source: io::Error },
+    #[error("cannot write where clients on this machine find standalone into {path}")]
+    Here { path: PathBuf, source: io::Error },
     #[error("{what} cannot listen on {addr}")]
     Listen { what: &'static str, addr: SocketAddr, source: io::Error },
-    #[error("the IMS API stopped")]
-    Api(#[source] io::Error),
     #[error("cannot open the records {path}; does another standalone use them?")]
     Records { path: PathBuf, source: records::Error },
     #[error(transparent)]
@@ -65,12 +71,14 @@ pub enum Error {
 
 /// A service that listens; [`Server::serve`] answers.
 pub struct Server {
-    router: Router,
-    listener: TcpListener,
+    api: Front,
     launcher: Launcher,
     cfs: Cfs,
     ims: Url,
     s3: Url,
+    token: SecretString,
+    /// Clients on this machine find us until this is dropped.
+    here: Option<Announced>,
     /// The embedded store, and what ends it.
     store: Option<JoinHandle<()>>,
     stop: CancellationToken,
@@ -80,6 +88,8 @@ pub struct Server {
 struct Store {
     endpoint: Url,
     keys: Keys,
+    /// Where the keys are kept, if they were made here.
+    kept: Option<PathBuf>,
     trust: Trust,
     task: Option<JoinHandle<()>>,
 }
@@ -87,10 +97,11 @@ struct Store {
 impl Server {
     /// Opens everything and listens; jobs that an earlier run left unfinished become errors.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        config.check()?;
-        std::fs::create_dir_all(&config.data)
+        data::prepare(&config.data)
             .map_err(|source| Error::Data { path: config.data.clone(), source })?;
         let records = open_records(config.data.join("records.redb")).await?;
+        let (token_file, token) = token(&config)?;
+        let grants = open_grants(&config, &records).await?;
         let listener = listen("the IMS API", config.ims_listen).await?;
         let addr = listener.local_addr().map_err(|source| Error::Listen {
             what: "the IMS API",
@@ -100,21 +111,28 @@ impl Server {
         let stop = CancellationToken::new();
         // A start that fails below ends what was started.
         let guard = stop.clone().drop_guard();
-        let store = store(&config, stop.clone()).await?;
+        let store = store(&config, grants.clone(), stop.clone()).await?;
         let objects = connect(&store, stop.clone()).await?;
         let ims = local_url(addr);
+        // A store that is not ours does not know the keys of jobs: they get those of the site.
+        let site_keys = matches!(config.s3, S3Choice::External { .. }).then_some(store.keys);
         let services = Services {
             ims: ims.clone(),
-            token: config.token.clone(),
+            grants: grants.clone(),
             s3: store.endpoint.clone(),
-            keys: store.keys,
+            site_keys,
             trust: store.trust,
             ca_cert: config.ca_cert,
+            allow_dkms: config.allow_dkms,
+            data: config.data.clone(),
+            secret_files: config.token_file.into_iter().collect(),
         };
+        tokio::spawn(forget_sessions(grants.clone(), grants.all(), stop.clone()));
         let cfs = Cfs::start(cfs::Setup {
             directory: config.data.join("cfs"),
             agent_binary: config.agent_binary.clone(),
             records: records.clone(),
+            objects: objects.clone(),
             services: services.clone(),
         })
         .map_err(Error::Cfs)?;
@@ -131,14 +149,37 @@ impl Server {
             records,
             objects,
             launcher: launcher.clone(),
-            token: config.token,
+            token: token.clone(),
+            grants,
             links: Default::default(),
         };
-        let router = api::router(app, cfs::routes(cfs.clone()));
-        tracing::info!(ims = %addr, s3 = %store.endpoint, data = %config.data.display(), "standalone listens");
+        let api = Front {
+            what: "the IMS API",
+            listener,
+            router: api::router(app, cfs::routes(cfs.clone())),
+            hosts: Hosts::new(addr, &config.allowed_hosts),
+            grace: GRACE,
+        };
+        let about = Here {
+            ims_url: ims.clone(),
+            token_file: token_file.clone(),
+            s3_endpoint: store.endpoint.clone(),
+            s3_keys_file: store.kept,
+        };
+        let announce = |path: PathBuf| {
+            here::announce(&path, addr, &about).map_err(|source| Error::Here { path, source })
+        };
+        let here = config.here.map(announce).transpose()?;
+        tracing::info!(
+            ims = %addr,
+            s3 = %store.endpoint,
+            data = %config.data.display(),
+            token = %token_file.display(),
+            "standalone listens"
+        );
         let s3 = store.endpoint;
         guard.disarm();
-        Ok(Self { router, listener, launcher, cfs, ims, s3, store: store.task, stop })
+        Ok(Self { api, launcher, cfs, ims, s3, token, here, store: store.task, stop })
     }
 
     /// The IMS API, as reached from this machine.
@@ -151,26 +192,65 @@ impl Server {
         &self.s3
     }
 
+    /// What IMS clients must send.
+    pub fn token(&self) -> &SecretString {
+        &self.token
+    }
+
     /// Answers until `shutdown`; then ends the jobs, which need the API for that, then the rest.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let stop = self.stop.clone();
-        let api = axum::serve(self.listener, self.router)
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        let mut api = tokio::spawn(api.into_future());
-        let early = tokio::select! {
-            ended = &mut api => Some(ended?),
-            _ = shutdown.cancelled() => None,
-        };
+        let api = tokio::spawn(self.api.serve(self.stop.clone()));
+        shutdown.cancelled().await;
         tracing::info!("ending jobs");
+        drop(self.here);
         tokio::join!(self.launcher.shut_down(), self.cfs.shut_down());
         self.stop.cancel();
-        if early.is_none() && tokio::time::timeout(GRACE, &mut api).await.is_err() {
-            api.abort();
-        }
+        api.await?;
         if let Some(store) = self.store {
             store.await?;
         }
-        early.unwrap_or(Ok(())).map_err(Error::Api)
+        Ok(())
+    }
+}
+
+/// The token, and the file that it is in.
+fn token(config: &Config) -> Result<(PathBuf, SecretString), Error> {
+    Ok(match &config.token_file {
+        Some(path) => (path.clone(), keys::read_token(path)?),
+        None => {
+            let path = config.data.join("token");
+            let token = keys::kept_token(&path)?;
+            (path, token)
+        }
+    })
+}
+
+/// The rights that jobs have, but for those whose record is gone.
+async fn open_grants(config: &Config, records: &Records) -> Result<Grants, Error> {
+    let path = config.data.join("grants");
+    let opened = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || Grants::open(path)
+    });
+    let grants = opened.await?.map_err(|source| Error::Grants { path, source })?;
+    for (id, of_job) in grants.all() {
+        let job = records.get::<Job>(id).await;
+        let job = job.map_err(|source| Error::Records { path: config.data.clone(), source })?;
+        if of_job && job.is_none() {
+            grants.take(id).await;
+        }
+    }
+    Ok(grants)
+}
+
+/// Takes the rights of sessions of CFS that an earlier standalone has started.
+async fn forget_sessions(grants: Grants, old: Vec<(Uuid, bool)>, stop: CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(LAST_RIGHTS) => {}
+        () = stop.cancelled() => return,
+    }
+    for (id, _) in old.into_iter().filter(|(_, of_job)| !of_job) {
+        grants.take(id).await;
     }
 }
 
@@ -186,11 +266,12 @@ async fn listen(what: &'static str, addr: SocketAddr) -> Result<TcpListener, Err
 }
 
 /// Starts the embedded store, or names the external one.
-async fn store(config: &Config, stop: CancellationToken) -> Result<Store, Error> {
+async fn store(config: &Config, grants: Grants, stop: CancellationToken) -> Result<Store, Error> {
     match &config.s3 {
         S3Choice::External { endpoint, keys, trust } => Ok(Store {
             endpoint: endpoint.clone(),
             keys: keys.clone(),
+            kept: None,
             trust: trust.clone(),
             task: None,
         }),
@@ -201,16 +282,26 @@ async fn store(config: &Config, stop: CancellationToken) -> Result<Store, Error>
                 addr: *addr,
                 source,
             })?;
-            let keys = match keys {
-                Some(keys) => keys.clone(),
-                None => keys::kept(&config.data.join("s3-keys.json"))?,
+            let (keys, kept) = match keys {
+                Some(keys) => (keys.clone(), None),
+                None => {
+                    let path = config.data.join("s3-keys.json");
+                    (keys::kept(&path)?, Some(path))
+                }
             };
             let (dir, opened_with) = (config.data.join("s3"), keys.clone());
             let service =
-                tokio::task::spawn_blocking(move || s3::open(&dir, &opened_with)).await??;
-            let task = tokio::spawn(s3::serve(listener, service, stop));
+                tokio::task::spawn_blocking(move || s3::open(&dir, &opened_with, grants)).await??;
+            let front = Front {
+                what: "the S3 endpoint",
+                listener,
+                router: s3::router(service),
+                hosts: Hosts::new(addr, &config.allowed_hosts),
+                grace: STORE_GRACE,
+            };
+            let task = tokio::spawn(front.serve(stop));
             let endpoint = local_url(addr);
-            Ok(Store { endpoint, keys, trust: Trust::System, task: Some(task) })
+            Ok(Store { endpoint, keys, kept, trust: Trust::System, task: Some(task) })
         }
     }
 }
@@ -247,10 +338,6 @@ fn local_url(addr: SocketAddr) -> Url {
 
 /// What users are told to connect to: the machine's name if jobs listen on every address.
 fn host(ip: IpAddr) -> String {
-    if ip.is_unspecified()
-        && let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname")
-    {
-        return name.trim().to_owned();
-    }
-    ip.to_string()
+    let name = ip.is_unspecified().then(machine_name).flatten();
+    name.unwrap_or_else(|| ip.to_string())
 }

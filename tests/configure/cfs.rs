@@ -11,7 +11,8 @@ use super::support::{SOON, eventually};
 impl Bench {
     async fn cfs(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let url = format!("{}/apis/cfs/{path}", self.stand.ims.base);
-        let mut request = reqwest::Client::new().request(method, url);
+        let mut request =
+            reqwest::Client::new().request(method, url).bearer_auth(self.stand.token());
         if let Some(body) = body {
             request = request.json(&body);
         }

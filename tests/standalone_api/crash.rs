@@ -21,7 +21,7 @@ const STUBBORN: &str = r#"trap 'n=x$n; touch /mnt/image/asked; [ "$n" = xx ] && 
 async fn to_be_killed() {
     let Some(data) = std::env::var_os(DATA) else { return };
     let data = Path::new(&data);
-    let standalone = Standalone::with(config(data, &data.join("agent"))).await;
+    let standalone = Standalone::with(config(data, &agent(data, STUBBORN))).await;
     let job = standalone.job().await;
     std::fs::write(data.join("new"), job.to_string()).unwrap();
     std::fs::rename(data.join("new"), data.join("job.json")).unwrap();

@@ -34,7 +34,7 @@ async fn a_job_that_dies_is_an_error_and_one_that_says_success_stays_so() {
     standalone.stop().await;
 
     let success = r#"echo '{"result": "success"}'
-        curl -fsS -X PATCH -H 'Content-Type: application/json' -d '{"status": "success"}' \
+        curl -fsS -X PATCH -H "Authorization: Bearer $OAUTH_CLIENT_SECRET" -H 'Content-Type: application/json' -d '{"status": "success"}' \
             "$IMS_URL/v3/jobs/$IMS_JOB_ID" >&2"#;
     let standalone = start(dir.path(), success).await;
     let job = standalone.job().await;
@@ -71,7 +71,9 @@ async fn jobs_side_by_side_have_their_own_mnt_image_port_and_environment() {
         has("JOB_ENABLE_DKMS=True");
         has("BUILD_ARCH=x86_64");
         has("S3_BUCKET=boot-images");
-        has(&format!("S3_ACCESS_KEY={}", crate::support::ACCESS));
+        assert!(!env.contains(crate::support::SECRET));
+        assert!(!env.contains(&format!("S3_ACCESS_KEY={}", crate::support::ACCESS)));
+        has(&format!("OAUTH_CLIENT_ENDPOINT={}", standalone.url("/oauth/token")));
         assert!(!env.contains("CARGO"), "the environment is the job's alone");
         let url = env.lines().find_map(|line| line.strip_prefix("DOWNLOAD_URL=")).unwrap();
         let answer = reqwest::get(url).await.unwrap();

@@ -1,10 +1,14 @@
 //! Standalone from outside: the IMS API against a transcript of the real service, the S3 endpoint
-//! with the clients people use, jobs as child processes. Needs root, awscli and s3cmd.
+//! with the clients people use, jobs as child processes. Needs root, awscli, s3cmd, curl and util-linux.
 
 mod access;
+mod attackers;
 mod crash;
 mod jobs;
+#[path = "../support/mod.rs"]
+mod lab;
 mod replay;
+mod rights;
 mod s3_clients;
 mod s3_semantics;
 mod sdk;

@@ -35,17 +35,21 @@ pub fn config(data: &Path, agent: &Path) -> Config {
         data: data.into(),
         ims_listen: loopback(),
         s3: S3Choice::Embedded { listen: loopback(), keys: Some(keys) },
-        token: None,
+        token_file: None,
+        allowed_hosts: Vec::new(),
+        allow_dkms: true,
+        here: None,
         ca_cert: None,
         agent_binary: agent.into(),
     }
 }
 
-/// A shell script that stands in for the agent.
-pub fn agent(dir: &Path, script: &str) -> PathBuf {
+/// A shell script that stands in for the agent; the same for the same data directory. It does not lie
+/// there: jobs do not see that.
+pub fn agent(data: &Path, script: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::create_dir_all(dir).unwrap();
-    let path = dir.join("agent");
+    let name = data.to_str().unwrap().replace('/', "-");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("agent{name}"));
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path
@@ -62,6 +66,7 @@ impl Standalone {
         let data = config.data.clone();
         let server = Server::start(config).await.unwrap();
         let (ims, s3) = (server.ims().clone(), server.s3().clone());
+        let token = server.token().clone();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.serve(shutdown.clone()));
         let store = Store::new(s3::Config {
@@ -71,7 +76,7 @@ impl Standalone {
             trust: Trust::System,
             timeout: Duration::from_secs(30),
         });
-        let http = reqwest::Client::new();
+        let http = client_with(secrecy::ExposeSecret::expose_secret(&token));
         Self { ims, s3, http, store: store.unwrap(), data, shutdown, task }
     }
 
@@ -172,6 +177,13 @@ impl Standalone {
         let path = format!("/v3/jobs/{job}");
         until(async || self.get(&path).await["status"] == status).await;
     }
+}
+
+/// Sends this token, unless a request has another.
+pub fn client_with(token: &str) -> reqwest::Client {
+    let value = format!("Bearer {token}").parse().unwrap();
+    let headers = [(reqwest::header::AUTHORIZATION, value)].into_iter().collect();
+    reqwest::Client::builder().default_headers(headers).build().unwrap()
 }
 
 pub fn token() -> CancellationToken {

@@ -6,12 +6,18 @@ use serde_json::{Value, json};
 #[derive(Clone)]
 pub struct Ims {
     pub base: String,
+    token: Option<String>,
     http: reqwest::Client,
 }
 
 impl Ims {
     pub fn new(base: impl Into<String>) -> Self {
-        Self { base: base.into(), http: reqwest::Client::new() }
+        Self { base: base.into(), token: None, http: reqwest::Client::new() }
+    }
+
+    /// With the token that the service wants.
+    pub fn with_token(&self, token: String) -> Self {
+        Self { token: Some(token), ..self.clone() }
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -42,7 +48,10 @@ impl Ims {
         format!("{}/{path}", self.base)
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Value {
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Value {
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         let answer = request.send().await.unwrap();
         let (status, url) = (answer.status(), answer.url().clone());
         let text = answer.text().await.unwrap();

@@ -76,7 +76,7 @@ impl Pod {
             let records = records.clone();
             move |parts: &Parts, body: &Bytes| answer(&mut records.lock().unwrap(), parts, body)
         };
-        let ims = Proxy::start(&stand.ims.base, Box::new(hook)).await;
+        let ims = Proxy::with_token(&stand.ims.base, Some(stand.token()), Box::new(hook)).await;
         let s3 = Proxy::start(stand.s3.endpoint.as_str(), Box::new(|_, _| None)).await;
         let parent = stand.dir.path().join("mnt-image");
         let keys = stand.dir.path().join("authorized_keys");

@@ -60,6 +60,8 @@ struct Shared {
     upstream: String,
     http: reqwest::Client,
     hook: Box<Hook>,
+    /// What the service wants, whatever the client sent.
+    token: Option<String>,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<String>>,
     /// Requests in the order of their answers.
@@ -71,11 +73,17 @@ struct Shared {
 impl Proxy {
     /// `upstream` is the base URL of the service, without a path.
     pub async fn start(upstream: &str, hook: Box<Hook>) -> Self {
+        Self::with_token(upstream, None, hook).await
+    }
+
+    /// Logs in to the service with this token.
+    pub async fn with_token(upstream: &str, token: Option<String>, hook: Box<Hook>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
             upstream: upstream.trim_end_matches('/').to_owned(),
             http: reqwest::Client::new(),
             hook,
+            token,
             rules: Mutex::default(),
             log: Mutex::default(),
             answered: Mutex::default(),
@@ -228,7 +236,11 @@ impl Shared {
 
     async fn pass_on(&self, parts: Parts, body: Bytes) -> Response {
         let url = format!("{}{}", self.upstream, parts.uri);
-        let request = self.http.request(parts.method, url).headers(parts.headers).body(body);
+        let mut headers = parts.headers;
+        if let Some(token) = &self.token {
+            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        }
+        let request = self.http.request(parts.method, url).headers(headers).body(body);
         let Ok(answer) = request.send().await else {
             return StatusCode::BAD_GATEWAY.into_response();
         };

@@ -102,9 +102,29 @@ impl Stand {
             reqwest::get(&ready).await.ok().filter(|answer| answer.status().is_success())
         })
         .await;
+        self.ims = self.ims.with_token(self.token());
     }
 
-    /// A command of the program, in the stand's directory, that finds the stand by the variables of a job.
+    /// Where the server keeps the token that it has made.
+    pub fn token_file(&self) -> PathBuf {
+        self.data().join("token")
+    }
+
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.token_file()).unwrap().trim().to_owned()
+    }
+
+    /// What an agent of a test's own logs in to IMS with.
+    pub fn oauth(&self) -> [(&'static str, String); 3] {
+        [
+            ("OAUTH_CLIENT_ID", "test".into()),
+            ("OAUTH_CLIENT_SECRET", self.token()),
+            ("OAUTH_CLIENT_ENDPOINT", format!("{}/oauth/token", self.ims.base)),
+        ]
+    }
+
+    /// A command of the program, in the stand's directory, that finds the stand by the variables of a job,
+    /// and its token by itself.
     pub fn command(&self, arguments: &[&str]) -> Command {
         use secrecy::ExposeSecret;
         let mut command = Command::new(agent());

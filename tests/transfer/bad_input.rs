@@ -113,6 +113,8 @@ async fn a_failure_on_the_way_leaves_nothing(objects: Objects) {
         let mut command = stand.command(&["image", "import", "--name", "undone", path(&root)]);
         // The failure is told when it has been tried for so long.
         command.env("IMS_URL", ims.url()).env("IMS_PYTHON_HELPER_TIMEOUT", "5");
+        // Of another URL than its own the token of standalone is not found by itself.
+        command.env("IMS_TOKEN_FILE", stand.token_file());
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         assert!(ims.count(pattern) > 0, "{pattern}");
         assert_eq!(output.status.code(), Some(1), "{pattern}: {}", text(&output.stderr));

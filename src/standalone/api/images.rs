@@ -2,30 +2,47 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::auth::Caller;
 use super::input::{Id, Input};
 use super::problem::{Problem, Result};
 use super::schema::{ARCH, Field, Kind, LINK};
-use super::{Shared, collection, links};
+use super::{Shared, Version, collection, links, own};
 use crate::contract::Arch;
 use crate::standalone::records::{Image, Link, Stamp};
 
 pub fn routes() -> Router<Shared> {
     Router::new()
-        .route(
-            "/images",
-            get(collection::list::<Image>).post(create).delete(collection::delete_all::<Image>),
-        )
-        .route(
-            "/images/{id}",
-            get(collection::one::<Image>).patch(patch).delete(collection::delete::<Image>),
-        )
+        .route("/images", get(list).post(create).delete(collection::delete_all::<Image>))
+        .route("/images/{id}", get(collection::one::<Image>).patch(patch).delete(delete))
+}
+
+async fn list(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<Image>>> {
+    let images = app.records.list().await?;
+    Ok(Json(own::visible(&app, caller, images)))
+}
+
+async fn delete(
+    state: State<Shared>,
+    Extension(caller): Extension<Caller>,
+    version: Extension<Version>,
+    cascade: Query<collection::Cascade>,
+    Id(id): Id,
+) -> Result<Response> {
+    let app = Shared::clone(&state);
+    let answer = collection::delete::<Image>(state, version, cascade, Id(id)).await?;
+    own::deleted(&app, caller, id).await?;
+    Ok(answer)
 }
 
 const NEW: &[Field] = &[
@@ -45,7 +62,11 @@ struct New {
     metadata: BTreeMap<String, String>,
 }
 
-async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, Json<Image>)> {
+async fn create(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    input: Input,
+) -> Result<(StatusCode, Json<Image>)> {
     let new: New = input.read(NEW)?;
     let _guard = app.links.lock().await;
     links::check::<Image>(&app, None, new.link.as_ref()).await?;
@@ -57,6 +78,7 @@ async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, 
         id: Uuid::new_v4(),
         created: Stamp::now(),
     };
+    own::make(&app, caller, image.id, image.link.as_ref()).await?;
     app.records.put(&image).await?;
     Ok((StatusCode::CREATED, Json(image)))
 }
@@ -96,11 +118,18 @@ enum Edit {
     },
 }
 
-async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Json<Image>> {
+async fn patch(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id,
+    input: Input,
+) -> Result<Json<Image>> {
     let _guard = app.links.lock().await;
     let image: Image = app.records.get(id).await?.ok_or_else(Problem::not_found)?;
     let patch: Patch = input.read(PATCH)?;
-    links::check::<Image>(&app, image.link.as_ref(), patch.link.as_ref()).await?;
+    if let Some(link) = &patch.link {
+        own::check_link(&app, caller, &image, link).await?;
+    }
     let changed = app.records.update(id, move |image: &mut Image| apply(image, patch)).await?;
     changed.map(|(record, ())| Json(record)).ok_or_else(Problem::not_found)
 }

@@ -37,6 +37,16 @@ pub async fn check(objects: &Objects, link: &Link) -> Result<()> {
     rootfs(artifacts).map(|_| ())
 }
 
+/// The manifest that a record links to and what it lists, as far as it can be read.
+pub async fn objects(objects: &Objects, link: Option<&Link>) -> Vec<Object> {
+    let Some((link, at)) = link.and_then(|link| Some((link, object(link).ok()?))) else {
+        return Vec::new();
+    };
+    let listed = read(objects, link).await.and_then(|manifest| artifacts(&manifest));
+    let listed = listed.unwrap_or_default().into_iter().map(|artifact| artifact.object);
+    listed.chain([at]).collect()
+}
+
 /// The manifest as JSON.
 pub async fn read(objects: &Objects, link: &Link) -> Result<Value> {
     let object = object(link)?;

@@ -1,7 +1,8 @@
 //! The REST API of IMS (contract section 7): v2, v3, and unversioned, which is v2.
 //!
 //! One file a collection; what they share is in `collection` (read, delete, undelete), `artifacts`
-//! (objects that go with a record), `manifest` (may this link be set), `schema` (bodies as data).
+//! (objects that go with a record), `manifest` (may this link be set), `own` (what a job's images may
+//! be), `schema` (bodies as data).
 
 mod artifacts;
 mod auth;
@@ -11,7 +12,8 @@ mod images;
 mod input;
 mod jobs;
 mod links;
-mod manifest;
+pub(super) mod manifest;
+mod own;
 pub(super) mod problem;
 mod public_keys;
 mod recipes;
@@ -27,6 +29,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::sync::Mutex;
 
+use super::grants::Grants;
 use super::launcher::Launcher;
 use super::objects::Objects;
 use super::records::{Image, PublicKey, Recipe, Records};
@@ -40,7 +43,10 @@ pub struct App {
     pub records: Records,
     pub objects: Objects,
     pub launcher: Launcher,
-    pub token: Option<SecretString>,
+    /// Its owner's; everything can be done with it.
+    pub token: SecretString,
+    /// What jobs may do.
+    pub grants: Grants,
     /// Held from the check of a link, or of a record about to go, to its change.
     pub links: Mutex<()>,
 }

@@ -22,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::problem::{Problem, Result, no_content};
 use super::launcher::Services;
+use super::objects::Objects;
 use super::records::{Image, Records};
 use crate::configure::{Configuration, report};
 use crate::telemetry::chain;
@@ -35,6 +36,7 @@ pub struct Setup {
     pub directory: PathBuf,
     pub agent_binary: PathBuf,
     pub records: Records,
+    pub objects: Objects,
     pub services: Services,
 }
 

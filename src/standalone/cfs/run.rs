@@ -19,7 +19,12 @@ use super::input::Session;
 use super::store::Store;
 use crate::configure::{Configuration, report};
 use crate::os::launch;
+use crate::s3::Object;
+use crate::standalone::api::manifest;
+use crate::standalone::data::{let_pass, make_private};
+use crate::standalone::grants::{Credentials, Reads};
 use crate::standalone::launcher::{self, IMAGE_ROOT_PARENT, Spawner};
+use crate::standalone::records::Image;
 
 /// Starts, watches and ends sessions.
 #[derive(Debug)]
@@ -47,8 +52,10 @@ impl Runner {
     /// Called inside a tokio runtime.
     pub fn new(setup: Setup, sessions: Store) -> io::Result<Self> {
         for name in ["work", "logs"] {
-            std::fs::create_dir_all(setup.directory.join(name))?;
+            make_private(&setup.directory.join(name))?;
         }
+        // What sessions see as /mnt/image: everyone may pass, as in a pod.
+        let_pass(&setup.directory.join("work"))?;
         let shared = Arc::new(Shared { setup, sessions, spawner: Spawner::new()? });
         Ok(Self {
             shared,
@@ -119,7 +126,7 @@ impl Shared {
         tracing::info!(session = session.name, succeeded, "session complete");
     }
 
-    /// Runs the child for one image; what it printed as its result.
+    /// Runs the child for one image, which has rights for that alone; what it printed as its result.
     async fn configure(
         &self,
         session: &Session,
@@ -127,11 +134,34 @@ impl Shared {
         image: Uuid,
         stop: &CancellationToken,
     ) -> io::Result<Value> {
+        let (id, services) = (Uuid::new_v4(), &self.setup.services);
+        let record = self.setup.records.get::<Image>(image).await.map_err(io::Error::other)?;
+        let link = record.and_then(|record| record.link);
+        let objects = manifest::objects(&self.setup.objects, link.as_ref()).await;
+        let objects = objects.iter().map(Object::to_string).collect();
+        let reads = Reads { image: Some(image), objects, ..Reads::default() };
+        let credentials = services.give(id, None, reads).await?;
+        let result = self.run_child(session, configuration, image, &credentials, stop).await;
+        services.grants.take(id).await;
+        result
+    }
+
+    async fn run_child(
+        &self,
+        session: &Session,
+        configuration: &Value,
+        image: Uuid,
+        credentials: &Credentials,
+        stop: &CancellationToken,
+    ) -> io::Result<Value> {
+        let services = &self.setup.services;
         let at = Path::new(IMAGE_ROOT_PARENT);
         let work = self.setup.directory.join("work");
         let log = self.setup.directory.join("logs").join(format!("{}.log", session.name));
-        let file = tempfile::Builder::new().suffix(".json").tempfile_in(&self.setup.directory)?;
+        // Where the child sees it: the rest of the data directory is hidden from it.
+        let file = tempfile::Builder::new().suffix(".json").tempfile_in(&work)?;
         serde_json::to_writer(file.as_file(), configuration)?;
+        let seen = at.join(file.path().strip_prefix(&work).map_err(io::Error::other)?);
         let result = tempfile::NamedTempFile::new_in(&self.setup.directory)?;
         let mut command = Command::new(&self.setup.agent_binary);
         command
@@ -139,19 +169,20 @@ impl Shared {
             .args(["--format", "json", "--session-name", &session.name])
             .args(["--image", &image.to_string()])
             .arg("--configuration")
-            .arg(file.path())
+            .arg(seen)
             .arg("--work-dir")
             .arg(at.join(image.to_string()))
             .args(session.groups(image).flat_map(|group| ["--group", group]))
             .args(session.limit().into_iter().flat_map(|limit| ["--limit", limit]))
             .args(session.result_name(image).into_iter().flat_map(|name| ["--name", name]))
             .env_clear()
-            .envs(launcher::connection(&self.setup.services))
+            .envs(launcher::connection(services, credentials))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(result.reopen()?)
             .stderr(append(log)?);
         launch::isolate(&mut command, &work, at, None)?;
+        launch::hide(&mut command, &services.data, None, &services.secret_files)?;
         let mut child = self.spawner.spawn(command).await?;
         tracing::info!(session = session.name, %image, pid = child.id(), "session started");
         let status = tokio::select! {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::standalone::data::let_pass;
+
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: PathBuf,
@@ -23,11 +25,16 @@ impl Directory {
     pub fn create(&self, public_key: &str, values: &BTreeMap<String, String>) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         // As the root of a volume in a pod: everyone may pass, sessions look around in it.
-        DirBuilder::new().mode(0o755).create(self.mnt())?;
+        std::fs::create_dir(self.mnt())?;
+        let_pass(&self.mnt())?;
         let mut keys = private(&self.authorized_keys())?;
         writeln!(keys, "{}", public_key.trim_end())?;
         serde_json::to_writer(private(&self.template_dictionary())?, values)?;
         Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn mnt(&self) -> PathBuf {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::data;
 use super::records::{self, Job, Records};
 use crate::contract::Status;
 use crate::os::launch;
@@ -114,8 +115,8 @@ pub struct Port {
 impl Launcher {
     /// Called inside a tokio runtime.
     pub fn new(setup: Setup) -> Result<Self, Error> {
-        std::fs::create_dir_all(IMAGE_ROOT_PARENT).map_err(Error::MountPoint)?;
-        std::fs::create_dir_all(&setup.jobs)
+        make_mount_point().map_err(Error::MountPoint)?;
+        data::make_private(&setup.jobs)
             .map_err(|source| Error::Jobs { path: setup.jobs.clone(), source })?;
         let spawner = Spawner::new().map_err(Error::Thread)?;
         let inner = Inner { setup, spawner, jobs: Mutex::default(), watchers: TaskTracker::new() };
@@ -131,6 +132,7 @@ impl Launcher {
                 process::end_leftovers(job.id);
                 remove(&directory.process());
             }
+            self.inner.setup.services.grants.take(job.id).await;
             if !job.status.is_terminal() {
                 self.inner.fail(job.id, "standalone ended while it ran").await;
             }
@@ -162,6 +164,7 @@ impl Launcher {
                 self.inner.watchers.spawn(watch);
             }
             Err(error) => {
+                self.inner.setup.services.grants.take(job.id).await;
                 self.inner.fail(job.id, &chain(&error)).await;
                 self.inner.jobs().running.remove(&job.id);
                 running.ended.cancel();
@@ -236,6 +239,15 @@ impl Inner {
         let directory = self.directory(job.id);
         let failed = |source| Error::Directory { job: job.id, source };
         directory.create(public_key, &download.values).map_err(failed)?;
+        let services = &self.setup.services;
+        if job.require_dkms && !services.allow_dkms {
+            tracing::info!(
+                job = %job.id,
+                "sessions of this job may not mount: standalone was started without --allow-dkms"
+            );
+        }
+        let credentials = services.give(job.id, Some(job.id), download.reads(job)).await;
+        let credentials = credentials.map_err(failed)?;
         let inherited = port.listener.as_raw_fd();
         let mut command = Command::new(&self.setup.agent_binary);
         command
@@ -246,7 +258,7 @@ impl Inner {
             .arg("--authorized-keys")
             .arg(directory.authorized_keys())
             .env_clear()
-            .envs(env::variables(job, &self.setup.services, download))
+            .envs(env::variables(job, services, download, &credentials))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(directory.open_result().map_err(failed)?)
@@ -255,6 +267,9 @@ impl Inner {
         let spawn = |source| Error::Spawn { program: program.clone(), source };
         let at = Path::new(IMAGE_ROOT_PARENT);
         launch::isolate(&mut command, &directory.mnt(), at, Some(inherited)).map_err(spawn)?;
+        // A session outside of a jail is root in this machine's tree.
+        launch::hide(&mut command, &services.data, Some(directory.path()), &services.secret_files)
+            .map_err(spawn)?;
         let child = self.spawner.spawn(command).await.map_err(spawn)?;
         drop(port);
         if let Some(pid) = child.id()
@@ -273,6 +288,7 @@ impl Inner {
             _ = running.stop.cancelled() => end(&job.to_string(), &mut child).await,
         };
         process::end_leftovers(job);
+        self.setup.services.grants.take(job).await;
         let directory = self.directory(job);
         remove(&directory.process());
         let reason = match waited {
@@ -315,6 +331,16 @@ impl Inner {
             tracing::warn!(%job, %error, "cannot remove the tree of a job");
         }
     }
+}
+
+/// Where each job finds its own directory; everyone may pass it, as in a pod.
+pub fn make_mount_point() -> io::Result<()> {
+    let path = Path::new(IMAGE_ROOT_PARENT);
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path)?;
+    path.ancestors().take(2).try_for_each(data::let_pass)
 }
 
 /// SIGTERM, time to tidy up, SIGKILL.

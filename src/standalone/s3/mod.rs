@@ -6,6 +6,7 @@
 //! Here bytes are immutable `blobs` and the `index` changes in transactions: an object is there
 //! whole, or not at all.
 
+mod access;
 mod blobs;
 mod conditions;
 mod copy;
@@ -20,20 +21,18 @@ mod service;
 mod uploads;
 
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::{SecretKey, SimpleAuth};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use s3s::Body;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use secrecy::ExposeSecret;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Keys;
+use super::grants::Grants;
+use access::Access;
 use blobs::Blobs;
 pub use index::Fault;
 use index::Index;
@@ -41,9 +40,6 @@ use service::Service;
 
 /// The buckets IMS uses: recipes and images.
 pub const BUCKETS: [&str; 2] = ["ims", "boot-images"];
-
-/// How long requests in progress may go on after the end was asked for.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// Why the embedded store does not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +51,7 @@ pub enum Error {
 }
 
 /// Opens the store in `dir`, removes what a crash left, and makes the buckets. Blocking.
-pub fn open(dir: &Path, keys: &Keys) -> Result<S3Service, Error> {
+pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<S3Service, Error> {
     let directory = |source| Error::Directory { path: dir.into(), source };
     let blobs = Blobs::open(dir.join("blobs")).map_err(directory)?;
     let path = dir.join("index.redb");
@@ -72,47 +68,21 @@ pub fn open(dir: &Path, keys: &Keys) -> Result<S3Service, Error> {
         }
     }
     let mut builder = S3ServiceBuilder::new(Service { index: Arc::new(index), blobs });
-    let secret = SecretKey::from(keys.secret.expose_secret());
-    builder.set_auth(SimpleAuth::from_single(keys.access.clone(), secret));
+    let access = Access::new(keys.clone(), grants);
+    builder.set_auth(access.clone());
+    builder.set_access(access);
     Ok(builder.build())
 }
 
-/// Serves until `shutdown`; requests in progress get a moment to end.
-pub async fn serve(listener: TcpListener, service: S3Service, shutdown: CancellationToken) {
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            _ = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, service.clone(), shutdown.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an S3 connection");
-                // Out of file descriptors, most likely: asking again at once would only spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    connections.close();
-    if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
-        tracing::warn!("S3 requests were cut off by the end of standalone");
-    }
+/// The store as what answers requests.
+pub fn router(service: S3Service) -> Router {
+    Router::new().fallback(answer).with_state(service)
 }
 
-async fn connection(stream: TcpStream, service: S3Service, shutdown: CancellationToken) {
-    let server = Builder::new(TokioExecutor::new());
-    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "an S3 connection ended");
+async fn answer(State(service): State<S3Service>, request: Request) -> Response {
+    match service.call(request.map(Body::http_body_unsync)).await {
+        Ok(response) => response.into_response(),
+        // A request that s3s cannot even refuse; it has logged why.
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

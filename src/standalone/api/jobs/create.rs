@@ -100,12 +100,14 @@ async fn image(app: &App, new: &New) -> Result<Source> {
         Problem::bad_request(format!("The image {id} has no link to a manifest yet."))
     })?;
     let artifacts = manifest::artifacts(&manifest::read(&app.objects, &link).await?)?;
+    let mut objects: Vec<_> = artifacts.iter().map(|artifact| artifact.object.clone()).collect();
+    objects.push(manifest::object(&link)?);
     let rootfs = manifest::rootfs(artifacts)?;
     if app.objects.head(&rootfs.object).await?.is_none() {
         return Err(Problem::bad_request(format!("There is no object {}.", rootfs.object)));
     }
     let url = app.objects.presign(&rootfs.object).await?;
-    let download = Download { url, md5: rootfs.md5, values: BTreeMap::new() };
+    let download = Download { url, md5: rootfs.md5, values: BTreeMap::new(), objects };
     Ok(Source { download, arch: image.arch, require_dkms: true })
 }
 
@@ -125,7 +127,7 @@ async fn recipe(app: &App, new: &New) -> Result<Source> {
     let md5 = head.metadata.get("md5sum").cloned().unwrap_or_default();
     let values = recipe.template_dictionary.into_iter().map(|pair| (pair.key, pair.value));
     let url = app.objects.presign(&object).await?;
-    let download = Download { url, md5, values: values.collect() };
+    let download = Download { url, md5, values: values.collect(), objects: vec![object] };
     Ok(Source { download, arch: recipe.arch, require_dkms: recipe.require_dkms })
 }
 

@@ -6,15 +6,16 @@ mod filter;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use futures::future::join_all;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::auth::{Caller, forbidden};
 use super::input::{Id, Input};
 use super::problem::{Problem, Result, no_content};
 use super::schema::{Field, Kind};
-use super::{Shared, collection};
+use super::{Shared, collection, own};
 use crate::contract::Status;
 use crate::standalone::records::Job;
 use filter::Filter;
@@ -50,9 +51,17 @@ struct Patch {
 }
 
 /// As in IMS, statuses may come in any order and the image need not exist.
-async fn patch(State(app): State<Shared>, Id(id): Id, input: Input) -> Result<Json<Job>> {
+async fn patch(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id,
+    input: Input,
+) -> Result<Json<Job>> {
     app.records.get::<Job>(id).await?.ok_or_else(Problem::not_found)?;
     let patch: Patch = input.read(PATCH)?;
+    if patch.resultant_image_id.is_some_and(|image| !own::is_own(&app, caller, image)) {
+        return Err(forbidden());
+    }
     let changed = app.records.update(id, move |job: &mut Job| {
         job.status = patch.status.unwrap_or(job.status);
         job.resultant_image_id = patch.resultant_image_id.or(job.resultant_image_id);
