@@ -45,7 +45,7 @@ pub(super) async fn run(job: &Job) -> anyhow::Result<Published> {
         }
         return Ok(published);
     }
-    let entrance = Entrance::prepare(job)?;
+    let entrance = Entrance::prepare(job).await?;
 
     job.reporter.enter(Status::FetchingImage).await?;
     let warning = look_ahead(job, &store, left.as_ref()).await?;

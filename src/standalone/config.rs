@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::Error;
+use crate::jail::Rights;
 use crate::net::Trust;
 
 /// Everything standalone needs to know to start.
@@ -22,6 +23,8 @@ pub struct Config {
     pub token: Option<SecretString>,
     /// The site's CA certificate, which jobs put into images.
     pub ca_cert: Option<PathBuf>,
+    /// What sessions of jobs may do; they reach the ports of standalone itself at no address.
+    pub sessions: Rights,
     /// The program started as `PROGRAM run ...` for each job: normally this very executable.
     pub agent_binary: PathBuf,
 }

@@ -18,6 +18,7 @@ use super::launcher::{self, Launcher, Services, Setup};
 use super::objects::Objects;
 use super::records::{self, Records};
 use super::{keys, s3};
+use crate::jail::Rights;
 use crate::net::{Policy, Trust};
 use crate::s3 as client;
 
@@ -110,6 +111,10 @@ impl Server {
             keys: store.keys,
             trust: store.trust,
             ca_cert: config.ca_cert,
+            sessions: Rights {
+                refused_ports: own_ports(&config.s3, &[&ims, &store.endpoint]),
+                ..config.sessions
+            },
         };
         let cfs = Cfs::start(cfs::Setup {
             directory: config.data.join("cfs"),
@@ -232,6 +237,15 @@ async fn connect(store: &Store, stop: CancellationToken) -> Result<Objects, Erro
         objects.make_bucket(bucket).await.map_err(failed)?;
     }
     Ok(objects)
+}
+
+/// The ports that standalone listens on.
+fn own_ports(s3: &S3Choice, [ims, endpoint]: &[&Url; 2]) -> Vec<u16> {
+    let s3 = match s3 {
+        S3Choice::Embedded { .. } => endpoint.port_or_known_default(),
+        S3Choice::External { .. } => None,
+    };
+    ims.port_or_known_default().into_iter().chain(s3).collect()
 }
 
 /// How processes of this machine reach what listens on `addr`.

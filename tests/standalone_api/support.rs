@@ -37,6 +37,7 @@ pub fn config(data: &Path, agent: &Path) -> Config {
         s3: S3Choice::Embedded { listen: loopback(), keys: Some(keys) },
         token: None,
         ca_cert: None,
+        sessions: Default::default(),
         agent_binary: agent.into(),
     }
 }

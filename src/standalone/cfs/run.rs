@@ -142,6 +142,7 @@ impl Shared {
             .arg(file.path())
             .arg("--work-dir")
             .arg(at.join(image.to_string()))
+            .args(self.setup.services.sessions.arguments())
             .args(session.groups(image).flat_map(|group| ["--group", group]))
             .args(session.limit().into_iter().flat_map(|limit| ["--limit", limit]))
             .args(session.result_name(image).into_iter().flat_map(|name| ["--name", name]))

@@ -8,6 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::contract::vars;
+use crate::jail::Rights;
 use crate::net::Trust;
 use crate::standalone::Keys;
 use crate::standalone::records::Job;
@@ -26,6 +27,8 @@ pub struct Services {
     pub trust: Trust,
     /// The site's CA certificate, which jobs put into images.
     pub ca_cert: Option<PathBuf>,
+    /// What sessions may do.
+    pub sessions: Rights,
 }
 
 /// What a job downloads at its start.
