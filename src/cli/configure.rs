@@ -10,6 +10,7 @@ use super::exit::{self, Exit};
 use super::output;
 use crate::configure::report::{self, Artifact, Session};
 use crate::configure::{Configuration, inventory};
+use crate::jail::Rights;
 use crate::job::configure::{LayerFailed, Outcome, Request, configure};
 use crate::telemetry::chain;
 use crate::workspace;
@@ -64,6 +65,9 @@ pub struct Args {
     /// Name of the session in the result [default: that of the configuration]
     #[arg(long, value_name = "NAME")]
     session_name: Option<String>,
+
+    #[command(flatten)]
+    rights: Rights,
 
     #[command(flatten)]
     connection: connect::Connection,
@@ -127,6 +131,7 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         work_dir: args.work_dir.clone().unwrap_or_else(default_dir),
         workspace: args.workspace,
         ca_cert: args.connection.ca_cert(),
+        rights: args.rights.clone(),
     })
 }
 

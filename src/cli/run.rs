@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::Exit;
 use super::output;
 use crate::contract::{JobContract, RescuePlace, duration, files};
+use crate::jail;
 use crate::job::{self, Listen, Options, Sessions, TimeLimits};
 use crate::squashfs::Engine;
 use crate::ssh;
@@ -95,6 +96,9 @@ pub struct Args {
     #[arg(long, value_name = "PLACE")]
     rescue: Option<RescuePlace>,
 
+    #[command(flatten)]
+    rights: jail::Rights,
+
     /// Record what terminals show there, a file a session (asciicast v2)
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -149,6 +153,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         home: std::env::home_dir(),
         forwarding: args.forwarding,
         record: args.record,
+        rights: args.rights,
         limits: TimeLimits { idle: args.idle_limit, deadline: args.deadline },
         remote_keys: args.remote_keys,
         remote_programs: args.remote_programs,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::exit::{self, Exit};
 use super::run::serve_status;
 use crate::contract::{SessionContract, files};
+use crate::jail;
 use crate::job::{self, Listen, SessionServer};
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
@@ -36,6 +37,9 @@ pub struct Args {
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     directory: Option<Option<PathBuf>>,
 
+    #[command(flatten)]
+    rights: jail::Rights,
+
     /// Serve /healthz, /readyz and /metrics there
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
@@ -62,6 +66,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let server = SessionServer {
         listen: super::ssh_listen(args.ssh_listen, &contract.session),
         authorized_keys: args.authorized_keys,
+        rights: args.rights,
         after_build: args.after_build,
     };
     Ok(Exit::of_end(job::serve_sessions(contract, server, board, stop).await))

@@ -10,6 +10,8 @@ use url::Url;
 
 use super::exit::{self, Exit};
 use crate::contract::vars;
+use crate::jail::network::Network;
+use crate::jail::{Capability, Rights};
 use crate::net::Trust;
 use crate::os::service;
 use crate::standalone::{self, Config, Keys, S3Choice, here};
@@ -59,6 +61,17 @@ pub struct Args {
     /// repeated
     #[arg(long = "allowed-host", value_name = "NAME")]
     allowed_hosts: Vec<String>,
+
+    /// What of the network the sessions of jobs get
+    ///
+    /// They share it with this host. `filtered` takes cgroup v2 and BPF of the kernel; where they cannot be
+    /// had, jobs with sessions fail and say so.
+    #[arg(long, value_name = "WHAT", default_value = "filtered")]
+    session_network: Network,
+
+    /// What sessions of jobs may do besides
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    session_capability: Vec<Capability>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -88,6 +101,11 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         ca_cert: super::env_var(vars::CA_CERT.name)
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
+        sessions: Rights {
+            network: args.session_network,
+            refused_ports: Vec::new(),
+            capabilities: args.session_capability,
+        },
         agent_binary: std::env::current_exe().context("cannot find this program's own file")?,
     };
     standalone::run(config, super::shutdown_token()?).await?;

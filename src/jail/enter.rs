@@ -11,7 +11,7 @@ use nix::mount::MsFlags;
 
 use super::plan::{Access, Step};
 use super::wire::Fault;
-use crate::os::namespace;
+use crate::os::{mountinfo, namespace};
 
 /// What the steps work with.
 struct Entering {
@@ -63,6 +63,7 @@ impl Entering {
             Step::ReadOnly(path) if path.exists() => namespace::make_read_only(path)?,
             Step::ReadOnly(_) => {}
             Step::Hide(path) => self.hide(path)?,
+            Step::WithoutControlGroups => without_control_groups()?,
         }
         Ok(())
     }
@@ -98,6 +99,15 @@ impl Entering {
         let null = self.devices.get(Path::new("/dev/null")).ok_or(io::ErrorKind::NotFound)?;
         namespace::bind_device(null, path)
     }
+}
+
+/// The last one first: one may cover another.
+fn without_control_groups() -> io::Result<()> {
+    let mounts = mountinfo::at_or_below(Path::new("/"))?;
+    for mount in mounts.iter().rev().filter(|mount| mount.fs_type == "cgroup2") {
+        namespace::unmount(&mount.point)?;
+    }
+    Ok(())
 }
 
 fn flags(access: Access) -> MsFlags {

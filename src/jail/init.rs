@@ -32,7 +32,7 @@ use crate::os::{hardening, landlock, namespace, pty, seccomp};
 pub fn run(socket: UnixStream) -> io::Result<()> {
     let single = SingleThreaded::check()?;
     let Some((setup, _)) = wire::receive::<Setup>(&socket)? else { return Ok(()) };
-    if setup.shape == Shape::Namespaces && !be_born_in_namespaces(&socket)? {
+    if setup.shape == Shape::Namespaces && !be_born_in_namespaces(&socket, setup.own_group)? {
         return Ok(());
     }
     match Init::set_up(single, socket, setup)? {
@@ -42,10 +42,11 @@ pub fn run(socket: UnixStream) -> io::Result<()> {
 }
 
 /// `true` in the process that is pid 1 of the new namespace, once its parent is gone.
-fn be_born_in_namespaces(socket: &UnixStream) -> io::Result<bool> {
+fn be_born_in_namespaces(socket: &UnixStream, own_group: bool) -> io::Result<bool> {
     let (gone, alive) = io::pipe()?;
-    let born =
-        namespace::leave().map_err(|error| Fault::new("make namespaces", &error)).and_then(|()| {
+    let born = namespace::leave(own_group)
+        .map_err(|error| Fault::new("make namespaces", &error))
+        .and_then(|()| {
             namespace::fork_sibling().map_err(|error| Fault::new("fork the jail's init", &error))
         });
     match born {

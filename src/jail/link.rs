@@ -71,7 +71,12 @@ impl Link {
             .spawn()
             .map_err(start)?;
         socket.set_read_timeout(Some(PATIENCE)).map_err(start)?;
-        let result = handshake(&socket, plan, child.id() as i32);
+        let pid = child.id() as i32;
+        // It does nothing before it has its setup: no socket is made outside of the filter.
+        let filtered = plan.filter().map_or(Ok(()), |filter| filter.add(pid));
+        let result = filtered
+            .map_err(|source| Error::SetUp { what: "join the control group".into(), source })
+            .and_then(|()| handshake(&socket, plan, pid));
         if plan.shape == Shape::Namespaces || result.is_err() {
             // Its work was to make the namespaces and init in them; or it failed.
             drop((result.is_err()).then(|| child.kill()));
@@ -175,6 +180,7 @@ fn handshake(socket: &UnixStream, plan: &Plan, started: i32) -> Result<Greeting,
         hide: plan.hide.clone(),
         keep: plan.keep,
         level: plan.level,
+        own_group: plan.filter().is_some(),
     };
     let start = |source| Error::Start { source };
     wire::send(socket, &setup, &[]).map_err(start)?;

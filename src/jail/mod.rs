@@ -13,13 +13,16 @@ mod fixtures;
 mod init;
 mod link;
 mod mounts;
+pub mod network;
 mod plan;
+mod rights;
 mod session;
 mod socket;
 mod wire;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +33,8 @@ pub use child::Child;
 pub use close::Leftovers;
 pub use fixtures::remove_leftovers;
 pub use link::ENTRY;
-pub use plan::{Impossible, Options, Plan, Shape};
+pub use plan::{Impossible, Options, Plan, Shape, UNFILTERED};
+pub use rights::{Capability, Rights};
 pub use socket::SocketFile;
 
 use crate::os::capability::CapSet;
@@ -93,6 +97,10 @@ pub enum Error {
     Unresponsive(Duration),
     #[error("the job takes no more sessions")]
     Closed,
+    #[error(
+        "sessions could reach the services of this host: the filter has no effect; {UNFILTERED}"
+    )]
+    Unfiltered,
 }
 
 /// The place where all sessions of a job live. Clones are the same jail.
@@ -117,7 +125,7 @@ impl Jail {
         let account = account(&plan)?;
         let plan = without_hiding_in_vain(plan);
         let (plan, (link, fixtures)) = match start(&exe, &plan) {
-            Err(error) if plan.shape == Shape::Namespaces => {
+            Err(error) if plan.shape == Shape::Namespaces && plan.filter().is_none() => {
                 let reason = crate::telemetry::chain(&error);
                 tracing::warn!(reason, "sessions get no namespaces");
                 let held = CapSet::effective().map_err(|source| Error::Start { source })?;
@@ -132,7 +140,31 @@ impl Jail {
         }
         let link = Mutex::new(Some(Arc::new(link)));
         let fixtures = Mutex::new(fixtures);
-        Ok(Jail(Arc::new(Inner { plan, account, exe, link, fixtures })))
+        let jail = Jail(Arc::new(Inner { plan, account, exe, link, fixtures }));
+        if jail.is_filtered()
+            && let Err(error) = jail.prove_filter()
+        {
+            jail.close(Duration::ZERO);
+            return Err(error);
+        }
+        Ok(jail)
+    }
+
+    /// Whether sessions are kept from the services of this host.
+    pub fn is_filtered(&self) -> bool {
+        self.0.plan.filter().is_some()
+    }
+
+    /// Tries from inside what must not be possible: what the kernel was asked for counts for nothing.
+    fn prove_filter(&self) -> Result<(), Error> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let listener = listener.map_err(|source| Error::Start { source })?;
+        let address = listener.local_addr().map_err(|source| Error::Start { source })?;
+        match self.connect_tcp(address) {
+            Err(Error::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::Unfiltered),
+        }
     }
 
     /// One line for the log: which separation was obtained.

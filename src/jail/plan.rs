@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::network::Filter;
 use crate::os::capability::CapSet;
 use crate::os::seccomp::Level;
 
@@ -20,6 +21,10 @@ pub struct Options {
     pub agent_dir: Option<PathBuf>,
     /// Variables of every session.
     pub env: Vec<(OsString, OsString)>,
+    /// Keeps sessions from the services of this host; `None`: they have its network.
+    pub filter: Option<Filter>,
+    /// Capabilities that sessions have beside those of building an image, where the agent has them.
+    pub more: CapSet,
 }
 
 /// How much separation was possible.
@@ -60,6 +65,8 @@ pub enum Step {
     ReadOnly(PathBuf),
     /// Cover a file or directory, if it exists, by an empty one.
     Hide(PathBuf),
+    /// Unmount the cgroup v2 hierarchy wherever it is: who can write to it can leave a control group.
+    WithoutControlGroups,
 }
 
 /// Flags of a fresh mount; all are nosuid and nodev.
@@ -97,11 +104,22 @@ pub enum Impossible {
          container or set SSH_JAIL=False"
     )]
     NoChroot,
+    #[error(
+        "cannot keep sessions from the services of this host: that takes CAP_SYS_ADMIN and \
+         CAP_SYS_CHROOT; {UNFILTERED}"
+    )]
+    NoFilter,
 }
+
+/// How to do without.
+pub const UNFILTERED: &str = "with --session-network host (of `run`, `configure` or `standalone`) sessions reach all services \
+     that the agent does";
 
 /// What a container runtime gives by default: enough for package managers, dracut, useradd, chroot.
 ///
-/// Not DAC_READ_SEARCH (file handles), nor anything that acts on the machine.
+/// Not DAC_READ_SEARCH (file handles), nor anything that acts on the machine. Nor NET_RAW: who has it
+/// reads what others say over loopback, tokens included. NET_BIND_SERVICE, so that a server can be tried
+/// on its own port.
 const BUILDING: CapSet = CapSet::CHOWN
     .with(CapSet::DAC_OVERRIDE)
     .with(CapSet::FOWNER)
@@ -112,7 +130,6 @@ const BUILDING: CapSet = CapSet::CHOWN
     .with(CapSet::SETPCAP)
     .with(CapSet::SETFCAP)
     .with(CapSet::NET_BIND_SERVICE)
-    .with(CapSet::NET_RAW)
     .with(CapSet::SYS_CHROOT)
     .with(CapSet::MKNOD)
     .with(CapSet::AUDIT_WRITE);
@@ -145,14 +162,22 @@ impl Plan {
             root: options.root.clone(),
             steps: steps(&options),
             hide: Vec::new(),
-            keep,
+            keep: keep.with(options.more),
             level,
             env: session_env(&options),
             options,
         }
     }
 
+    /// What keeps sessions from the services of this host.
+    pub fn filter(&self) -> Option<&Filter> {
+        self.options.filter.as_ref()
+    }
+
     fn plain(options: Options, held: CapSet) -> Result<Plan, Impossible> {
+        if options.filter.is_some() {
+            return Err(Impossible::NoFilter);
+        }
         let jailed = options.root.is_some();
         if jailed && !held.has(CapSet::SYS_CHROOT) {
             return Err(Impossible::NoChroot);
@@ -168,7 +193,7 @@ impl Plan {
             root: options.root.clone(),
             steps: Vec::new(),
             hide: if jailed { Vec::new() } else { options.masks.clone() },
-            keep,
+            keep: keep.with(options.more),
             level: Level::Strict,
             env: session_env(&options),
             options,
@@ -195,7 +220,9 @@ impl Plan {
             }
             (Shape::Plain, _) => "no CAP_SYS_ADMIN: no namespaces, fewer capabilities only",
         };
-        format!("{place} ({means})")
+        let network =
+            if self.filter().is_some() { "filtered network" } else { "the agent's network" };
+        format!("{place} ({means}; {network})")
     }
 }
 
@@ -214,6 +241,9 @@ fn steps(options: &Options) -> Vec<Step> {
     match &options.root {
         Some(root) => steps.push(Step::Pivot(root.clone())),
         None => steps.push(Step::ForbidDevices),
+    }
+    if options.root.is_none() && options.filter.is_some() {
+        steps.push(Step::WithoutControlGroups);
     }
     proc_and_sys(&mut steps, options);
     devices(&mut steps);
@@ -352,6 +382,16 @@ mod tests {
         assert!(!plan.keep.has(CapSet::SYS_CHROOT) && !plan.keep.has(CapSet::MKNOD));
         let refused = Plan::new(jailed(), BUILDING.without(CapSet::SYS_CHROOT)).unwrap_err();
         assert_eq!(refused, Impossible::NoChroot);
+    }
+
+    #[test]
+    fn nobody_sniffs_unless_it_was_asked_for() {
+        let plan = Plan::new(jailed(), all().with(CapSet::NET_RAW)).unwrap();
+        assert!(!plan.keep.has(CapSet::NET_RAW));
+        let plan = Plan::new(Options { more: CapSet::NET_RAW, ..jailed() }, all()).unwrap();
+        assert!(plan.keep.has(CapSet::NET_RAW));
+        let plan = Plan::new(Options { more: CapSet::NET_RAW, ..jailed() }, BUILDING).unwrap();
+        assert!(plan.keep.has(CapSet::NET_RAW) && !plan.keep.has(CapSet::SYS_CHROOT));
     }
 
     #[test]

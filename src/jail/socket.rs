@@ -1,10 +1,11 @@
-//! Unix sockets for forwarding, opened by a process that is in the jail as a session is: a path means
-//! what it means to the session, and what a session cannot reach is not reached.
+//! Sockets for forwarding, opened by a process that is in the jail as a session is: a path means what it
+//! means to the session, and what a session cannot reach is not reached.
 //!
 //! `perform` is that process; the methods of `Jail` are how `ssh` has it started.
 
 use std::fs::DirBuilder;
 use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use super::wire::{self, Become, Bytes, Fault, Made, Request, SocketTask};
 use super::{Error, Jail};
 use crate::os::exec::Stdio;
-use crate::os::unix;
+use crate::os::{tcp, unix};
 
 /// What the process has said before it ended is there already.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -57,6 +58,20 @@ impl Jail {
         self.on_socket(SocketTask::Remove(file.made.clone())).map(drop)
     }
 
+    /// Begins to connect as a session would. Blocks briefly; the stream does not.
+    pub fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream, Error> {
+        let (connecting, _) = self.on_socket(SocketTask::ConnectTcp { address })?;
+        let connecting = connecting.ok_or(Error::Gone)?;
+        tcp::stream(connecting).map_err(refused("take over a connection"))
+    }
+
+    /// Listens as a session would. Blocks briefly; the listener does not.
+    pub fn listen_tcp(&self, address: SocketAddr) -> Result<TcpListener, Error> {
+        let (listener, _) = self.on_socket(SocketTask::ListenTcp { address })?;
+        let listener = listener.ok_or(Error::Gone)?;
+        tcp::listener(listener).map_err(refused("take over a socket"))
+    }
+
     fn listening(&self, task: SocketTask) -> Result<(UnixListener, SocketFile), Error> {
         let (Some(listener), Some(made)) = self.on_socket(task)? else { return Err(Error::Gone) };
         let listener = unix::listener(listener).map_err(refused("take over a socket"))?;
@@ -97,6 +112,13 @@ pub(super) fn perform(task: SocketTask, stdio: Stdio) -> Result<(), Fault> {
             let place = agent_directory().map_err(fault("make a directory for a socket"))?;
             let path = place.join(format!("agent.{}", std::process::id()));
             listen(path, true).map_err(fault("make a socket"))?
+        }
+        SocketTask::ConnectTcp { address } => {
+            (Some(tcp::begin_to_connect(address).map_err(fault("connect"))?), None)
+        }
+        SocketTask::ListenTcp { address } => {
+            let listener = TcpListener::bind(address).map_err(fault("listen"))?;
+            (Some(listener.into()), None)
         }
         SocketTask::Remove(made) => {
             remove(&made).map_err(fault("remove a socket"))?;

@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
@@ -59,6 +60,8 @@ pub struct Setup {
     pub hide: Vec<PathBuf>,
     pub keep: CapSet,
     pub level: Level,
+    /// The process is in a control group that it must not leave.
+    pub own_group: bool,
 }
 
 /// What a session's process becomes.
@@ -69,7 +72,7 @@ pub enum Become {
         argv: Vec<Bytes>,
     },
     Sftp,
-    /// Does this with a Unix socket, sends what came of it through its stdin, and ends.
+    /// Does this with a socket, sends what came of it through its stdin, and ends.
     Socket(SocketTask),
 }
 
@@ -84,6 +87,10 @@ pub enum SocketTask {
     ListenForAgent,
     /// Removes a socket that one of the two has made, if it is still there.
     Remove(Made),
+    /// Answered by a TCP socket that connects to there.
+    ConnectTcp { address: SocketAddr },
+    /// Answered by a listening TCP socket.
+    ListenTcp { address: SocketAddr },
 }
 
 /// A socket that was made, so that nothing else is removed in its place.

@@ -46,7 +46,10 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
         return Ok(published);
     }
     // The port and the keys are looked at before anything is done, as for customize.
-    let debug = job.contract.debug.then(|| Entrance::prepare(job)).transpose()?;
+    let debug = match job.contract.debug {
+        true => Some(Entrance::prepare(job).await?),
+        false => None,
+    };
     let directory = open_directory(job).await?;
     if !job.options.after_build {
         job.reporter.enter(Status::FetchingRecipe).await?;

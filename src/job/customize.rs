@@ -44,7 +44,7 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
         }
         return Ok(published);
     }
-    let entrance = Entrance::prepare(job)?;
+    let entrance = Entrance::prepare(job).await?;
 
     job.reporter.enter(Status::FetchingImage).await?;
     let warning = look_ahead(job, store, left.as_ref()).await?;

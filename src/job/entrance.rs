@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listen::Bound;
 use super::session::{self, Door, Host, Site, Told};
-use super::{Job, Sessions, pod};
+use super::{Job, Sessions, pod, rights};
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::watch::Signal;
 
@@ -22,7 +22,7 @@ pub(super) enum Open {
 }
 
 impl Entrance {
-    pub fn prepare(job: &Job) -> anyhow::Result<Self> {
+    pub async fn prepare(job: &Job) -> anyhow::Result<Self> {
         Ok(match job.options.sessions {
             Sessions::Here => {
                 let bound = job.options.ssh_listen.bind()?;
@@ -31,6 +31,7 @@ impl Entrance {
                         .with_context(|| format!("cannot record to {}", directory.display()))?;
                 }
                 let authorized_keys = session::authorized_keys(&job.options.authorized_keys)?;
+                rights::check(&job.options.rights).await?;
                 Self::Here { bound, authorized_keys }
             }
             Sessions::Separate => Self::Separate,

@@ -77,6 +77,15 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 impl Bound {
+    pub(super) fn port(&self) -> Option<u16> {
+        let address = match self {
+            Self::Inherited(listener) => listener.local_addr(),
+            Self::Socket(socket, _) => socket.local_addr(),
+            Self::Released(address) => Ok(*address),
+        };
+        address.ok().map(|address| address.port())
+    }
+
     /// Lets clients connect, until the listener is dropped. It can be called again then: users may come
     /// back.
     pub(super) fn listen(&mut self) -> anyhow::Result<TcpListener> {

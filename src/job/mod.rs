@@ -23,6 +23,7 @@ mod remote;
 mod repackage;
 mod report;
 mod rescue;
+mod rights;
 mod script;
 mod session;
 mod work;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::contract::{Action, Faults, ImsAccess, JobContract};
+use crate::jail;
 use crate::os::process::Reaper;
 use crate::squashfs::Engine;
 use crate::ssh;
@@ -72,6 +74,7 @@ pub struct Options {
     /// A directory for recordings of terminals.
     pub record: Option<PathBuf>,
     pub limits: TimeLimits,
+    pub rights: jail::Rights,
     /// The keys for root on a remote build node.
     pub remote_keys: PathBuf,
     /// This program for nodes of other architectures.

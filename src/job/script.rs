@@ -11,6 +11,7 @@ use anyhow::Context;
 
 use super::package::blocking;
 use super::session::{self, Host};
+use crate::jail::network::Filter;
 use crate::jail::{Child, Jail, Program, Spawn, Stdio3};
 use crate::os::process::Lines;
 
@@ -23,12 +24,17 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// `sessions` is where the job's sessions live.
-    pub async fn prepare(host: &Host, path: PathBuf, sessions: &Jail) -> anyhow::Result<Self> {
+    /// `sessions` is where the job's sessions live, `filter` what holds for them.
+    pub async fn prepare(
+        host: &Host,
+        path: PathBuf,
+        sessions: &Jail,
+        filter: Option<Filter>,
+    ) -> anyhow::Result<Self> {
         if !host.session.jail {
             return Ok(Self { path, jail: sessions.clone(), own: None });
         }
-        let jail = session::establish(host, None).await?;
+        let jail = session::establish(host, None, filter).await?;
         Ok(Self { path, jail: jail.clone(), own: Some(jail) })
     }
 

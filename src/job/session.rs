@@ -18,9 +18,10 @@ use super::listen::Bound;
 use super::package::blocking;
 use super::report::Reporter;
 use super::script::Script;
-use super::{Job, control, limits};
+use super::{Job, control, limits, rights};
 use crate::contract::{self, Arch, Status, vars};
-use crate::jail::{self, Jail, Leftovers, Plan};
+use crate::jail::network::Filter;
+use crate::jail::{self, Jail, Leftovers, Plan, Rights};
 use crate::os::capability::CapSet;
 use crate::remote::node::Pod;
 use crate::remote::wire::ToPod;
@@ -60,6 +61,7 @@ pub(super) struct Host {
     pub session: contract::Session,
     /// By [`secrets`].
     pub secrets: Vec<PathBuf>,
+    pub rights: Rights,
     pub forwarding: ssh::Forwarding,
     /// A directory for recordings of terminals.
     pub record: Option<PathBuf>,
@@ -85,6 +87,7 @@ impl Host {
                 job.contract.ims.oauth_dir.clone(),
                 Some(&job.contract.s3.credentials_dir),
             ),
+            rights: job.options.rights.clone(),
             forwarding: job.options.forwarding,
             record: job.options.record.clone(),
             limits: job.options.limits,
@@ -158,9 +161,11 @@ pub(super) async fn serve(
     door: Door,
 ) -> anyhow::Result<Signal> {
     let root = host.session.jail.then(|| site.root.clone());
-    let jail = establish(host, root).await?;
-    let result = serve_with_script(host, site, bound, door, &jail).await;
+    let filter = rights::filter(&host.rights, bound.port()).await?;
+    let jail = establish(host, root, filter.clone()).await?;
+    let result = serve_with_script(host, site, bound, door, &jail, filter.clone()).await;
     close(jail).await?;
+    rights::remove(filter).await;
     result
 }
 
@@ -189,11 +194,12 @@ async fn serve_with_script(
     bound: &mut Bound,
     door: Door,
     jail: &Jail,
+    filter: Option<Filter>,
 ) -> anyhow::Result<Signal> {
     let Some(path) = site.script.clone() else {
         return serve_in(host, site, bound, door, jail, None).await;
     };
-    let script = Script::prepare(host, path, jail).await?;
+    let script = Script::prepare(host, path, jail, filter).await?;
     let result = serve_in(host, site, bound, door, jail, Some(&script)).await;
     if let Some(own) = script.own {
         close(own).await?;
@@ -341,13 +347,19 @@ async fn count_sessions(host: &Host, server: &ssh::Handle) -> Infallible {
 }
 
 /// Sets up where sessions run: inside `root`, or in the container.
-pub(super) async fn establish(host: &Host, root: Option<PathBuf>) -> anyhow::Result<Jail> {
+pub(super) async fn establish(
+    host: &Host,
+    root: Option<PathBuf>,
+    filter: Option<Filter>,
+) -> anyhow::Result<Jail> {
     enter(jail::Options {
         root,
         dkms: host.session.dkms,
         masks: host.secrets.clone(),
         agent_dir: Some(Layout::new(&host.parent).agent()),
         env: environment(host),
+        filter,
+        more: host.rights.capabilities(),
     })
     .await
 }

@@ -5,7 +5,7 @@
 use std::io;
 
 /// A set of Linux capabilities, one bit each (`capability.h`).
-#[derive(Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CapSet(u64);
 
 macro_rules! capabilities {

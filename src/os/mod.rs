@@ -3,8 +3,10 @@
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
 
 pub mod binfmt;
+pub mod bpf;
 pub mod capability;
 pub mod cgroup;
+pub mod cgroup2;
 pub mod dir;
 pub mod disk;
 pub mod entry;
@@ -28,6 +30,7 @@ pub mod pty;
 pub mod seccomp;
 pub mod service;
 pub mod stdio;
+pub mod tcp;
 #[cfg(test)]
 mod test_entry;
 pub mod tree;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     pub id: u64,
+    /// What of the filesystem is mounted, as a path in it: `/`, or what a bind mount begins at.
+    pub root: PathBuf,
     pub point: PathBuf,
     /// `overlay`, `squashfs`, `proc`, ...
     pub fs_type: String,
@@ -53,14 +55,15 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let point = PathBuf::from(unescape(fields.nth(3)?));
+    let root = PathBuf::from(unescape(fields.nth(2)?));
+    let point = PathBuf::from(unescape(fields.next()?));
     fields.next()?;
     // The optional fields end with a single dash.
     fields.by_ref().find(|field| *field == b"-")?;
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
     let super_options = String::from_utf8_lossy(fields.next()?).into_owned();
-    Some(Mount { id, point, fs_type, source, super_options })
+    Some(Mount { id, root, point, fs_type, source, super_options })
 }
 
 /// Blank, tab, newline and backslash are written as a backslash and three octal digits.

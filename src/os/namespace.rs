@@ -15,11 +15,15 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, chroot, fchdir, pivot_root};
 
 /// Own mounts, IPC objects and host name; the next child is pid 1 of an own pid namespace.
-pub fn leave() -> io::Result<()> {
-    let flags = CloneFlags::CLONE_NEWNS
+///
+/// `control_groups`: the group that the process is in becomes the top of all that it can see and, where
+/// it may mount, write to.
+pub fn leave(control_groups: bool) -> io::Result<()> {
+    let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
+    flags.set(CloneFlags::CLONE_NEWCGROUP, control_groups);
     Ok(unshare(flags)?)
 }
 
@@ -70,6 +74,11 @@ pub fn detach(old: OwnedFd) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// Takes a mount, with all that is mounted in it, out of this namespace.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    Ok(umount2(path, MntFlags::MNT_DETACH)?)
+}
+
 /// `struct mount_attr` (uapi/linux/mount.h).
 #[repr(C)]
 struct MountAttr {
@@ -93,6 +102,17 @@ pub fn make_read_only(path: &Path) -> io::Result<()> {
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(path), path, None::<&str>, bind, None::<&str>)?;
     set_below(path, MOUNT_ATTR_RDONLY)
+}
+
+/// Lets a mount that hangs nowhere be written to. Needs no single thread.
+pub fn make_writable(mount: impl AsFd) -> io::Result<()> {
+    let attr = MountAttr { attr_set: 0, attr_clr: MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+    // SAFETY: the empty path and the attribute are live for the call, the size is told.
+    let rc = unsafe {
+        let (mount, path, size) = (mount.as_fd().as_raw_fd(), c"".as_ptr(), size_of::<MountAttr>());
+        libc::syscall(libc::SYS_mount_setattr, mount, path, libc::AT_EMPTY_PATH, &attr, size)
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Adds attributes to all mounts at and below `path` (mount_setattr(2), Linux 5.12).

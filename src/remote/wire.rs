@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::contract::{ImageNames, Session, Status};
 use crate::ims::Link;
+use crate::jail::Rights;
 use crate::net::Trust;
 use crate::squashfs::Engine;
 use crate::squashfs::reuse::Range;
@@ -70,6 +71,7 @@ pub struct Task {
     pub session: Session,
     pub engine: Engine,
     pub forwarding: Forwarding,
+    pub rights: Rights,
     pub idle: Option<Duration>,
     /// From the start of the work to the signal of the user.
     pub deadline: Option<Duration>,

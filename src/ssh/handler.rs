@@ -330,7 +330,7 @@ impl russh::server::Handler for Handler {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(forward::tcp::listen(&self.connection, address, port, session.handle()))
+        Ok(forward::tcp::listen(&self.connection, address, port, session.handle()).await)
     }
 
     async fn cancel_tcpip_forward(

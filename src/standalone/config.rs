@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::jail::Rights;
 use crate::net::Trust;
 
 /// Everything standalone needs to know to start.
@@ -27,6 +28,8 @@ pub struct Config {
     pub here: Option<PathBuf>,
     /// The site's CA certificate, which jobs put into images.
     pub ca_cert: Option<PathBuf>,
+    /// What sessions of jobs may do; they reach the ports of standalone itself at no address.
+    pub sessions: Rights,
     /// The program started as `PROGRAM run ...` for each job: normally this very executable.
     pub agent_binary: PathBuf,
 }

@@ -22,6 +22,7 @@ use super::objects::Objects;
 use super::records::{self, Job, Records};
 use super::serve::{Front, Hosts, machine_name};
 use super::{data, keys, s3};
+use crate::jail::Rights;
 use crate::net::{Policy, Trust};
 use crate::s3 as client;
 
@@ -126,6 +127,10 @@ impl Server {
             allow_dkms: config.allow_dkms,
             data: config.data.clone(),
             secret_files: config.token_file.into_iter().collect(),
+            sessions: Rights {
+                refused_ports: own_ports(&config.s3, &[&ims, &store.endpoint]),
+                ..config.sessions
+            },
         };
         tokio::spawn(forget_sessions(grants.clone(), grants.all(), stop.clone()));
         let cfs = Cfs::start(cfs::Setup {
@@ -323,6 +328,15 @@ async fn connect(store: &Store, stop: CancellationToken) -> Result<Objects, Erro
         objects.make_bucket(bucket).await.map_err(failed)?;
     }
     Ok(objects)
+}
+
+/// The ports that standalone listens on.
+fn own_ports(s3: &S3Choice, [ims, endpoint]: &[&Url; 2]) -> Vec<u16> {
+    let s3 = match s3 {
+        S3Choice::Embedded { .. } => endpoint.port_or_known_default(),
+        S3Choice::External { .. } => None,
+    };
+    ims.port_or_known_default().into_iter().chain(s3).collect()
 }
 
 /// How processes of this machine reach what listens on `addr`.

@@ -10,6 +10,7 @@ mod hold;
 mod ims;
 mod input;
 mod logs;
+mod network;
 mod rescue;
 mod restart;
 mod s3;

@@ -40,6 +40,7 @@ pub fn config(data: &Path, agent: &Path) -> Config {
         allow_dkms: true,
         here: None,
         ca_cert: None,
+        sessions: Default::default(),
         agent_binary: agent.into(),
     }
 }

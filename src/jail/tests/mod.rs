@@ -1,6 +1,7 @@
 //! The jail for real: needs root with CAP_SYS_ADMIN and fails loudly without.
 
 mod escape;
+mod network;
 mod plain;
 
 use std::fs::{self, File};

@@ -44,6 +44,7 @@ impl Run<'_> {
             dkms: layer.special_parameters.ims_require_dkms,
             arch: self.arch,
             debug: self.request.debug,
+            rights: self.request.rights.clone(),
         };
         let (by_hand, ranges) = self.apply(play).await?;
         let diff = self.compare(position, &ranges).await?;

@@ -19,6 +19,7 @@ use super::package::blocking;
 use crate::configure::{Configuration, ansible, progress};
 use crate::contract::Arch;
 use crate::ims::Image;
+use crate::jail::Rights;
 use crate::telemetry::chain;
 use crate::transfer::Site;
 use crate::workspace;
@@ -44,6 +45,7 @@ pub struct Request {
     pub work_dir: PathBuf,
     pub workspace: workspace::Mode,
     pub ca_cert: PathBuf,
+    pub rights: Rights,
 }
 
 /// How it went.

@@ -10,11 +10,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::super::package::blocking;
+use super::super::rights;
 use super::super::session::{SESSION_GRACE, close, enter};
 use crate::configure::ansible;
 use crate::configure::inventory::{self, Access};
 use crate::contract::{Arch, vars};
-use crate::jail::{self, Jail};
+use crate::jail::{self, Jail, Rights};
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::ssh::hostkeys::{self, HostKeys};
 use crate::ssh::{self, Server};
@@ -45,6 +46,7 @@ pub(super) struct Play {
     pub arch: Arch,
     /// Leave a failed layer open for a user.
     pub debug: bool,
+    pub rights: Rights,
 }
 
 impl Keys {
@@ -70,16 +72,20 @@ pub(super) async fn play(
     play: Play,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
+    let filter = rights::filter(&play.rights, None).await?;
     let options = jail::Options {
         root: Some(workspace.root()),
         dkms: play.dkms,
         agent_dir: Some(workspace.layout().agent()),
         env: environment(&play),
+        filter: filter.clone(),
+        more: play.rights.capabilities(),
         ..jail::Options::default()
     };
     let jail = enter(options).await?;
     let played = serve(keys, workspace, &jail, play, stop).await;
     let cleared = close(jail).await;
+    rights::remove(filter).await;
     let by_hand = played?;
     cleared?;
     Ok(by_hand)

@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Ready, tell};
 use crate::contract::{Action, Safekeeping, SessionContract, files};
-use crate::job::TimeLimits;
+use crate::jail::Rights;
 use crate::job::listen::Listen;
 use crate::job::report::End;
 use crate::job::session::{self, Door, Host, Site, Told};
+use crate::job::{TimeLimits, rights};
 use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
@@ -24,6 +25,7 @@ pub struct SessionServer {
     pub listen: Listen,
     /// Where the user's keys may be; the first that exists is read.
     pub authorized_keys: Vec<PathBuf>,
+    pub rights: Rights,
     /// All steps before have been done when this container starts: a build has failed, or it has not.
     pub after_build: bool,
 }
@@ -74,6 +76,7 @@ async fn run(
         return Ok(None);
     }
     let mut bound = server.listen.bind()?;
+    rights::check(&server.rights).await?;
     let parent = layout.parent();
     let names = [files::POD_ERROR, files::READY, files::EXITING];
     let ready = async { Ok(watch::one_of(parent, &names).await) };
@@ -106,6 +109,7 @@ async fn run(
         arch: contract.arch,
         session: contract.session,
         secrets: session::secrets(contract.oauth_dir, None),
+        rights: server.rights.clone(),
         forwarding: ssh::Forwarding::default(),
         record: None,
         limits: TimeLimits::default(),

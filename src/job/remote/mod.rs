@@ -21,6 +21,7 @@ use super::rescue::{self, Remains};
 use super::{Job, Sessions, connect, create, preflight, published, session};
 use crate::contract::{Action, Status};
 use crate::ims::Link as Base;
+use crate::jail::Rights;
 use crate::publish::Published;
 use crate::remote::wire::{self, Task, ToNode, Work};
 use crate::remote::{Access, Connection, Error, HEARTBEAT, Link, Programs, Target};
@@ -273,6 +274,8 @@ impl<'a> Remote<'a> {
             session: contract.session.clone(),
             engine: options.engine,
             forwarding: options.forwarding,
+            // The ports are this host's.
+            rights: Rights { refused_ports: Vec::new(), ..options.rights.clone() },
             idle: options.limits.idle,
             deadline: options.limits.deadline.map(left),
             grace: (contract.safekeeping.grace, contract.safekeeping.unattended),

@@ -21,7 +21,7 @@ use crate::job::listen::Bound;
 use crate::job::package::{Package, Packed, blocking};
 use crate::job::report::{End, GaveUp};
 use crate::job::session::{self, Door, Host, Site, Told};
-use crate::job::{TimeLimits, create, emulation, reap_orphans};
+use crate::job::{TimeLimits, create, emulation, reap_orphans, rights};
 use crate::net::{self, Policy, Trust};
 use crate::publish::boot;
 use crate::recipe::ca_package::CaPackage;
@@ -309,6 +309,7 @@ impl Node {
         let authorized_keys = session::authorized_keys(&self.inbox().join(inbox::AUTHORIZED_KEYS))?;
         let host_keys = self.inbox().join(inbox::HOST_KEYS);
         let host_keys = blocking(move || Ok(HostKeys::load_or_make(&host_keys)?)).await?;
+        rights::check(&self.task.rights).await?;
         Ok(Door { authorized_keys, host_keys })
     }
 
@@ -321,6 +322,7 @@ impl Node {
             arch: self.task.image.arch,
             session: self.task.session.clone(),
             secrets: secrets.into_iter().filter(|path| path.exists()).collect(),
+            rights: self.task.rights.clone(),
             forwarding: self.task.forwarding,
             record: None,
             limits: TimeLimits { idle: self.task.idle, deadline: self.task.deadline },

@@ -1,9 +1,11 @@
 //! TCP forwarding: `direct-tcpip` (`ssh -L`, `-D`, `-W`) and `tcpip-forward` (`ssh -R`).
 //!
-//! Connections are made and accepted in the network of the agent's container, which sessions share.
+//! Connections are made and accepted in the network of the agent's container, which sessions share. Where
+//! sessions are kept from the services of the host, a process of theirs opens the sockets: what it cannot
+//! reach is not reached.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
 use super::super::config::Forwarding;
 use super::super::connection::Connection;
+use super::super::session::START;
+use super::unix::{Error, in_jail};
 use super::{CONNECT, Place, join_opened};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -67,17 +71,45 @@ pub(in super::super) fn direct(
     reply: ChannelOpenHandle,
 ) {
     let name = format!("{}:{}", target.host, target.port);
+    let jailed = Arc::clone(&connection);
     super::direct(connection, channel, reply, name, async move {
-        let connecting = TcpStream::connect((target.host, target.port));
-        let tcp = tokio::time::timeout(CONNECT, connecting).await??;
+        let tcp = tokio::time::timeout(CONNECT, connect(&jailed, target)).await??;
         let _ = tcp.set_nodelay(true);
-        Ok::<_, io::Error>(tcp.into_split())
+        Ok::<_, Error>(tcp.into_split())
     });
+}
+
+async fn connect(
+    connection: &Connection,
+    Target { host, port }: Target,
+) -> Result<TcpStream, Error> {
+    if !connection.shared.config.jail.is_filtered() {
+        return Ok(TcpStream::connect((host, port)).await?);
+    }
+    let mut result = Err(io::Error::from(io::ErrorKind::NotFound).into());
+    for address in tokio::net::lookup_host((host, port)).await? {
+        result = connect_in_jail(connection, address).await;
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+async fn connect_in_jail(connection: &Connection, address: SocketAddr) -> Result<TcpStream, Error> {
+    let connecting = in_jail(connection, CONNECT, move |jail| jail.connect_tcp(address)).await?;
+    let tcp = TcpStream::from_std(connecting)?;
+    // As connect(2) says for a socket that does not wait: it can be written to when it is known.
+    tcp.writable().await?;
+    match tcp.take_error()? {
+        Some(error) => Err(error.into()),
+        None => Ok(tcp),
+    }
 }
 
 /// Listens for a client; a `port` of 0 is set to the one that was chosen. `false` when it is forbidden
 /// or impossible.
-pub(in super::super) fn listen(
+pub(in super::super) async fn listen(
     connection: &Arc<Connection>,
     address: &str,
     port: &mut u32,
@@ -87,10 +119,11 @@ pub(in super::super) fn listen(
     if !may_listen(connection, address, wanted) || connection.forwards.is_full() {
         return false;
     }
-    let (listeners, bound) = match bind(address, wanted) {
+    let (listeners, bound) = match bind(connection, address, wanted).await {
         Ok(bound) => bound,
         Err(error) => {
-            tracing::debug!(address, port = wanted, %error, "cannot listen for a client");
+            let error = crate::telemetry::chain(&error);
+            tracing::debug!(address, port = wanted, error, "cannot listen for a client");
             return false;
         }
     };
@@ -116,7 +149,11 @@ fn may_listen(connection: &Connection, address: &str, port: u16) -> bool {
 
 /// Always on the loopback interface (sshd's `GatewayPorts no`), whatever address was asked for: on both
 /// of its addresses, if not one of them was named; one of the two may be taken. Gives the port as well.
-fn bind(address: &str, port: u16) -> io::Result<(Vec<TcpListener>, u16)> {
+async fn bind(
+    connection: &Connection,
+    address: &str,
+    port: u16,
+) -> Result<(Vec<TcpListener>, u16), Error> {
     let wanted: &[IpAddr] = match address {
         "127.0.0.1" => &[V4],
         "::1" => &[V6],
@@ -124,7 +161,7 @@ fn bind(address: &str, port: u16) -> io::Result<(Vec<TcpListener>, u16)> {
     };
     let (mut listeners, mut port, mut failed) = (Vec::new(), port, None);
     for ip in wanted {
-        match bind_one(*ip, port) {
+        match bind_one(connection, SocketAddr::new(*ip, port)).await {
             Ok((listener, bound)) => {
                 listeners.push(listener);
                 port = bound;
@@ -138,8 +175,14 @@ fn bind(address: &str, port: u16) -> io::Result<(Vec<TcpListener>, u16)> {
     }
 }
 
-fn bind_one(ip: IpAddr, port: u16) -> io::Result<(TcpListener, u16)> {
-    let listener = std::net::TcpListener::bind((ip, port))?;
+async fn bind_one(
+    connection: &Connection,
+    address: SocketAddr,
+) -> Result<(TcpListener, u16), Error> {
+    let listener = match connection.shared.config.jail.is_filtered() {
+        true => in_jail(connection, START, move |jail| jail.listen_tcp(address)).await?,
+        false => std::net::TcpListener::bind(address)?,
+    };
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
     Ok((TcpListener::from_std(listener)?, port))

@@ -22,7 +22,7 @@ use crate::jail::{self, Jail, SocketFile};
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("the jail refuses")]
     Jail(#[from] jail::Error),
     #[error("the jail does not answer in time")]
@@ -59,7 +59,7 @@ fn options(connection: &Connection) -> Option<&Options> {
 }
 
 /// Has the jail do something, within bounds of time and of how much it does at once.
-async fn in_jail<T: Send + 'static>(
+pub(super) async fn in_jail<T: Send + 'static>(
     connection: &Connection,
     limit: Duration,
     act: impl FnOnce(&Jail) -> Result<T, jail::Error> + Send + 'static,

@@ -172,6 +172,7 @@ impl Shared {
             .arg(seen)
             .arg("--work-dir")
             .arg(at.join(image.to_string()))
+            .args(self.setup.services.sessions.arguments())
             .args(session.groups(image).flat_map(|group| ["--group", group]))
             .args(session.limit().into_iter().flat_map(|limit| ["--limit", limit]))
             .args(session.result_name(image).into_iter().flat_map(|name| ["--name", name]))

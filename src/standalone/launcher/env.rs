@@ -8,6 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::contract::vars;
+use crate::jail::Rights;
 use crate::net::Trust;
 use crate::s3::Object;
 use crate::standalone::Keys;
@@ -35,6 +36,8 @@ pub struct Services {
     /// The data directory, and secrets elsewhere: no job sees them.
     pub data: PathBuf,
     pub secret_files: Vec<PathBuf>,
+    /// What sessions may do.
+    pub sessions: Rights,
 }
 
 impl Services {

@@ -253,6 +253,7 @@ impl Inner {
         command
             .args(["run", "--ssh-listen", &format!("fd://{inherited}"), "--template-dictionary"])
             .arg(directory.template_dictionary())
+            .args(self.setup.services.sessions.arguments())
             .arg("--ca-rpm-dir")
             .arg(directory.ca_rpm())
             .arg("--authorized-keys")
