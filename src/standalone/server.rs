@@ -85,7 +85,8 @@ struct Store {
 }
 
 impl Server {
-    /// Opens everything and listens; jobs that an earlier run left unfinished become errors.
+    /// Opens everything and listens; jobs that an earlier run left unfinished go on, which takes a while
+    /// and is not waited for.
     pub async fn start(config: Config) -> Result<Self, Error> {
         config.check()?;
         std::fs::create_dir_all(&config.data)
@@ -120,6 +121,7 @@ impl Server {
         .map_err(Error::Cfs)?;
         let launcher = Launcher::new(Setup {
             records: records.clone(),
+            objects: objects.clone(),
             jobs: config.data.join("jobs"),
             agent_binary: config.agent_binary,
             ssh_ip: addr.ip(),

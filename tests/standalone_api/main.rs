@@ -4,6 +4,7 @@
 mod access;
 mod crash;
 mod jobs;
+mod publication;
 mod replay;
 mod s3_clients;
 mod s3_semantics;

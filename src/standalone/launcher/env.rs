@@ -29,9 +29,10 @@ pub struct Services {
 }
 
 /// What a job downloads at its start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Download {
-    pub url: Url,
+    /// Without one the agent finds it by the job's record.
+    pub url: Option<Url>,
     /// Hex; empty: not checked.
     pub md5: String,
     /// What the templates of a recipe are filled in with.
@@ -45,7 +46,7 @@ pub fn variables(job: &Job, services: &Services, download: &Download) -> Vec<(St
     let variables = vec![
         (vars::IMS_ACTION.name, job.job_type.clone()),
         (vars::IMS_JOB_ID.name, job.id.to_string()),
-        (vars::DOWNLOAD_URL.name, download.url.to_string()),
+        (vars::DOWNLOAD_URL.name, download.url.as_ref().map(Url::to_string).unwrap_or_default()),
         (vars::DOWNLOAD_MD5SUM.name, download.md5.clone()),
         (vars::IMAGE_ROOT_PARENT.name, super::IMAGE_ROOT_PARENT.to_owned()),
         (vars::IMAGE_ROOT_ARCHIVE_NAME.name, job.image_root_archive_name.clone()),
