@@ -11,11 +11,15 @@ mod database;
 mod keys;
 mod launcher;
 mod objects;
+mod readiness;
+mod rebuild;
 mod records;
 mod s3;
 mod server;
 
 pub use config::{Config, Keys, S3Choice};
+pub use rebuild::rebuild_index;
+pub use s3::Report;
 pub use server::{Error, Server};
 
 use tokio_util::sync::CancellationToken;

@@ -16,6 +16,7 @@ use super::cfs::{self, Cfs};
 use super::config::{Config, Keys, S3Choice};
 use super::launcher::{self, Launcher, Services, Setup};
 use super::objects::Objects;
+use super::readiness::Readiness;
 use super::records::{self, Records};
 use super::{keys, s3};
 use crate::net::{Policy, Trust};
@@ -47,7 +48,7 @@ pub enum Error {
     Listen { what: &'static str, addr: SocketAddr, source: io::Error },
     #[error("the IMS API stopped")]
     Api(#[source] io::Error),
-    #[error("cannot open the records {path}; does another standalone use them?")]
+    #[error("cannot open the records {path}")]
     Records { path: PathBuf, source: records::Error },
     #[error(transparent)]
     Keys(#[from] keys::Error),
@@ -82,6 +83,7 @@ struct Store {
     keys: Keys,
     trust: Trust,
     task: Option<JoinHandle<()>>,
+    probe: Option<s3::Probe>,
 }
 
 impl Server {
@@ -133,6 +135,7 @@ impl Server {
             records,
             objects,
             launcher: launcher.clone(),
+            readiness: Readiness::new(store.probe),
             token: config.token,
             links: Default::default(),
         };
@@ -176,7 +179,7 @@ impl Server {
     }
 }
 
-async fn open_records(path: PathBuf) -> Result<Records, Error> {
+pub(super) async fn open_records(path: PathBuf) -> Result<Records, Error> {
     tokio::task::spawn_blocking(move || {
         Records::open(&path).map_err(|source| Error::Records { path, source })
     })
@@ -195,6 +198,7 @@ async fn store(config: &Config, stop: CancellationToken) -> Result<Store, Error>
             keys: keys.clone(),
             trust: trust.clone(),
             task: None,
+            probe: None,
         }),
         S3Choice::Embedded { listen: addr, keys } => {
             let listener = listen("the S3 endpoint", *addr).await?;
@@ -208,11 +212,11 @@ async fn store(config: &Config, stop: CancellationToken) -> Result<Store, Error>
                 None => keys::kept(&config.data.join("s3-keys.json"))?,
             };
             let (dir, opened_with) = (config.data.join("s3"), keys.clone());
-            let service =
+            let s3::Opened { service, probe } =
                 tokio::task::spawn_blocking(move || s3::open(&dir, &opened_with)).await??;
             let task = tokio::spawn(s3::serve(listener, service, stop));
             let endpoint = local_url(addr);
-            Ok(Store { endpoint, keys, trust: Trust::System, task: Some(task) })
+            Ok(Store { endpoint, keys, trust: Trust::System, task: Some(task), probe: Some(probe) })
         }
     }
 }

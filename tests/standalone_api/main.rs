@@ -3,11 +3,14 @@
 
 mod access;
 mod crash;
+mod damage;
 mod jobs;
+mod names;
 mod publication;
 mod replay;
 mod s3_clients;
 mod s3_semantics;
 mod sdk;
+mod space;
 mod support;
 mod trash;

@@ -19,7 +19,8 @@ mod schema;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
@@ -29,6 +30,7 @@ use tokio::sync::Mutex;
 
 use super::launcher::Launcher;
 use super::objects::Objects;
+use super::readiness::Readiness;
 use super::records::{Image, PublicKey, Recipe, Records};
 use problem::Problem;
 
@@ -40,6 +42,7 @@ pub struct App {
     pub records: Records,
     pub objects: Objects,
     pub launcher: Launcher,
+    pub readiness: Readiness,
     pub token: Option<SecretString>,
     /// Held from the check of a link, or of a record about to go, to its change.
     pub links: Mutex<()>,
@@ -69,7 +72,7 @@ pub fn router(app: App, cfs: Router<Arc<App>>) -> Router {
         .route("/version", get(version))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check));
     Router::new()
-        .route("/healthz/ready", get(healthy))
+        .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(healthy))
         .route("/oauth/token", axum::routing::post(auth::grant))
         .merge(protected)
@@ -89,6 +92,14 @@ fn collections(version: Version) -> Router<Shared> {
 
 async fn healthy() -> Json<serde_json::Value> {
     Json(json!({}))
+}
+
+/// Whether requests that change something can be answered.
+async fn ready(State(app): State<Shared>) -> problem::Result<Json<serde_json::Value>> {
+    match app.readiness.check(&app.records).await {
+        Ok(()) => Ok(Json(json!({}))),
+        Err(reason) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+    }
 }
 
 async fn version() -> Json<serde_json::Value> {
