@@ -43,6 +43,10 @@ pub struct Args {
     )]
     s3_listen: SocketAddr,
 
+    /// Make the index of the embedded store anew from its blobs, and end; needed when the index is lost
+    #[arg(long, conflicts_with = "s3_endpoint")]
+    rebuild_index: bool,
+
     /// Use this object store instead of the embedded one; buckets are made if missing
     #[arg(long, value_name = "URL")]
     s3_endpoint: Option<Url>,
@@ -77,6 +81,9 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
     service::become_service().context("cannot set the limit of open files")?;
+    if args.rebuild_index {
+        return rebuild_index(&args.data).await;
+    }
     let keys = keys_from_environment();
     let s3 = match args.s3_endpoint {
         None => S3Choice::Embedded { listen: args.s3_listen, keys },
@@ -109,6 +116,22 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         agent_binary: std::env::current_exe().context("cannot find this program's own file")?,
     };
     standalone::run(config, super::shutdown_token()?).await?;
+    Ok(exit::SUCCESS)
+}
+
+async fn rebuild_index(data: &std::path::Path) -> anyhow::Result<Exit> {
+    let report = standalone::rebuild_index(data).await?;
+    println!("{} objects found by what they say of themselves", report.objects);
+    println!("{} parts of unfinished uploads", report.parts);
+    println!(
+        "{} objects of an older version found by the records; their metadata is lost",
+        report.matched
+    );
+    println!("{} blobs that nobody knows, now s3://boot-images/lost+found/*", report.lost);
+    println!("{} objects that are not whole, and left out", report.broken.len());
+    for name in &report.broken {
+        println!("    s3://{name}");
+    }
     Ok(exit::SUCCESS)
 }
 

@@ -16,23 +16,37 @@ use tokio::process::Command;
 
 use super::service;
 
+/// What a child gets when its parent is gone.
+#[derive(Debug, Clone, Copy)]
+pub enum Orphaned {
+    /// SIGTERM: it tidies up.
+    Ended,
+    /// SIGKILL: it changes nothing any more, so that another can go on where it was.
+    Killed,
+}
+
 /// Lets the child of `command` see `directory` as `at`, in a mount namespace of its own.
 ///
 /// `inherited`, if any, stays open in the child, under the same number. The child leads a process
-/// group, and gets SIGTERM when the *thread* that spawns it ends: spawn from one that lives on.
+/// group, and is `orphaned` when the *thread* that spawns it ends: spawn from one that lives on.
 pub fn isolate(
     command: &mut Command,
     directory: &Path,
     at: &Path,
     inherited: Option<RawFd>,
+    orphaned: Orphaned,
 ) -> io::Result<()> {
     let directory = CString::new(directory.as_os_str().as_bytes())?;
     let at = CString::new(at.as_os_str().as_bytes())?;
     command.process_group(0);
     let before = service::before();
+    let signal = match orphaned {
+        Orphaned::Ended => Signal::SIGTERM,
+        Orphaned::Killed => Signal::SIGKILL,
+    };
     let enter = move || {
         const NONE: Option<&str> = None;
-        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        nix::sys::prctl::set_pdeathsig(signal)?;
         if let Some(before) = before {
             before.restore()?;
         }

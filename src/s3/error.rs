@@ -20,13 +20,22 @@ const TRANSIENT_CODES: [&str; 6] = [
     "Throttling",
 ];
 
-/// The one server error that will not pass.
+/// The server errors that will not pass.
 const NOT_IMPLEMENTED: u16 = 501;
+const INSUFFICIENT_STORAGE: u16 = 507;
+
+/// Error codes of stores that have no room, whatever the HTTP status: a quota of Ceph, MinIO.
+const FULL_CODES: [&str; 4] =
+    ["QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {operation} {target}: the store answered {status} {code} {message}")]
     Refused { operation: &'static str, target: String, status: u16, code: String, message: String },
+    #[error(
+        "cannot {operation} {target}: the store has no space left (it answered {status} {code} {message})"
+    )]
+    Full { operation: &'static str, target: String, status: u16, code: String, message: String },
     #[error("cannot {operation} {target}: no answer from the store")]
     Unanswered { operation: &'static str, target: String, source: BoxError },
     #[error("cannot {operation} {target}: the request cannot be made")]
@@ -65,6 +74,7 @@ impl Error {
     pub fn is_repairable(&self) -> bool {
         match self {
             Error::Refused { .. }
+            | Error::Full { .. }
             | Error::Unanswered { .. }
             | Error::Differs { .. }
             | Error::Answer { .. }
@@ -94,6 +104,12 @@ impl Error {
     /// True where the store knows no such object, bucket or upload.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Refused { status: 404, .. })
+    }
+
+    /// True where the store has no room for more: a full disk, a quota. Asking again changes nothing until
+    /// somebody has made room.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Error::Full { .. })
     }
 
     /// True where the store does not know the operation.
@@ -126,13 +142,12 @@ impl Error {
         if let Some(response) = error.raw_response() {
             let status = response.status().as_u16();
             if status >= 300 || error.as_service_error().is_some() {
-                return Error::Refused {
-                    operation,
-                    target,
-                    status,
-                    code: error.code().unwrap_or_default().to_owned(),
-                    message: error.message().unwrap_or_default().to_owned(),
-                };
+                let code = error.code().unwrap_or_default().to_owned();
+                let message = error.message().unwrap_or_default().to_owned();
+                if status == INSUFFICIENT_STORAGE || FULL_CODES.contains(&code.as_str()) {
+                    return Error::Full { operation, target, status, code, message };
+                }
+                return Error::Refused { operation, target, status, code, message };
             }
         }
         match error {

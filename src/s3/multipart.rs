@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// Aborts an upload; one that is gone is aborted already.
-    async fn abort_upload(&self, object: &Object, id: &str) -> Result<(), Error> {
+    pub async fn abort_upload(&self, object: &Object, id: &str) -> Result<(), Error> {
         let never = CancellationToken::new();
         let abort = || {
             let request = self.client.abort_multipart_upload();

@@ -183,6 +183,12 @@ impl Grant {
         self.job
     }
 
+    /// What its job authenticates with.
+    pub fn credentials(&self) -> Credentials {
+        let (access, secret) = (self.access_key.clone(), self.secret_key.clone().into());
+        Credentials { token: self.token.clone().into(), keys: Keys { access, secret } }
+    }
+
     pub fn secret_key(&self) -> &str {
         &self.secret_key
     }

@@ -16,6 +16,8 @@ pub mod here;
 mod keys;
 mod launcher;
 mod objects;
+mod readiness;
+mod rebuild;
 mod records;
 mod s3;
 mod serve;
@@ -23,6 +25,8 @@ mod server;
 
 pub use config::{Config, Keys, S3Choice};
 pub use keys::{read as read_keys, read_token};
+pub use rebuild::rebuild_index;
+pub use s3::Report;
 pub use server::{Error, Server};
 
 use tokio_util::sync::CancellationToken;

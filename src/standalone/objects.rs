@@ -1,5 +1,7 @@
 //! The API's way to the object store, embedded or external alike: through S3.
 
+use std::collections::BTreeMap;
+
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -52,6 +54,29 @@ impl Objects {
             self.store.delete(object, &self.shutdown).await?;
         }
         Ok(())
+    }
+
+    /// Metadata of the objects whose keys begin with `prefix`.
+    pub async fn metadata_below(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Vec<BTreeMap<String, String>>, Error> {
+        let mut all = Vec::new();
+        for key in self.store.list(bucket, prefix, &self.shutdown).await? {
+            all.extend(self.head(&Object::new(bucket, key)).await?.map(|head| head.metadata));
+        }
+        Ok(all)
+    }
+
+    /// Removes what lies below `prefix`, unfinished uploads too. Gives the numbers of both.
+    pub async fn delete_below(&self, bucket: &str, prefix: &str) -> Result<(usize, usize), Error> {
+        let uploads = self.store.unfinished_uploads(bucket, prefix).await?;
+        for (object, id) in &uploads {
+            self.store.abort_upload(object, id).await?;
+        }
+        let objects = self.store.delete_prefix(bucket, prefix, &self.shutdown).await?;
+        Ok((objects, uploads.len()))
     }
 
     /// A URL that gives the object to whoever has it, for an hour.

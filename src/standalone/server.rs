@@ -19,6 +19,7 @@ use super::grants::Grants;
 use super::here::{self, Announced, Here};
 use super::launcher::{self, Launcher, Services, Setup};
 use super::objects::Objects;
+use super::readiness::Readiness;
 use super::records::{self, Job, Records};
 use super::serve::{Front, Hosts, machine_name};
 use super::{data, keys, s3};
@@ -54,7 +55,7 @@ pub enum Error {
     Here { path: PathBuf, source: io::Error },
     #[error("{what} cannot listen on {addr}")]
     Listen { what: &'static str, addr: SocketAddr, source: io::Error },
-    #[error("cannot open the records {path}; does another standalone use them?")]
+    #[error("cannot open the records {path}")]
     Records { path: PathBuf, source: records::Error },
     #[error(transparent)]
     Keys(#[from] keys::Error),
@@ -93,10 +94,12 @@ struct Store {
     kept: Option<PathBuf>,
     trust: Trust,
     task: Option<JoinHandle<()>>,
+    probe: Option<s3::Probe>,
 }
 
 impl Server {
-    /// Opens everything and listens; jobs that an earlier run left unfinished become errors.
+    /// Opens everything and listens; jobs that an earlier run left unfinished go on, which takes a while
+    /// and is not waited for.
     pub async fn start(config: Config) -> Result<Self, Error> {
         data::prepare(&config.data)
             .map_err(|source| Error::Data { path: config.data.clone(), source })?;
@@ -143,6 +146,7 @@ impl Server {
         .map_err(Error::Cfs)?;
         let launcher = Launcher::new(Setup {
             records: records.clone(),
+            objects: objects.clone(),
             jobs: config.data.join("jobs"),
             agent_binary: config.agent_binary,
             ssh_ip: addr.ip(),
@@ -154,6 +158,7 @@ impl Server {
             records,
             objects,
             launcher: launcher.clone(),
+            readiness: Readiness::new(store.probe),
             token: token.clone(),
             grants,
             links: Default::default(),
@@ -259,7 +264,7 @@ async fn forget_sessions(grants: Grants, old: Vec<(Uuid, bool)>, stop: Cancellat
     }
 }
 
-async fn open_records(path: PathBuf) -> Result<Records, Error> {
+pub(super) async fn open_records(path: PathBuf) -> Result<Records, Error> {
     tokio::task::spawn_blocking(move || {
         Records::open(&path).map_err(|source| Error::Records { path, source })
     })
@@ -279,6 +284,7 @@ async fn store(config: &Config, grants: Grants, stop: CancellationToken) -> Resu
             kept: None,
             trust: trust.clone(),
             task: None,
+            probe: None,
         }),
         S3Choice::Embedded { listen: addr, keys } => {
             let listener = listen("the S3 endpoint", *addr).await?;
@@ -295,8 +301,8 @@ async fn store(config: &Config, grants: Grants, stop: CancellationToken) -> Resu
                 }
             };
             let (dir, opened_with) = (config.data.join("s3"), keys.clone());
-            let service =
-                tokio::task::spawn_blocking(move || s3::open(&dir, &opened_with, grants)).await??;
+            let open = move || s3::open(&dir, &opened_with, grants);
+            let s3::Opened { service, probe } = tokio::task::spawn_blocking(open).await??;
             let front = Front {
                 what: "the S3 endpoint",
                 listener,
@@ -306,7 +312,8 @@ async fn store(config: &Config, grants: Grants, stop: CancellationToken) -> Resu
             };
             let task = tokio::spawn(front.serve(stop));
             let endpoint = local_url(addr);
-            Ok(Store { endpoint, keys, kept, trust: Trust::System, task: Some(task) })
+            let (task, probe) = (Some(task), Some(probe));
+            Ok(Store { endpoint, keys, kept, trust: Trust::System, task, probe })
         }
     }
 }

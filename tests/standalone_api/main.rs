@@ -4,13 +4,17 @@
 mod access;
 mod attackers;
 mod crash;
+mod damage;
 mod jobs;
 #[path = "../support/mod.rs"]
 mod lab;
+mod names;
+mod publication;
 mod replay;
 mod rights;
 mod s3_clients;
 mod s3_semantics;
 mod sdk;
+mod space;
 mod support;
 mod trash;

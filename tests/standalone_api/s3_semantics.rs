@@ -72,7 +72,7 @@ async fn a_put_is_taken_whole_or_not_at_all() {
     }
     s3.put_object().bucket("ims").key("empty").send().await.unwrap();
     assert_eq!(get(&s3, "ims", "empty").await, b"");
-    assert_eq!(blobs(dir.path()), 1 + odd.len(), "none of what was refused or replaced");
+    assert_eq!(blobs(dir.path()), 2 + odd.len(), "none of what was refused or replaced");
     standalone.stop().await;
 }
 

@@ -49,11 +49,16 @@ pub fn config(data: &Path, agent: &Path) -> Config {
 /// there: jobs do not see that.
 pub fn agent(data: &Path, script: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    let name = data.to_str().unwrap().replace('/', "-");
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("agent{name}"));
+    let path = agent_path(data);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path
+}
+
+/// Outside of the data directory, which jobs do not see.
+pub fn agent_path(data: &Path) -> PathBuf {
+    let name = data.to_str().unwrap().replace('/', "-");
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("agent{name}"))
 }
 
 impl Standalone {

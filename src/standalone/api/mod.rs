@@ -21,7 +21,8 @@ mod schema;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
@@ -32,6 +33,7 @@ use tokio::sync::Mutex;
 use super::grants::Grants;
 use super::launcher::Launcher;
 use super::objects::Objects;
+use super::readiness::Readiness;
 use super::records::{Image, PublicKey, Recipe, Records};
 use problem::Problem;
 
@@ -43,6 +45,7 @@ pub struct App {
     pub records: Records,
     pub objects: Objects,
     pub launcher: Launcher,
+    pub readiness: Readiness,
     /// Its owner's; everything can be done with it.
     pub token: SecretString,
     /// What jobs may do.
@@ -75,7 +78,7 @@ pub fn router(app: App, cfs: Router<Arc<App>>) -> Router {
         .route("/version", get(version))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::check));
     Router::new()
-        .route("/healthz/ready", get(healthy))
+        .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(healthy))
         .route("/oauth/token", axum::routing::post(auth::grant))
         .merge(protected)
@@ -95,6 +98,14 @@ fn collections(version: Version) -> Router<Shared> {
 
 async fn healthy() -> Json<serde_json::Value> {
     Json(json!({}))
+}
+
+/// Whether requests that change something can be answered.
+async fn ready(State(app): State<Shared>) -> problem::Result<Json<serde_json::Value>> {
+    match app.readiness.check(&app.records).await {
+        Ok(()) => Ok(Json(json!({}))),
+        Err(reason) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+    }
 }
 
 async fn version() -> Json<serde_json::Value> {

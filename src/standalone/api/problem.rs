@@ -1,13 +1,15 @@
 //! Error answers: `application/problem+json` (RFC 7807) as IMS writes it, and the plain `message`
 //! objects that its web framework gives for requests which never reach it.
 
+use std::path::Path;
+
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::s3;
-use crate::standalone::records;
+use crate::standalone::{database, records};
 use crate::telemetry::chain;
 
 /// What a request is refused with.
@@ -86,15 +88,38 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// There is no room for what was to be stored; nothing was changed.
+    fn no_space(detail: String) -> Self {
+        tracing::error!(detail, "an IMS request failed");
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+    }
+
+    /// A failure to read or write `directory`.
+    pub fn disk(error: &std::io::Error, directory: &Path) -> Self {
+        if database::is_full(error) {
+            return Self::no_space(format!("no space left on {}", directory.display()));
+        }
+        Self::internal(error)
+    }
+}
+
 impl From<s3::Error> for Problem {
     fn from(error: s3::Error) -> Self {
+        if error.is_out_of_space() {
+            return Self::no_space(chain(&error));
+        }
         Self::internal(&error)
     }
 }
 
 impl From<records::Error> for Problem {
     fn from(error: records::Error) -> Self {
-        Self::internal(&error)
+        match error.full() {
+            Some(directory) => Self::no_space(format!("no space left on {}", directory.display())),
+            None if error.is_passing() => Self::new(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+            None => Self::internal(&error),
+        }
     }
 }
 

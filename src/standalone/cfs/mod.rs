@@ -71,7 +71,10 @@ impl Cfs {
         for mut session in sessions.list()? {
             if session["status"]["session"]["status"] != "complete" {
                 run::end(&mut session, false);
-                sessions.put(&session)?;
+                // Without room for that it is said again at the next start.
+                if let Err(error) = sessions.put(&session) {
+                    tracing::warn!(session = %session["name"], %error, "cannot store the end of a session");
+                }
             }
         }
         let records = setup.records.clone();
@@ -129,7 +132,10 @@ async fn put_configuration(
     let mut value = json!(configuration);
     value["name"] = name.into();
     value["last_updated"] = format!("{}Z", report::time(Timestamp::now())).into();
-    cfs.inner.configurations.put(&value).map_err(|error| Problem::internal(&error))?;
+    let configurations = &cfs.inner.configurations;
+    configurations
+        .put(&value)
+        .map_err(|error| Problem::disk(&error, configurations.directory()))?;
     Ok(Json(of_version(value, version)))
 }
 
@@ -182,7 +188,8 @@ async fn create_session(
         }
     }
     let value = new.record();
-    let made = inner.sessions.create(&value).map_err(|error| Problem::internal(&error))?;
+    let made = inner.sessions.create(&value);
+    let made = made.map_err(|error| Problem::disk(&error, inner.sessions.directory()))?;
     if !made {
         return Err(Problem::conflict(format!("There is a session {:?} already.", new.name)));
     }

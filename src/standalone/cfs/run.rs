@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -25,6 +26,9 @@ use crate::standalone::data::{let_pass, make_private};
 use crate::standalone::grants::{Credentials, Reads};
 use crate::standalone::launcher::{self, IMAGE_ROOT_PARENT, Spawner};
 use crate::standalone::records::Image;
+
+/// Between two tries to store the end of a session.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Starts, watches and ends sessions.
 #[derive(Debug)]
@@ -122,7 +126,11 @@ impl Shared {
             }
         }
         end(&mut record, succeeded);
-        self.store(&record);
+        while !self.store(&record) {
+            if tokio::time::timeout(PAUSE, stop.cancelled()).await.is_ok() {
+                break;
+            }
+        }
         tracing::info!(session = session.name, succeeded, "session complete");
     }
 
@@ -181,14 +189,15 @@ impl Shared {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(result.reopen()?)
-            .stderr(append(log)?);
-        launch::isolate(&mut command, &work, at, None)?;
+            .stderr(append(&log)?);
+        launch::isolate(&mut command, &work, at, None, launch::Orphaned::Ended)?;
         launch::hide(&mut command, &services.data, None, &services.secret_files)?;
         let mut child = self.spawner.spawn(command).await?;
         tracing::info!(session = session.name, %image, pid = child.id(), "session started");
         let status = tokio::select! {
             waited = child.wait() => waited?,
             () = stop.cancelled() => launcher::end(&session.name, &mut child).await?,
+            never = launcher::keep_short(&log) => match never {},
         };
         let printed = std::fs::read(result.path())?;
         serde_json::from_slice(&printed).map_err(|_| {
@@ -196,10 +205,12 @@ impl Shared {
         })
     }
 
-    fn store(&self, record: &Value) {
-        if let Err(error) = self.sessions.put(record) {
+    fn store(&self, record: &Value) -> bool {
+        let stored = self.sessions.put(record);
+        if let Err(error) = &stored {
             tracing::error!(session = %record["name"], %error, "cannot store a session");
         }
+        stored.is_ok()
     }
 }
 
@@ -211,6 +222,6 @@ pub fn end(record: &mut Value, succeeded: bool) {
     session["completion_time"] = report::time(Timestamp::now()).into();
 }
 
-fn append(path: PathBuf) -> io::Result<File> {
+fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }

@@ -1,7 +1,7 @@
 //! Named JSON values, a file each.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -44,14 +44,24 @@ impl Store {
 
     pub fn get(&self, name: &str) -> io::Result<Option<Value>> {
         let Some(path) = self.path(name) else { return Ok(None) };
-        match std::fs::read(path) {
-            Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),
+        match std::fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| {
+                let what = format!(
+                    "{} is damaged ({error}): put back a backup or remove it",
+                    path.display()
+                );
+                io::Error::new(io::ErrorKind::InvalidData, what)
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// All of them, by name.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// All that can be read, by name.
     pub fn list(&self) -> io::Result<Vec<Value>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
@@ -61,20 +71,31 @@ impl Store {
             }
         }
         names.sort();
-        names.iter().filter_map(|name| self.get(name).transpose()).collect()
+        let mut values = Vec::new();
+        for name in names {
+            match self.get(&name) {
+                Ok(value) => values.extend(value),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::error!(%error, "left out of a list");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(values)
     }
 
     /// Makes or replaces one.
     pub fn put(&self, value: &Value) -> io::Result<()> {
         let (path, file) = self.file(value)?;
-        file.persist(path).map(drop).map_err(|error| error.error)
+        file.persist(path).map_err(|error| error.error)?;
+        self.sync()
     }
 
     /// Makes one; false if there is one of this name.
     pub fn create(&self, value: &Value) -> io::Result<bool> {
         let (path, file) = self.file(value)?;
         match file.persist_noclobber(path) {
-            Ok(_) => Ok(true),
+            Ok(_) => self.sync().map(|()| true),
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error.error),
         }
@@ -84,10 +105,15 @@ impl Store {
     pub fn remove(&self, name: &str) -> io::Result<bool> {
         let Some(path) = self.path(name) else { return Ok(false) };
         match std::fs::remove_file(path) {
-            Ok(()) => Ok(true),
+            Ok(()) => self.sync().map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes names survive a power cut.
+    fn sync(&self) -> io::Result<()> {
+        std::fs::File::open(&self.directory)?.sync_all()
     }
 
     /// The value in a file that has no name yet, and the name it is to have.
@@ -102,5 +128,22 @@ impl Store {
 
     fn path(&self, name: &str) -> Option<PathBuf> {
         check_name(name).ok().map(|()| self.directory.join(format!("{name}.json")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_damaged_value_is_named_and_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().into()).unwrap();
+        assert!(store.create(&json!({"name": "a"})).unwrap());
+        std::fs::write(dir.path().join("b.json"), "").unwrap();
+        assert_eq!(store.list().unwrap(), [json!({"name": "a"})]);
+        let error = store.get("b").unwrap_err().to_string();
+        assert!(error.contains("b.json is damaged"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The directory of a job: `mnt/` (what it sees as /mnt/image), `authorized_keys`,
-//! `template_dictionary`, `ca-rpm/`, `log` (its stderr), `result.json` (its stdout), `process.json`.
+//! `template_dictionary`, `ca-rpm/`, `log` (its stderr), `result.json` (its stdout), `process.json`,
+//! `restarts` (how often its agent was started again).
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -57,8 +58,9 @@ impl Directory {
         self.path.join("log")
     }
 
+    /// Appended to: what it has of an earlier run stays, and it may be cut while it is written.
     pub fn open_log(&self) -> io::Result<File> {
-        private(&self.log())
+        OpenOptions::new().append(true).create(true).mode(0o600).open(self.log())
     }
 
     pub fn open_result(&self) -> io::Result<File> {
@@ -67,6 +69,26 @@ impl Directory {
 
     pub fn process(&self) -> PathBuf {
         self.path.join("process.json")
+    }
+
+    /// Whether an agent can be started in it again.
+    pub fn is_whole(&self) -> bool {
+        self.mnt().is_dir()
+            && self.authorized_keys().is_file()
+            && self.template_dictionary().is_file()
+    }
+
+    /// Counts one more start of the agent after the first.
+    pub fn count_restart(&self) -> io::Result<u32> {
+        let path = self.path.join("restarts");
+        let before = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().unwrap_or(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let count = before + 1;
+        writeln!(private(&path)?, "{count}")?;
+        Ok(count)
     }
 
     /// Removes the tree the job worked in.

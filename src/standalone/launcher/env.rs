@@ -12,7 +12,7 @@ use crate::jail::Rights;
 use crate::net::Trust;
 use crate::s3::Object;
 use crate::standalone::Keys;
-use crate::standalone::grants::{Credentials, Grants, Reads};
+use crate::standalone::grants::{Credentials, Grant, Grants, Reads};
 use crate::standalone::records::Job;
 
 /// Programs are looked for where a login of root would.
@@ -41,6 +41,19 @@ pub struct Services {
 }
 
 impl Services {
+    /// The rights that a job had before standalone was started again; or new ones.
+    pub async fn give_again(
+        &self,
+        id: Uuid,
+        job: Option<Uuid>,
+        reads: Reads,
+    ) -> std::io::Result<Credentials> {
+        match self.grants.with(id, Grant::credentials) {
+            Some(credentials) => Ok(self.of_site(credentials)),
+            None => self.give(id, job, reads).await,
+        }
+    }
+
     /// Gives a job its rights, and what it authenticates with. `id` is that of the job; what has no
     /// record in IMS has an id of its own.
     pub async fn give(
@@ -49,18 +62,22 @@ impl Services {
         job: Option<Uuid>,
         reads: Reads,
     ) -> std::io::Result<Credentials> {
-        let mut credentials = self.grants.give(id, job, reads).await?;
-        if let Some(keys) = &self.site_keys {
-            credentials.keys = keys.clone();
+        self.grants.give(id, job, reads).await.map(|credentials| self.of_site(credentials))
+    }
+
+    fn of_site(&self, credentials: Credentials) -> Credentials {
+        match &self.site_keys {
+            Some(keys) => Credentials { keys: keys.clone(), ..credentials },
+            None => credentials,
         }
-        Ok(credentials)
     }
 }
 
 /// What a job downloads at its start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Download {
-    pub url: Url,
+    /// Without one the agent finds it by the job's record.
+    pub url: Option<Url>,
     /// Hex; empty: not checked.
     pub md5: String,
     /// What the templates of a recipe are filled in with.
@@ -93,7 +110,7 @@ pub fn variables(
     let variables = vec![
         (vars::IMS_ACTION.name, job.job_type.clone()),
         (vars::IMS_JOB_ID.name, job.id.to_string()),
-        (vars::DOWNLOAD_URL.name, download.url.to_string()),
+        (vars::DOWNLOAD_URL.name, download.url.as_ref().map(Url::to_string).unwrap_or_default()),
         (vars::DOWNLOAD_MD5SUM.name, download.md5.clone()),
         (vars::IMAGE_ROOT_PARENT.name, super::IMAGE_ROOT_PARENT.to_owned()),
         (vars::IMAGE_ROOT_ARCHIVE_NAME.name, job.image_root_archive_name.clone()),

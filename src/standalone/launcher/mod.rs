@@ -2,12 +2,16 @@
 //!
 //! Called by `api` (POST and DELETE of jobs) and by `standalone` (start and end).
 
+mod conclude;
 mod directory;
 mod env;
+mod log;
 mod process;
+mod recover;
 mod spawner;
 
 pub use env::{Download, Services, connection};
+pub use log::keep_short;
 pub use spawner::Spawner;
 
 use std::collections::HashMap;
@@ -25,12 +29,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::data;
+use super::objects::Objects;
 use super::records::{self, Job, Records};
 use crate::contract::Status;
 use crate::os::launch;
 use crate::ssh::hostkeys::{self, PublicHostKeys};
 use crate::telemetry::chain;
-use crate::workspace::Layout;
+use crate::workspace::{Layout, State};
 use directory::Directory;
 use process::Identity;
 
@@ -39,6 +44,9 @@ pub const IMAGE_ROOT_PARENT: &str = "/mnt/image";
 
 /// How long a job may take to end when asked: it closes sessions, unmounts, and patches its record.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How long a client waits to read in the record that its job could not be started.
+const PROMPT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -64,6 +72,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Setup {
     pub records: Records,
+    /// Where jobs publish.
+    pub objects: Objects,
     /// Parent of the jobs' directories.
     pub jobs: PathBuf,
     pub agent_binary: PathBuf,
@@ -123,39 +133,17 @@ impl Launcher {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Jobs that an earlier run left unfinished are errors; what still runs of them is ended.
-    pub async fn recover(&self) -> Result<(), Error> {
-        for job in self.inner.setup.records.list::<Job>().await? {
-            let directory = self.inner.directory(job.id);
-            if let Some(identity) = Identity::load(&directory.process()) {
-                identity.end(GRACE).await;
-                process::end_leftovers(job.id);
-                remove(&directory.process());
-            }
-            self.inner.setup.services.grants.take(job.id).await;
-            if !job.status.is_terminal() {
-                self.inner.fail(job.id, "standalone ended while it ran").await;
-            }
-        }
-        Ok(())
-    }
-
     /// Takes a free port for a job's SSH server.
     pub fn port(&self) -> Result<Port, Error> {
-        let ip = self.inner.setup.ssh_ip;
-        let listen = || {
-            let listener = TcpListener::bind(SocketAddr::new(ip, 0))?;
-            let port = listener.local_addr()?.port();
-            Ok((listener, port))
-        };
-        let (listener, port) = listen().map_err(|source| Error::Listen { ip, source })?;
-        Ok(Port { listener, host: self.inner.setup.ssh_host.clone(), port })
+        self.inner.port(0)
     }
 
     /// Starts a job whose record is stored. If that fails the record says so.
     pub async fn start(&self, job: &Job, public_key: &str, download: &Download, port: Port) {
         let Some(running) = self.inner.enter(job.id) else {
-            return self.inner.fail(job.id, "standalone is ending").await;
+            let stop = CancellationToken::new();
+            stop.cancel();
+            return self.inner.conclude(job.id, "standalone is ending", &stop).await;
         };
         match self.inner.launch(job, public_key, download, port).await {
             Ok(child) => {
@@ -165,9 +153,13 @@ impl Launcher {
             }
             Err(error) => {
                 self.inner.setup.services.grants.take(job.id).await;
-                self.inner.fail(job.id, &chain(&error)).await;
-                self.inner.jobs().running.remove(&job.id);
-                running.ended.cancel();
+                // Where even that cannot be stored, the client that asks for a job is not kept waiting.
+                let (inner, job, reason) = (Arc::clone(&self.inner), job.id, chain(&error));
+                let concluding = self.inner.watchers.spawn(async move {
+                    inner.conclude(job, &reason, &running.stop).await;
+                    inner.leave(job, &running);
+                });
+                let _ = tokio::time::timeout(PROMPT, concluding).await;
             }
         }
     }
@@ -192,7 +184,7 @@ impl Launcher {
         }
     }
 
-    /// Ends all jobs; their trees stay.
+    /// Ends all jobs; their trees stay. Those in which a user has worked go on at the next start.
     pub async fn shut_down(&self) {
         self.inner.close();
         self.inner.watchers.close();
@@ -225,6 +217,24 @@ impl Inner {
         }
     }
 
+    /// The last that is done for a job.
+    fn leave(&self, job: Uuid, running: &Running) {
+        self.jobs().running.remove(&job);
+        running.ended.cancel();
+    }
+
+    /// Takes a port for a job's SSH server; 0: any that is free.
+    fn port(&self, port: u16) -> Result<Port, Error> {
+        let ip = self.setup.ssh_ip;
+        let listen = || {
+            let listener = TcpListener::bind(SocketAddr::new(ip, port))?;
+            let port = listener.local_addr()?.port();
+            Ok((listener, port))
+        };
+        let (listener, port) = listen().map_err(|source| Error::Listen { ip, source })?;
+        Ok(Port { listener, host: self.setup.ssh_host.clone(), port })
+    }
+
     fn directory(&self, job: Uuid) -> Directory {
         Directory::of(&self.setup.jobs, job)
     }
@@ -236,9 +246,15 @@ impl Inner {
         download: &Download,
         port: Port,
     ) -> Result<Child, Error> {
+        let created = self.directory(job.id).create(public_key, &download.values);
+        created.map_err(|source| Error::Directory { job: job.id, source })?;
+        self.spawn(job, download, port).await
+    }
+
+    /// Starts the agent in a directory that is there.
+    async fn spawn(&self, job: &Job, download: &Download, port: Port) -> Result<Child, Error> {
         let directory = self.directory(job.id);
         let failed = |source| Error::Directory { job: job.id, source };
-        directory.create(public_key, &download.values).map_err(failed)?;
         let services = &self.setup.services;
         if job.require_dkms && !services.allow_dkms {
             tracing::info!(
@@ -246,7 +262,7 @@ impl Inner {
                 "sessions of this job may not mount: standalone was started without --allow-dkms"
             );
         }
-        let credentials = services.give(job.id, Some(job.id), download.reads(job)).await;
+        let credentials = services.give_again(job.id, Some(job.id), download.reads(job)).await;
         let credentials = credentials.map_err(failed)?;
         let inherited = port.listener.as_raw_fd();
         let mut command = Command::new(&self.setup.agent_binary);
@@ -267,7 +283,9 @@ impl Inner {
         let program = &self.setup.agent_binary;
         let spawn = |source| Error::Spawn { program: program.clone(), source };
         let at = Path::new(IMAGE_ROOT_PARENT);
-        launch::isolate(&mut command, &directory.mnt(), at, Some(inherited)).map_err(spawn)?;
+        let orphaned = launch::Orphaned::Killed;
+        launch::isolate(&mut command, &directory.mnt(), at, Some(inherited), orphaned)
+            .map_err(spawn)?;
         // A session outside of a jail is root in this machine's tree.
         launch::hide(&mut command, &services.data, Some(directory.path()), &services.secret_files)
             .map_err(spawn)?;
@@ -284,40 +302,41 @@ impl Inner {
 
     /// Waits for the end of a job, or ends it; then sees to its record and its directory.
     async fn watch(self: Arc<Self>, job: Uuid, mut child: Child, running: Running) {
+        let directory = self.directory(job);
+        let log = directory.log();
+        let mut paused = false;
         let waited = tokio::select! {
             waited = child.wait() => waited,
-            _ = running.stop.cancelled() => end(&job.to_string(), &mut child).await,
+            never = keep_short(&log) => match never {},
+            _ = running.stop.cancelled() => {
+                paused = self.is_to_be_paused(job, &directory);
+                if paused { pause(&mut child).await } else { end(&job.to_string(), &mut child).await }
+            }
         };
         process::end_leftovers(job);
-        self.setup.services.grants.take(job).await;
-        let directory = self.directory(job);
         remove(&directory.process());
+        if paused {
+            tracing::info!(%job, "the job stops here and goes on when standalone is started again");
+            return self.leave(job, &running);
+        }
+        self.setup.services.grants.take(job).await;
         let reason = match waited {
             Ok(status) => format!("the agent ended with {}", describe(status)),
             Err(error) => format!("the agent cannot be waited for: {error}"),
         };
-        self.fail(job, &format!("{reason}, see {}", directory.log().display())).await;
+        let reason = format!("{reason}, see {}", log.display());
+        self.conclude(job, &reason, &running.stop).await;
         self.clear(job, &directory).await;
-        self.jobs().running.remove(&job);
-        running.ended.cancel();
+        self.leave(job, &running);
     }
 
-    /// The status of a job that has none that is final becomes `error`.
-    async fn fail(&self, job: Uuid, reason: &str) {
-        let changed = self.setup.records.update(job, |record: &mut Job| {
-            let unfinished = !record.status.is_terminal();
-            if unfinished {
-                record.status = Status::Error;
-            }
-            unfinished
+    /// Whether a job is only interrupted: standalone ends, and a user's work lies there.
+    fn is_to_be_paused(&self, job: Uuid, directory: &Directory) -> bool {
+        let state = State::load(&Layout::new(&directory.mnt()));
+        let worked = state.is_ok_and(|it| {
+            it.is_some_and(|state| state.is_made() && state.job_id == job.to_string())
         });
-        match changed.await {
-            Ok(Some((_, true))) => tracing::error!(%job, reason, "job failed"),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%job, error = %chain(&error), "cannot set the status of a job");
-            }
-        }
+        worked && self.jobs().closed
     }
 
     /// The tree of a job that succeeded is of no use; that of one that failed is kept for a retry.
@@ -342,6 +361,14 @@ pub fn make_mount_point() -> io::Result<()> {
     }
     std::fs::create_dir_all(path)?;
     path.ancestors().take(2).try_for_each(data::let_pass)
+}
+
+/// SIGKILL: the agent tells nobody that its job is over, and its directory stays as it is.
+async fn pause(child: &mut Child) -> io::Result<ExitStatus> {
+    if let Some(pid) = child.id() {
+        launch::kill_group(pid);
+    }
+    child.wait().await
 }
 
 /// SIGTERM, time to tidy up, SIGKILL.

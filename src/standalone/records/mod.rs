@@ -11,15 +11,31 @@ pub use stamp::Stamp;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::standalone::database::{from_redb, schema};
+use crate::standalone::database::{self, Reopened, Tables, from_redb};
 
-/// Version of the tables and of the records in them.
-const SCHEMA: u64 = 1;
+const TABLES: Tables = Tables {
+    // Of the tables and of the records in them.
+    schema: 1,
+    make,
+    advice: "Put back a backup of the file; or move the file away to begin without records: objects and \
+             the directories of jobs stay where they are",
+};
+
+fn make(txn: &WriteTransaction) -> std::result::Result<(), redb::Error> {
+    txn.open_table(table::<Image>())?;
+    txn.open_table(table::<Recipe>())?;
+    txn.open_table(table::<PublicKey>())?;
+    txn.open_table(table::<Job>())?;
+    txn.open_table(table::<Deleted<Image>>())?;
+    txn.open_table(table::<Deleted<Recipe>>())?;
+    txn.open_table(table::<Deleted<PublicKey>>())?;
+    Ok(())
+}
 
 /// Something with an id that is kept in a table.
 pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -31,12 +47,10 @@ pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the record database failed")]
-    Database(#[source] redb::Error),
+    #[error(transparent)]
+    Database(#[from] database::Error),
     #[error("a record of {table} cannot be read or written as JSON")]
     Value { table: &'static str, source: serde_json::Error },
-    #[error("the records have schema {0}, this program knows {SCHEMA}: use a newer one")]
-    Schema(u64),
     #[error("the task of the record database was lost")]
     Lost(#[source] tokio::task::JoinError),
 }
@@ -51,30 +65,46 @@ fn table<T: Record>() -> Table {
     TableDefinition::new(T::TABLE)
 }
 
+impl Error {
+    /// The directory that has no space left, if that is all.
+    pub fn full(&self) -> Option<&Path> {
+        match self {
+            Error::Database(database::Error::Full { directory, .. }) => Some(directory),
+            _ => None,
+        }
+    }
+
+    /// Whether the file itself cannot be read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Error::Database(database::Error::Damaged { .. }))
+    }
+
+    /// Whether the same may well succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Error::Database(error) if error.is_passing())
+    }
+}
+
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Records {
-    db: Arc<Database>,
+    db: Arc<Reopened<Database>>,
 }
 
 impl Records {
     /// Opens the database, made if missing; fails while another process has it open. Blocking.
     pub fn open(path: &Path) -> Result<Self> {
-        let db = Database::create(path)?;
-        let txn = db.begin_write()?;
-        match schema(&txn, SCHEMA).map_err(Error::Database)? {
-            SCHEMA => {}
-            other => return Err(Error::Schema(other)),
-        }
-        txn.open_table(table::<Image>())?;
-        txn.open_table(table::<Recipe>())?;
-        txn.open_table(table::<PublicKey>())?;
-        txn.open_table(table::<Job>())?;
-        txn.open_table(table::<Deleted<Image>>())?;
-        txn.open_table(table::<Deleted<Recipe>>())?;
-        txn.open_table(table::<Deleted<PublicKey>>())?;
-        txn.commit()?;
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let file = path.to_owned();
+        let db = Reopened::open(path, TABLES.advice, move || {
+            database::open(&file, &TABLES, first.swap(false, std::sync::atomic::Ordering::Relaxed))
+        })?;
         Ok(Self { db: Arc::new(db) })
+    }
+
+    /// Whether records can be changed: a change that leaves no trace.
+    pub async fn probe(&self) -> Result<()> {
+        self.run(|db| Ok(database::probe(db).map_err(database::Error::Raw)?)).await
     }
 
     pub async fn get<T: Record>(&self, id: Uuid) -> Result<Option<T>> {
@@ -165,7 +195,7 @@ impl Records {
         work: impl FnOnce(&Database) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let db = Arc::clone(&self.db);
-        tokio::task::spawn_blocking(move || work(&db)).await.map_err(Error::Lost)?
+        tokio::task::spawn_blocking(move || db.run(work)).await.map_err(Error::Lost)?
     }
 }
 
@@ -223,12 +253,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("records");
         let first = Records::open(&path).unwrap();
-        assert!(matches!(Records::open(&path), Err(Error::Database(_))));
-        let txn = first.db.begin_write().unwrap();
-        let meta = TableDefinition::<&str, u64>::new("meta");
-        txn.open_table(meta).unwrap().insert("schema", SCHEMA + 1).unwrap();
-        txn.commit().unwrap();
+        let refused = || Records::open(&path).unwrap_err().to_string();
+        assert_eq!(refused(), format!("another process uses {}", path.display()));
         drop(first);
-        assert!(matches!(Records::open(&path), Err(Error::Schema(2))));
+        let db = Database::open(&path).unwrap();
+        let txn = db.begin_write().unwrap();
+        let meta = TableDefinition::<&str, u64>::new("meta");
+        txn.open_table(meta).unwrap().insert("schema", TABLES.schema + 1).unwrap();
+        txn.commit().unwrap();
+        drop(db);
+        assert!(refused().contains("has schema 2, this program knows 1"), "{}", refused());
     }
 }

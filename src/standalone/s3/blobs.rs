@@ -5,11 +5,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
+
+use super::model::Object;
+use super::note::{self, Entry};
+
+/// Ends the name of a blob that is being written.
+const DRAFT: &str = "draft";
 
 /// The directory of blobs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +28,35 @@ pub struct Blobs {
 struct Inner {
     dir: PathBuf,
     state: Mutex<State>,
+}
+
+/// What lies in the directory at the start.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Sizes of the files.
+    pub blobs: HashMap<Uuid, u64>,
+    /// Uploads that had not been finished.
+    pub drafts: Vec<PathBuf>,
+}
+
+impl Survey {
+    pub fn bytes(&self) -> u64 {
+        self.blobs.values().sum()
+    }
+
+    /// Removes what no client was ever told to be there.
+    pub fn remove_drafts(&self) -> io::Result<()> {
+        for draft in &self.drafts {
+            std::fs::remove_file(draft)?;
+        }
+        if !self.drafts.is_empty() {
+            tracing::warn!(
+                uploads = self.drafts.len(),
+                "removed uploads that had not been finished"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A blob that the index dropped stays on disk while a download still reads it.
@@ -42,19 +78,53 @@ impl Blobs {
     }
 
     /// A new empty blob file; it counts only once [`Blobs::seal`] returned and the index knows it.
-    pub fn create(&self) -> io::Result<Draft> {
-        let blob = Uuid::new_v4();
-        let path = self.path(blob);
+    pub fn create(&self, blob: Uuid) -> io::Result<Draft> {
+        let path = self.path(blob).with_extension(DRAFT);
         let file = File::options().write(true).create_new(true).open(&path)?;
         Ok(Draft { blob, file, path, sealed: false })
     }
 
-    /// Makes a written draft survive a power cut.
-    pub fn seal(&self, mut draft: Draft) -> io::Result<Uuid> {
+    /// Writes what a draft is behind its bytes, and makes it survive a power cut.
+    pub fn seal(&self, mut draft: Draft, entry: Entry) -> io::Result<()> {
+        note::append(&mut draft.file, draft.blob, entry)?;
         draft.file.sync_all()?;
+        let path = self.path(draft.blob);
+        std::fs::rename(&draft.path, &path)?;
+        draft.path = path;
         File::open(&self.inner.dir)?.sync_all()?;
         draft.sealed = true;
-        Ok(draft.blob)
+        Ok(())
+    }
+
+    /// Gives an object of other blobs' bytes a blob that says what it is.
+    pub fn note(&self, blob: Uuid, at: (&str, &str), object: &mut Object) -> io::Result<()> {
+        object.segments = note::noted(std::mem::take(&mut object.segments), blob);
+        let (bucket, key) = (at.0.to_owned(), at.1.to_owned());
+        let entry = Entry::Object { bucket, key, object: object.clone() };
+        self.seal(self.create(blob)?, entry)
+    }
+
+    /// Whether a blob says what it is.
+    pub fn is_noted(&self, blob: Uuid) -> bool {
+        note::read(&self.path(blob), blob).is_ok_and(|(_, entry)| entry.is_some())
+    }
+
+    /// Whether the directory takes a few more bytes.
+    pub fn probe(&self) -> io::Result<()> {
+        let mut draft = self.create(Uuid::new_v4())?;
+        draft.file.write_all(&[0; 64 * 1024])?;
+        draft.file.sync_all()
+    }
+
+    /// Takes the note from a blob that is kept for its bytes alone. Where that fails, a rebuild of the
+    /// index may find an object again that was deleted; no more.
+    pub fn strip(&self, blob: Uuid) {
+        let path = self.path(blob);
+        if let Err(error) = note::strip(&path, blob)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot take the note from a blob");
+        }
     }
 
     /// Looks something up in the index and keeps the blobs it names on disk until the pin drops.
@@ -85,19 +155,31 @@ impl Blobs {
         }
     }
 
-    /// Removes every file that `known` does not claim: what a crash left. Called once, at start.
-    pub fn sweep(&self, known: impl Fn(Uuid) -> bool) -> io::Result<usize> {
-        let mut removed = 0;
+    /// What there is. Called before anybody writes.
+    pub fn survey(&self) -> io::Result<Survey> {
+        let mut survey = Survey::default();
         for entry in std::fs::read_dir(&self.inner.dir)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let blob = name.to_str().and_then(|name| Uuid::try_parse(name).ok());
-            if blob.is_some_and(|blob| !known(blob)) {
-                std::fs::remove_file(entry.path())?;
-                removed += 1;
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == DRAFT) {
+                survey.drafts.push(path);
+            } else if let Some(blob) =
+                entry.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok())
+            {
+                survey.blobs.insert(blob, entry.metadata()?.len());
             }
         }
-        Ok(removed)
+        Ok(survey)
+    }
+
+    /// Moves blobs into `directory`, made if missing.
+    pub fn put_aside(&self, blobs: &[Uuid], directory: &Path) -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        for blob in blobs {
+            std::fs::rename(self.path(*blob), directory.join(blob.simple().to_string()))?;
+        }
+        File::open(directory)?.sync_all()?;
+        File::open(&self.inner.dir)?.sync_all()
     }
 }
 
@@ -106,10 +188,12 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A blob that cannot be unlinked wastes space until the next start sweeps it; no more.
+    /// A blob that cannot be unlinked wastes space until the next start puts it aside; no more.
     fn unlink(&self, blob: Uuid) {
         let path = self.dir.join(blob.simple().to_string());
-        if let Err(error) = std::fs::remove_file(&path) {
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %path.display(), %error, "cannot remove a blob");
         }
     }
@@ -141,7 +225,7 @@ impl Drop for Pin {
 /// A blob being written; removed on drop unless sealed.
 #[derive(Debug)]
 pub struct Draft {
-    blob: Uuid,
+    pub blob: Uuid,
     pub file: File,
     path: PathBuf,
     sealed: bool,
@@ -160,12 +244,29 @@ impl Drop for Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::standalone::s3::model::{Attributes, Part, Upload};
+
+    fn blob(blobs: &Blobs) -> Uuid {
+        let draft = blobs.create(Uuid::new_v4()).unwrap();
+        let blob = draft.blob;
+        let (segments, size) = (Vec::new(), 0);
+        let part = Part { segments, size, etag: String::new(), modified: 0 };
+        let upload = Upload {
+            bucket: String::new(),
+            key: String::new(),
+            attributes: Attributes::default(),
+            started: 0,
+        };
+        let entry = Entry::Part { upload_id: String::new(), upload, number: 1, part };
+        blobs.seal(draft, entry).unwrap();
+        blob
+    }
 
     #[test]
     fn a_blob_stays_while_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path().into()).unwrap();
-        let blob = blobs.seal(blobs.create().unwrap()).unwrap();
+        let blob = blob(&blobs);
         let (_, first) = blobs.pin(|| Ok::<_, ()>(((), vec![blob]))).unwrap();
         let (_, second) = blobs.pin(|| Ok::<_, ()>(((), vec![blob]))).unwrap();
         blobs.remove(vec![blob]);
@@ -176,14 +277,19 @@ mod tests {
     }
 
     #[test]
-    fn an_unsealed_draft_and_unknown_blobs_leave_nothing() {
+    fn an_unsealed_draft_leaves_nothing_and_unknown_blobs_are_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path().into()).unwrap();
-        drop(blobs.create().unwrap());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        let kept = blobs.seal(blobs.create().unwrap()).unwrap();
-        blobs.seal(blobs.create().unwrap()).unwrap();
-        assert_eq!(blobs.sweep(|blob| blob == kept).unwrap(), 1);
-        assert!(blobs.path(kept).exists());
+        let blobs = Blobs::open(dir.path().join("blobs")).unwrap();
+        drop(blobs.create(Uuid::new_v4()).unwrap());
+        std::mem::forget(blobs.create(Uuid::new_v4()).unwrap());
+        let (kept, other) = (blob(&blobs), blob(&blobs));
+        let survey = blobs.survey().unwrap();
+        assert_eq!(survey.blobs.len(), 2);
+        survey.remove_drafts().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("blobs")).unwrap().count(), 2);
+        let aside = dir.path().join("aside");
+        blobs.put_aside(&[other], &aside).unwrap();
+        assert!(blobs.path(kept).exists() && !blobs.path(other).exists());
+        assert!(aside.join(other.simple().to_string()).exists());
     }
 }

@@ -2,19 +2,23 @@
 
 use s3s::dto::*;
 use s3s::{S3Response, S3Result, s3_error};
+use uuid::Uuid;
 
 use super::conditions::{self, Conditions};
+use super::keys;
 use super::model::{Attributes, Object, Part, now, slice};
 use super::multipart::number;
+use super::note::{Entry, noted};
 use super::objects::{pinned, source};
 use super::receive::md5_of;
-use super::service::{Service, internal, stamp};
+use super::service::{Service, disk, internal, stamp};
 
 pub async fn object(
     service: &Service,
     input: CopyObjectInput,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let from = source(&input.copy_source)?;
+    keys::check(&input.key)?;
     let to = (input.bucket, input.key);
     let replaced = input
         .metadata_directive
@@ -40,16 +44,19 @@ pub async fn object(
         modified_since: input.copy_source_if_modified_since,
         unmodified_since: input.copy_source_if_unmodified_since,
     };
+    let (note, blobs) = (Uuid::new_v4(), service.blobs.clone());
     let copied = service
-        .change(None, move |index| {
-            index.copy((&from.0, &from.1), (&to.0, &to.1), |object: &mut Object| {
+        .change(Some(note), move |index| {
+            let edit = |object: &mut Object| {
                 let allowed = conditions::read(&conditions, object).is_ok();
                 object.modified = now();
                 if let Some(attributes) = attributes {
                     object.attributes = attributes;
                 }
                 allowed
-            })
+            };
+            let to = (to.0.as_str(), to.1.as_str());
+            index.copy((&from.0, &from.1), to, edit, |object| blobs.note(note, to, object))
         })
         .await?;
     let result = CopyObjectResult {
@@ -85,17 +92,25 @@ pub async fn part(
             let etag = md5_of(&blobs, &segments)?;
             Ok::<_, std::io::Error>((segments, etag))
         });
-        hash.await.map_err(internal)?.map_err(internal)?
+        hash.await.map_err(internal)?.map_err(disk)?
     };
-    let part = Part { segments, size: end - start, etag, modified: now() };
+    let (bucket, key, id) = (input.bucket, input.key, input.upload_id);
+    let upload = {
+        let (bucket, key, id) = (bucket.clone(), key.clone(), id.clone());
+        service.ask(move |index| index.upload((&bucket, &key), &id)).await?
+    };
+    let note = Uuid::new_v4();
+    let part = Part { segments: noted(segments, note), size: end - start, etag, modified: now() };
+    let entry = Entry::Part { upload_id: id.clone(), upload, number, part: part.clone() };
+    let draft = service.blobs.create(note).map_err(disk)?;
+    service.seal(draft, entry).await?;
     let result = CopyPartResult {
         e_tag: Some(ETag::Strong(part.etag.clone())),
         last_modified: Some(stamp(part.modified)),
         ..Default::default()
     };
-    let (bucket, key, id) = (input.bucket, input.key, input.upload_id);
     service
-        .change(None, move |index| {
+        .change(Some(note), move |index| {
             let source = Some(((from.0.as_str(), from.1.as_str()), &object));
             let freed = index.put_part(((&bucket, &key), &id), number, &part, source)?;
             Ok(((), freed))

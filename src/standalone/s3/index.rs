@@ -3,6 +3,7 @@
 //! Blocking; `service` calls it from blocking tasks. Blobs carry a use count, so that copies share
 //! them; a change returns the blobs that nothing uses any more.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -10,10 +11,30 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::model::{Object, Segment};
-use crate::standalone::database::{from_redb, schema};
+use super::model::{Object, Part, Segment, Upload};
+use super::note;
+use crate::standalone::database::{self, Tables, from_redb};
 
-const SCHEMA: u64 = 1;
+/// What the database must have in it.
+pub const TABLES: Tables = Tables {
+    schema: 1,
+    make,
+    advice: "Put back a backup of the file; or move the file away and run `ims-job-agent standalone \
+             --data=DIR --rebuild-index`, which makes it anew from the objects themselves",
+};
+
+/// Set once every object has a note.
+const NOTED: &str = "noted";
+
+fn make(txn: &WriteTransaction) -> std::result::Result<(), redb::Error> {
+    txn.open_table(BUCKETS)?;
+    txn.open_table(OBJECTS)?;
+    txn.open_table(UPLOADS)?;
+    txn.open_table(PARTS)?;
+    txn.open_table(USES)?;
+    Ok(())
+}
+
 const BUCKETS: TableDefinition<&str, u64> = TableDefinition::new("buckets");
 pub(super) const OBJECTS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("objects");
 pub(super) const UPLOADS: TableDefinition<&str, &[u8]> = TableDefinition::new("uploads");
@@ -42,12 +63,12 @@ pub enum Fault {
     PartTooSmall(u32),
     #[error("a condition of the request does not hold")]
     Precondition,
-    #[error("the object index failed")]
-    Database(#[source] redb::Error),
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    #[error("cannot write beside the objects")]
+    Disk(#[source] std::io::Error),
     #[error("a value of the object index cannot be read")]
     Value(#[from] serde_json::Error),
-    #[error("the object index has schema {0}, this program knows {SCHEMA}: use a newer one")]
-    Schema(u64),
 }
 
 from_redb!(Fault);
@@ -60,28 +81,30 @@ pub struct Index {
     pub(super) db: Database,
 }
 
-/// A writing transaction in progress, and the blobs it freed so far.
+/// What a change left of no use.
+#[derive(Debug, Default, PartialEq)]
+pub struct Freed {
+    pub blobs: Vec<Uuid>,
+    /// Blobs that others use, but whose notes are no more so.
+    pub notes: Vec<Uuid>,
+}
+
+/// A writing transaction in progress, and what it freed so far.
 pub(super) struct Change {
     pub txn: WriteTransaction,
-    pub freed: Vec<Uuid>,
+    pub freed: Freed,
 }
 
 impl Index {
-    /// Opens the database, made if missing; fails while another process has it open.
-    pub fn open(path: &Path) -> Result<Self> {
-        let db = Database::create(path)?;
-        let txn = db.begin_write()?;
-        match schema(&txn, SCHEMA).map_err(Fault::Database)? {
-            SCHEMA => {}
-            other => return Err(Fault::Schema(other)),
-        }
-        txn.open_table(BUCKETS)?;
-        txn.open_table(OBJECTS)?;
-        txn.open_table(UPLOADS)?;
-        txn.open_table(PARTS)?;
-        txn.open_table(USES)?;
-        txn.commit()?;
-        Ok(Self { db })
+    /// Opens the database, made if missing; fails while another process has it open. `check` looks for
+    /// damage in all of it.
+    pub fn open(path: &Path, check: bool) -> std::result::Result<Self, database::Error> {
+        Ok(Self { db: database::open(path, &TABLES, check)? })
+    }
+
+    /// Whether the index can be changed: a change that leaves no trace.
+    pub fn probe(&self) -> Result<()> {
+        Ok(database::probe(&self.db).map_err(database::Error::Raw)?)
     }
 
     pub fn create_bucket(&self, name: &str) -> Result<()> {
@@ -142,7 +165,7 @@ impl Index {
         (bucket, key): (&str, &str),
         object: &Object,
         allowed: impl FnOnce(Option<&Object>) -> bool,
-    ) -> Result<Vec<Uuid>> {
+    ) -> Result<Freed> {
         self.check_bucket(bucket)?;
         let mut change = self.change()?;
         change.put((bucket, key), object, allowed)?;
@@ -155,7 +178,8 @@ impl Index {
         source: (&str, &str),
         destination: (&str, &str),
         edit: impl FnOnce(&mut Object) -> bool,
-    ) -> Result<(Object, Vec<Uuid>)> {
+        note: impl FnOnce(&mut Object) -> std::io::Result<()>,
+    ) -> Result<(Object, Freed)> {
         self.check_bucket(source.0)?;
         self.check_bucket(destination.0)?;
         let mut change = self.change()?;
@@ -164,12 +188,13 @@ impl Index {
         if !edit(&mut object) {
             return Err(Fault::Precondition);
         }
+        note(&mut object).map_err(Fault::Disk)?;
         change.put(destination, &object, |_| true)?;
         Ok((object, change.commit()?))
     }
 
     /// Removes objects; those that do not exist are no error, as in S3.
-    pub fn remove(&self, bucket: &str, keys: &[&str]) -> Result<Vec<Uuid>> {
+    pub fn remove(&self, bucket: &str, keys: &[&str]) -> Result<Freed> {
         self.check_bucket(bucket)?;
         let mut change = self.change()?;
         for key in keys {
@@ -185,13 +210,80 @@ impl Index {
         change.commit()
     }
 
+    /// All blobs that objects and parts use.
+    pub fn used(&self) -> Result<HashSet<Uuid>> {
+        let table = self.db.begin_read()?.open_table(USES)?;
+        let mut used = HashSet::new();
+        for row in table.iter()? {
+            used.insert(Uuid::from_u128(row?.0.value()));
+        }
+        Ok(used)
+    }
+
     /// Whether any object or part uses this blob.
     pub fn uses(&self, blob: Uuid) -> Result<bool> {
         Ok(self.db.begin_read()?.open_table(USES)?.get(blob.as_u128())?.is_some())
     }
 
+    /// Objects that an older version stored get a note, once. `note` writes one for the blob given.
+    pub fn note_all(
+        &self,
+        is_noted: impl Fn(Uuid) -> bool,
+        mut note: impl FnMut(Uuid, (&str, &str), &mut Object) -> std::io::Result<()>,
+    ) -> Result<usize> {
+        if database::flag(&self.db, NOTED).map_err(database::Error::Raw)? {
+            return Ok(0);
+        }
+        let mut change = self.change()?;
+        let mut plain = Vec::new();
+        for row in change.txn.open_table(OBJECTS)?.iter()? {
+            let (at, value) = row?;
+            let object: Object = decode(value.value())?;
+            if !note::own(&object.segments).is_some_and(&is_noted) {
+                let (bucket, key) = at.value();
+                plain.push((bucket.to_owned(), key.to_owned(), object));
+            }
+        }
+        for (bucket, key, object) in &mut plain {
+            let (at, blob) = ((bucket.as_str(), key.as_str()), Uuid::new_v4());
+            note(blob, at, object).map_err(Fault::Disk)?;
+            change.retain(&[Segment { blob, offset: 0, len: 0 }])?;
+            change.txn.open_table(OBJECTS)?.insert(at, encode(object)?.as_slice())?;
+        }
+        database::set_flag(&change.txn, NOTED).map_err(database::Error::Raw)?;
+        change.commit()?;
+        Ok(plain.len())
+    }
+
+    /// Fills a new index, as one change.
+    pub fn fill<'a>(
+        &self,
+        buckets: &[&str],
+        objects: impl Iterator<Item = ((&'a str, &'a str), &'a Object)>,
+        parts: impl Iterator<Item = (&'a str, u32, &'a Upload, &'a Part)>,
+    ) -> Result<()> {
+        let mut change = self.change()?;
+        let made = super::model::now();
+        for bucket in buckets {
+            change.txn.open_table(BUCKETS)?.insert(bucket, made)?;
+        }
+        for (at, object) in objects {
+            change.txn.open_table(BUCKETS)?.insert(at.0, made)?;
+            change.txn.open_table(OBJECTS)?.insert(at, encode(object)?.as_slice())?;
+            change.retain(&object.segments)?;
+        }
+        for (id, number, upload, part) in parts {
+            change.txn.open_table(BUCKETS)?.insert(upload.bucket.as_str(), made)?;
+            change.txn.open_table(UPLOADS)?.insert(id, encode(upload)?.as_slice())?;
+            change.txn.open_table(PARTS)?.insert((id, number), encode(part)?.as_slice())?;
+            change.retain(&part.segments)?;
+        }
+        database::set_flag(&change.txn, NOTED).map_err(database::Error::Raw)?;
+        change.commit().map(drop)
+    }
+
     pub(super) fn change(&self) -> Result<Change> {
-        Ok(Change { txn: self.db.begin_write()?, freed: Vec::new() })
+        Ok(Change { txn: self.db.begin_write()?, freed: Freed::default() })
     }
 }
 
@@ -231,7 +323,8 @@ impl Change {
         Ok(())
     }
 
-    /// Counts one use less for each segment; blobs without a use are freed.
+    /// Counts one use less for each segment; blobs without a use are freed, and the note of what they
+    /// were goes in any case.
     pub fn release(&mut self, segments: &[Segment]) -> Result<()> {
         let mut uses = self.txn.open_table(USES)?;
         for segment in segments {
@@ -241,14 +334,19 @@ impl Change {
                 uses.insert(blob, count - 1)?;
             } else {
                 uses.remove(blob)?;
-                self.freed.push(segment.blob);
+                self.freed.blobs.push(segment.blob);
             }
+        }
+        if let Some(own) = note::own(segments)
+            && uses.get(own.as_u128())?.is_some()
+        {
+            self.freed.notes.push(own);
         }
         Ok(())
     }
 
-    /// Makes the change durable; returns the blobs to remove.
-    pub fn commit(self) -> Result<Vec<Uuid>> {
+    /// Makes the change durable; returns what is of no use then.
+    pub fn commit(self) -> Result<Freed> {
         self.txn.commit()?;
         Ok(self.freed)
     }

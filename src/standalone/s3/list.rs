@@ -95,7 +95,7 @@ mod tests {
 
     fn index(keys: &[&str]) -> (tempfile::TempDir, Index) {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index")).unwrap();
+        let index = Index::open(&dir.path().join("index"), true).unwrap();
         index.create_bucket("ims").unwrap();
         index.create_bucket("imt").unwrap();
         let object = Object {

@@ -3,6 +3,7 @@
 use s3s::dto::*;
 use s3s::{S3Response, S3Result};
 
+use super::keys::{self, Writer};
 use super::list::{Entry, Page};
 use super::objects::length;
 use super::service::{Service, stamp};
@@ -14,23 +15,24 @@ pub async fn objects(
     service: &Service,
     input: ListObjectsInput,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
+    let writer = Writer::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_keys);
     let page =
         page(service, &input.bucket, &input.prefix, &input.delimiter, input.marker.clone(), max)
             .await?;
     let next = next(&page);
     let truncated = page.truncated;
-    let (contents, common_prefixes) = split(page)?;
+    let (contents, common_prefixes) = split(page, writer)?;
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
-        prefix: input.prefix,
-        marker: input.marker,
+        prefix: writer.write_some(input.prefix)?,
+        marker: writer.write_some(input.marker)?,
         max_keys: Some(max),
         is_truncated: Some(truncated),
         contents: Some(contents),
         common_prefixes: Some(common_prefixes),
-        delimiter: input.delimiter,
-        next_marker: next,
+        delimiter: writer.write_some(input.delimiter)?,
+        next_marker: writer.write_some(next)?,
         encoding_type: input.encoding_type,
         ..Default::default()
     }))
@@ -40,26 +42,30 @@ pub async fn objects_v2(
     service: &Service,
     input: ListObjectsV2Input,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
+    let writer = Writer::new(input.encoding_type.as_ref())?;
     let max = page_size(input.max_keys);
     // A continuation token is where the last page ended.
-    let after = input.continuation_token.clone().or_else(|| input.start_after.clone());
+    let after = match input.continuation_token.as_deref() {
+        Some(token) => Some(keys::from_token(token)?),
+        None => input.start_after.clone(),
+    };
     let page = page(service, &input.bucket, &input.prefix, &input.delimiter, after, max).await?;
     let next = next(&page);
     let (truncated, count) = (page.truncated, page.entries.len());
-    let (contents, common_prefixes) = split(page)?;
+    let (contents, common_prefixes) = split(page, writer)?;
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),
-        prefix: input.prefix,
+        prefix: writer.write_some(input.prefix)?,
         max_keys: Some(max),
         key_count: i32::try_from(count).ok(),
         continuation_token: input.continuation_token,
         is_truncated: Some(truncated),
-        next_continuation_token: next,
+        next_continuation_token: next.as_deref().map(keys::token),
         contents: Some(contents),
         common_prefixes: Some(common_prefixes),
-        delimiter: input.delimiter,
+        delimiter: writer.write_some(input.delimiter)?,
         encoding_type: input.encoding_type,
-        start_after: input.start_after,
+        start_after: writer.write_some(input.start_after)?,
         ..Default::default()
     }))
 }
@@ -99,22 +105,23 @@ pub async fn uploads(
     service: &Service,
     input: ListMultipartUploadsInput,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+    let writer = Writer::new(input.encoding_type.as_ref())?;
     let bucket = input.bucket.clone();
     let all = service.ask(move |index| index.uploads(&bucket)).await?;
     let prefix = input.prefix.clone().unwrap_or_default();
-    let uploads = all
-        .into_iter()
-        .filter(|(_, upload)| upload.key.starts_with(&prefix))
-        .map(|(id, upload)| MultipartUpload {
+    let mut uploads = Vec::new();
+    for (id, upload) in all.into_iter().filter(|(_, upload)| upload.key.starts_with(&prefix)) {
+        uploads.push(MultipartUpload {
             upload_id: Some(id),
-            key: Some(upload.key),
+            key: Some(writer.write(upload.key)?),
             initiated: Some(stamp(upload.started)),
             ..Default::default()
-        })
-        .collect();
+        });
+    }
     Ok(S3Response::new(ListMultipartUploadsOutput {
         bucket: Some(input.bucket),
-        prefix: input.prefix,
+        prefix: writer.write_some(input.prefix)?,
+        encoding_type: input.encoding_type,
         is_truncated: Some(false),
         uploads: Some(uploads),
         ..Default::default()
@@ -151,13 +158,15 @@ fn next(page: &Page) -> Option<String> {
     page.entries.last().filter(|_| page.truncated).map(|entry| entry.name().to_owned())
 }
 
-fn split(page: Page) -> S3Result<(Vec<Object>, Vec<CommonPrefix>)> {
+fn split(page: Page, writer: Writer) -> S3Result<(Vec<Object>, Vec<CommonPrefix>)> {
     let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
     for entry in page.entries {
         match entry {
-            Entry::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(prefix) }),
+            Entry::Prefix(prefix) => {
+                prefixes.push(CommonPrefix { prefix: Some(writer.write(prefix)?) });
+            }
             Entry::Object(key, object) => objects.push(Object {
-                key: Some(key),
+                key: Some(writer.write(key)?),
                 size: Some(length(object.size)?),
                 e_tag: Some(ETag::Strong(object.etag)),
                 last_modified: Some(stamp(object.modified)),

@@ -11,17 +11,22 @@ mod blobs;
 mod conditions;
 mod copy;
 mod index;
+mod keys;
 mod list;
 mod listing;
 mod model;
 mod multipart;
+mod note;
 mod objects;
+mod rebuild;
 mod receive;
 mod service;
 mod uploads;
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -29,49 +34,170 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use s3s::Body;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use uuid::Uuid;
 
 use super::Keys;
+use super::database::{self, Reopened};
 use super::grants::Grants;
+use crate::telemetry::chain;
 use access::Access;
-use blobs::Blobs;
+use blobs::{Blobs, Survey};
 pub use index::Fault;
 use index::Index;
+pub use rebuild::{Hint, Report, rebuild};
 use service::Service;
 
 /// The buckets IMS uses: recipes and images.
 pub const BUCKETS: [&str; 2] = ["ims", "boot-images"];
 
+/// So many blobs may a crash leave that no object uses.
+const FEW: usize = 16;
+
 /// Why the embedded store does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot use {path} for objects")]
-    Directory { path: std::path::PathBuf, source: std::io::Error },
+    Directory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the object index {path}")]
-    Index { path: std::path::PathBuf, source: Fault },
+    Index { path: PathBuf, source: Fault },
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    #[error(
+        "the object index {path} {what}, but {count} blobs ({bytes} bytes) of objects lie in {blobs}. \
+         Nothing was changed. Put back a backup of the index, or run `ims-job-agent standalone \
+         --data=DIR --rebuild-index`, which makes it anew from the blobs"
+    )]
+    Headless { path: PathBuf, what: &'static str, blobs: PathBuf, count: usize, bytes: u64 },
+    #[error(
+        "the object index {path} can be read, and knows {blobs} blobs: it is not rebuilt. If that is wanted \
+         all the same, move it away first"
+    )]
+    Readable { path: PathBuf, blobs: usize },
+}
+
+/// A store that was opened.
+pub struct Opened {
+    pub service: S3Service,
+    pub probe: Probe,
+}
+
+/// Asks whether the store can be written.
+#[derive(Debug, Clone)]
+pub struct Probe(Service);
+
+impl Probe {
+    /// Blocking.
+    pub fn write(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.0.blobs.probe()?;
+        Ok(self.0.index.run(Index::probe)?)
+    }
+}
+
+/// Where things lie in the directory of the store.
+struct Places {
+    blobs: PathBuf,
+    index: PathBuf,
+    /// Blobs that no object uses, for somebody to look at.
+    lost: PathBuf,
+}
+
+impl Places {
+    fn of(dir: &Path) -> Self {
+        Self {
+            blobs: dir.join("blobs"),
+            index: dir.join("index.redb"),
+            lost: dir.join("lost+found"),
+        }
+    }
+
+    fn headless(&self, what: &'static str, survey: &Survey) -> Error {
+        let (path, blobs) = (self.index.clone(), self.blobs.clone());
+        Error::Headless { path, what, blobs, count: survey.blobs.len(), bytes: survey.bytes() }
+    }
 }
 
 /// Opens the store in `dir`, removes what a crash left, and makes the buckets. Blocking.
-pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<S3Service, Error> {
+pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<Opened, Error> {
     let directory = |source| Error::Directory { path: dir.into(), source };
-    let blobs = Blobs::open(dir.join("blobs")).map_err(directory)?;
-    let path = dir.join("index.redb");
-    let failed = |source| Error::Index { path: path.clone(), source };
-    let index = Index::open(&path).map_err(failed)?;
-    let swept = blobs.sweep(|blob| index.uses(blob).unwrap_or(true)).map_err(directory)?;
-    if swept > 0 {
-        tracing::warn!(blobs = swept, "removed uploads that had not been finished");
+    let places = Places::of(dir);
+    let blobs = Blobs::open(places.blobs.clone()).map_err(directory)?;
+    let survey = blobs.survey().map_err(directory)?;
+    if !survey.blobs.is_empty() {
+        // An index made anew here would know of none of them.
+        match places.index.metadata() {
+            Ok(found) if found.len() == 0 => return Err(places.headless("is empty", &survey)),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(places.headless("is missing", &survey));
+            }
+            Err(error) => return Err(directory(error)),
+        }
     }
+    let (file, first) = (places.index.clone(), AtomicBool::new(true));
+    let index = Reopened::open(&places.index, index::TABLES.advice, move || {
+        Index::open(&file, first.swap(false, Ordering::Relaxed))
+    })?;
+    let failed = |source| Error::Index { path: places.index.clone(), source };
+    let used = index.run(Index::used).map_err(failed)?;
+    if used.is_empty() && survey.blobs.len() > FEW {
+        return Err(places.headless("knows none of its objects", &survey));
+    }
+    survey.remove_drafts().map_err(directory)?;
+    compare(&places, &blobs, &survey, &used).map_err(directory)?;
     for bucket in BUCKETS {
-        match index.create_bucket(bucket) {
+        match index.run(|index| index.create_bucket(bucket)) {
             Ok(()) | Err(Fault::BucketExists(_)) => {}
             Err(fault) => return Err(failed(fault)),
         }
     }
-    let mut builder = S3ServiceBuilder::new(Service { index: Arc::new(index), blobs });
+    match index.run(|index| {
+        index.note_all(|blob| blobs.is_noted(blob), |blob, at, object| blobs.note(blob, at, object))
+    }) {
+        Ok(0) => {}
+        Ok(objects) => tracing::info!(objects, "objects of an older version say what they are now"),
+        // The next start tries again.
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "objects of an older version get no notes")
+        }
+    }
+    let service = Service { index: Arc::new(index), blobs };
+    let probe = Probe(service.clone());
+    let mut builder = S3ServiceBuilder::new(service);
     let access = Access::new(keys.clone(), grants);
     builder.set_auth(access.clone());
     builder.set_access(access);
-    Ok(builder.build())
+    Ok(Opened { service: builder.build(), probe })
+}
+
+/// Reports blobs that are missing, and puts aside those that no object uses: a crash leaves some, and so
+/// does an index from a backup, which is older than they are.
+fn compare(
+    places: &Places,
+    blobs: &Blobs,
+    survey: &Survey,
+    used: &HashSet<Uuid>,
+) -> std::io::Result<()> {
+    let missing = used.iter().filter(|blob| !survey.blobs.contains_key(blob)).count();
+    if missing > 0 {
+        tracing::error!(
+            blobs = missing,
+            directory = %places.blobs.display(),
+            "blobs of objects are missing: these objects cannot be read"
+        );
+    }
+    let orphans: Vec<Uuid> =
+        survey.blobs.keys().filter(|blob| !used.contains(blob)).copied().collect();
+    if !orphans.is_empty() {
+        let bytes: u64 = orphans.iter().filter_map(|blob| survey.blobs.get(blob)).sum();
+        blobs.put_aside(&orphans, &places.lost)?;
+        tracing::warn!(
+            blobs = orphans.len(),
+            bytes,
+            directory = %places.lost.display(),
+            "no object uses some blobs; they lie in this directory now, from where they can be deleted"
+        );
+    }
+    Ok(())
 }
 
 /// The store as what answers requests.

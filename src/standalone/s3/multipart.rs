@@ -2,9 +2,12 @@
 
 use s3s::dto::*;
 use s3s::{S3Response, S3Result, TrailingHeaders, s3_error};
+use uuid::Uuid;
 
 use super::conditions;
+use super::keys;
 use super::model::{Attributes, Part, Upload, now};
+use super::note::Entry;
 use super::receive::{Expected, receive};
 use super::service::Service;
 
@@ -12,6 +15,7 @@ pub async fn create(
     service: &Service,
     input: CreateMultipartUploadInput,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+    keys::check(&input.key)?;
     let upload = Upload {
         bucket: input.bucket.clone(),
         key: input.key.clone(),
@@ -41,10 +45,10 @@ pub async fn part(
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let number = number(input.part_number)?;
     let (bucket, key, id) = (input.bucket, input.key, input.upload_id);
-    {
+    let upload = {
         let (bucket, key, id) = (bucket.clone(), key.clone(), id.clone());
-        service.ask(move |index| index.upload((&bucket, &key), &id)).await?;
-    }
+        service.ask(move |index| index.upload((&bucket, &key), &id)).await?
+    };
     let expected = Expected {
         md5: input.content_md5,
         algorithm: input.checksum_algorithm,
@@ -62,14 +66,12 @@ pub async fn part(
         modified: now(),
     };
     let etag = part.etag.clone();
-    let blob = received.blob;
+    let blob = received.draft.blob;
+    let entry = Entry::Part { upload_id: id.clone(), upload, number, part: part.clone() };
+    service.seal(received.draft, entry).await?;
     service
         .change(Some(blob), move |index| {
-            let mut freed = index.put_part(((&bucket, &key), &id), number, &part, None)?;
-            if part.segments.is_empty() {
-                freed.push(blob);
-            }
-            Ok(((), freed))
+            Ok(((), index.put_part(((&bucket, &key), &id), number, &part, None)?))
         })
         .await?;
     Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
@@ -98,11 +100,15 @@ pub async fn complete(
         key: Some(key.clone()),
         ..Default::default()
     };
+    let (note, blobs) = (Uuid::new_v4(), service.blobs.clone());
     let object = service
-        .change(None, move |index| {
-            index.complete(((&bucket, &key), &id), &wanted, |old| {
-                conditions::write(if_match.as_ref(), if_none_match.as_ref(), old)
-            })
+        .change(Some(note), move |index| {
+            index.complete(
+                ((&bucket, &key), &id),
+                &wanted,
+                |old| conditions::write(if_match.as_ref(), if_none_match.as_ref(), old),
+                |object| blobs.note(note, (&bucket, &key), object),
+            )
         })
         .await?;
     Ok(S3Response::new(CompleteMultipartUploadOutput {

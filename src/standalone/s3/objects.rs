@@ -11,7 +11,9 @@ use tokio_util::io::ReaderStream;
 
 use super::blobs::{Blobs, Pin};
 use super::conditions::{self, Conditions};
+use super::keys;
 use super::model::{Attributes, Object, Segment, now, slice};
+use super::note::Entry;
 use super::receive::{Expected, receive};
 use super::service::{Service, internal, stamp};
 
@@ -93,6 +95,7 @@ pub async fn put(
     trailers: Option<TrailingHeaders>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let PutObjectInput { bucket, key, body, if_match, if_none_match, .. } = input;
+    keys::check(&key)?;
     let expected = Expected {
         md5: input.content_md5,
         algorithm: input.checksum_algorithm,
@@ -123,15 +126,14 @@ pub async fn put(
         attributes,
     };
     let etag = object.etag.clone();
-    let blob = received.blob;
+    let blob = received.draft.blob;
+    let entry = Entry::Object { bucket: bucket.clone(), key: key.clone(), object: object.clone() };
+    service.seal(received.draft, entry).await?;
     service
         .change(Some(blob), move |index| {
-            let mut freed = index.put((&bucket, &key), &object, |old| {
+            let freed = index.put((&bucket, &key), &object, |old| {
                 conditions::write(if_match.as_ref(), if_none_match.as_ref(), old)
             })?;
-            if object.segments.is_empty() {
-                freed.push(blob); // an empty object needs no blob
-            }
             Ok(((), freed))
         })
         .await?;

@@ -17,10 +17,12 @@ use uuid::Uuid;
 
 use super::blobs::{Blobs, Draft};
 use super::model::Segment;
-use super::service::internal;
+use super::service::{disk, internal};
 
 /// A client that sends nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(300);
+/// How long a body is still read of which nothing can be kept.
+const DRAIN: Duration = Duration::from_secs(60);
 /// Chunks between the network and the disk.
 const QUEUE: usize = 16;
 
@@ -38,28 +40,23 @@ pub struct Expected {
     pub sha256: Option<String>,
 }
 
-/// A body that arrived whole and as it was sent.
+/// A body that arrived whole and as it was sent; gone again unless it is sealed.
 #[derive(Debug)]
 pub struct Received {
-    pub blob: Uuid,
+    pub draft: Draft,
     pub size: u64,
     /// Hex.
     pub md5: String,
 }
 
 impl Received {
-    /// The whole blob; an empty body has no segment.
+    /// The whole blob.
     pub fn segments(&self) -> Vec<Segment> {
-        match self.size {
-            0 => Vec::new(),
-            len => vec![Segment { blob: self.blob, offset: 0, len }],
-        }
+        vec![Segment { blob: self.draft.blob, offset: 0, len: self.size }]
     }
 }
 
-/// Reads `body` to its end and seals it, unless it breaks off or a digest does not match.
-///
-/// The blob is not in the index yet: the caller removes it if it does not put it there.
+/// Reads `body` to its end, unless it breaks off; what arrived must match every digest.
 pub async fn receive(
     blobs: &Blobs,
     body: Option<StreamingBlob>,
@@ -77,15 +74,10 @@ pub async fn receive(
     // Whatever the outcome, the writer ends: its queue is closed. A draft not sealed removes itself.
     let written = writer.await.map_err(internal)?;
     sent?;
-    let Written { draft, size, md5, sums } = written.map_err(internal)?;
+    let Written { draft, size, md5, sums } = written.map_err(disk)?;
     expected.add_trailers(trailers)?;
     expected.check(md5, sums)?;
-    let blob = {
-        let blobs = blobs.clone();
-        let seal = tokio::task::spawn_blocking(move || blobs.seal(draft));
-        seal.await.map_err(internal)?.map_err(internal)?
-    };
-    Ok(Received { blob, size, md5: hex::encode(md5) })
+    Ok(Received { draft, size, md5: hex::encode(md5) })
 }
 
 /// Passes the body on, chunk by chunk.
@@ -97,7 +89,8 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
         match chunk {
             Some(Ok(chunk)) => {
                 if sender.send(chunk).await.is_err() {
-                    return Ok(()); // the writer failed and tells why
+                    drain(body).await;
+                    return Ok(()); // the writer failed and says why
                 }
             }
             Some(Err(error)) => {
@@ -107,6 +100,13 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
             None => return Ok(()),
         }
     }
+}
+
+/// Reads on and forgets. A client that is still sending when the connection closes sees that alone, and
+/// not the answer, which says what is wrong.
+async fn drain(body: &mut StreamingBlob) {
+    let rest = async { while let Some(Ok(_)) = body.next().await {} };
+    let _ = tokio::time::timeout(DRAIN, rest).await;
 }
 
 /// A body on disk, and what was computed of it.
@@ -123,7 +123,7 @@ fn write(
     mut chunks: mpsc::Receiver<Bytes>,
     mut sums: ChecksumHasher,
 ) -> std::io::Result<Written> {
-    let mut draft = blobs.create()?;
+    let mut draft = blobs.create(Uuid::new_v4())?;
     let mut md5 = Md5::new();
     let mut size = 0;
     while let Some(chunk) = chunks.blocking_recv() {

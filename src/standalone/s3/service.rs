@@ -3,20 +3,25 @@
 //!
 //! Operations that are not here answer `NotImplemented`.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use uuid::Uuid;
 
-use super::blobs::Blobs;
-use super::index::{self, Fault, Index};
+use super::blobs::{Blobs, Draft};
+use super::index::{self, Fault, Freed, Index};
+use super::note::Entry;
 use super::{copy, listing, multipart, objects};
+use crate::standalone::database::{self, Reopened};
+use crate::telemetry::chain;
 
 /// The embedded object store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Service {
-    pub(super) index: Arc<Index>,
+    pub(super) index: Arc<Reopened<Index>>,
     pub(super) blobs: Blobs,
 }
 
@@ -27,8 +32,17 @@ impl Service {
         question: impl FnOnce(&Index) -> index::Result<T> + Send + 'static,
     ) -> S3Result<T> {
         let index = Arc::clone(&self.index);
-        let answer = tokio::task::spawn_blocking(move || question(&index)).await;
+        let answer = tokio::task::spawn_blocking(move || index.run(question)).await;
         answer.map_err(internal)?.map_err(S3Error::from)
+    }
+
+    /// Makes a body that was received a blob.
+    pub(super) async fn seal(&self, draft: Draft, entry: Entry) -> S3Result<()> {
+        let blobs = self.blobs.clone();
+        let sealed = tokio::task::spawn_blocking(move || blobs.seal(draft, entry));
+        sealed.await.map_err(internal)?.map_err(disk)?;
+        SAID_FULL.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Runs a blocking change of the index and removes the blobs it freed, or, if it fails, the
@@ -36,16 +50,19 @@ impl Service {
     pub(super) async fn change<T: Send + 'static>(
         &self,
         new: Option<Uuid>,
-        change: impl FnOnce(&Index) -> index::Result<(T, Vec<Uuid>)> + Send + 'static,
+        change: impl FnOnce(&Index) -> index::Result<(T, Freed)> + Send + 'static,
     ) -> S3Result<T> {
         let (index, blobs) = (Arc::clone(&self.index), self.blobs.clone());
-        let done = tokio::task::spawn_blocking(move || match change(&index) {
+        let done = tokio::task::spawn_blocking(move || match index.run(change) {
             Ok((value, freed)) => {
-                blobs.remove(freed);
+                freed.notes.iter().for_each(|blob| blobs.strip(*blob));
+                blobs.remove(freed.blobs);
                 Ok(value)
             }
             Err(fault) => {
-                blobs.remove(new.into_iter().collect());
+                // A change whose commit failed may be there all the same. What nobody can say of stays.
+                let unused = |blob: &Uuid| index.run(|index| index.uses(*blob)).is_ok_and(|it| !it);
+                blobs.remove(new.into_iter().filter(unused).collect());
                 Err(fault)
             }
         });
@@ -59,8 +76,35 @@ pub fn internal(error: impl std::error::Error + Send + Sync + 'static) -> S3Erro
     S3Error::with_source(S3ErrorCode::InternalError, Box::new(error))
 }
 
+/// Whether the log has been told that there is no space, and nothing could be stored since.
+static SAID_FULL: AtomicBool = AtomicBool::new(false);
+
+/// What the disk refused. A full one is an answer of its own, which no client takes for one that passes in
+/// a moment (as it takes every 500 and 503), and said once to the log.
+pub fn disk(error: io::Error) -> S3Error {
+    if !database::is_full(&error) {
+        return internal(error);
+    }
+    if !SAID_FULL.swap(true, Ordering::Relaxed) {
+        tracing::error!(%error, "the object store has no space left; uploads are refused until it has");
+    }
+    no_space(&error)
+}
+
+fn no_space(error: &(dyn std::error::Error + 'static)) -> S3Error {
+    let message = format!("no space left on device for the object store: {}", chain(error));
+    let mut answer =
+        S3Error::with_message(S3ErrorCode::Custom("InsufficientStorage".into()), message);
+    answer.set_status_code(http::StatusCode::INSUFFICIENT_STORAGE);
+    answer
+}
+
 impl From<Fault> for S3Error {
     fn from(fault: Fault) -> Self {
+        let fault = match fault {
+            Fault::Disk(error) => return disk(error),
+            other => other,
+        };
         let code = match &fault {
             Fault::NoSuchBucket(_) => S3ErrorCode::NoSuchBucket,
             Fault::BucketExists(_) => S3ErrorCode::BucketAlreadyOwnedByYou,
@@ -71,7 +115,9 @@ impl From<Fault> for S3Error {
             Fault::PartOrder => S3ErrorCode::InvalidPartOrder,
             Fault::PartTooSmall(_) => S3ErrorCode::EntityTooSmall,
             Fault::Precondition => S3ErrorCode::PreconditionFailed,
-            Fault::Database(_) | Fault::Value(_) | Fault::Schema(_) => return internal(fault),
+            Fault::Database(error) if error.is_full() => return no_space(error),
+            Fault::Database(error) if error.is_passing() => S3ErrorCode::ServiceUnavailable,
+            Fault::Database(_) | Fault::Value(_) | Fault::Disk(_) => return internal(fault),
         };
         S3Error::with_message(code, fault.to_string())
     }

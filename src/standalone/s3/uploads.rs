@@ -4,7 +4,7 @@ use md5::{Digest, Md5};
 use redb::{ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
-use super::index::{Change, Fault, Index, PARTS, Result, UPLOADS, decode, encode};
+use super::index::{Change, Fault, Freed, Index, PARTS, Result, UPLOADS, decode, encode};
 use super::model::{Object, Part, Upload, now};
 
 /// S3's lower limit for every part but the last, in bytes.
@@ -39,7 +39,7 @@ impl Index {
         number: u32,
         part: &Part,
         source: Option<((&str, &str), &Object)>,
-    ) -> Result<Vec<Uuid>> {
+    ) -> Result<Freed> {
         let mut change = self.change()?;
         change.upload(at, id)?;
         if let Some((at, object)) = source
@@ -92,17 +92,22 @@ impl Index {
         (at, id): ((&str, &str), &str),
         wanted: &[(u32, String)],
         allowed: impl FnOnce(Option<&Object>) -> bool,
-    ) -> Result<(Object, Vec<Uuid>)> {
+        note: impl FnOnce(&mut Object) -> std::io::Result<()>,
+    ) -> Result<(Object, Freed)> {
         let mut change = self.change()?;
         let upload = change.upload(at, id)?;
         let parts = change.take_parts(id)?;
-        let object = assemble(upload, &parts, wanted)?;
-        change.put(at, &object, allowed)?;
+        let mut object = assemble(upload, &parts, wanted)?;
+        if !allowed(change.object(at)?.as_ref()) {
+            return Err(Fault::Precondition);
+        }
+        note(&mut object).map_err(Fault::Disk)?;
+        change.put(at, &object, |_| true)?;
         change.end_upload(id, parts)?;
         Ok((object, change.commit()?))
     }
 
-    pub fn abort(&self, at: (&str, &str), id: &str) -> Result<Vec<Uuid>> {
+    pub fn abort(&self, at: (&str, &str), id: &str) -> Result<Freed> {
         let mut change = self.change()?;
         change.upload(at, id)?;
         let parts = change.take_parts(id)?;
@@ -156,7 +161,7 @@ fn assemble(upload: Upload, parts: &[(u32, Part)], wanted: &[(u32, String)]) -> 
         if part.size < MIN_PART && position + 1 < wanted.len() {
             return Err(Fault::PartTooSmall(*number));
         }
-        segments.extend_from_slice(&part.segments);
+        segments.extend(part.segments.iter().filter(|segment| segment.len > 0));
         size += part.size;
         digests.update(hex::decode(&part.etag).map_err(|_| Fault::InvalidPart(*number))?);
     }
@@ -168,12 +173,13 @@ fn assemble(upload: Upload, parts: &[(u32, Part)], wanted: &[(u32, String)]) -> 
 mod tests {
     use super::*;
     use crate::standalone::s3::model::{Attributes, Segment};
+    use crate::standalone::s3::note::noted;
 
     const AT: (&str, &str) = ("b", "k");
 
     fn index() -> (tempfile::TempDir, Index, String) {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index")).unwrap();
+        let index = Index::open(&dir.path().join("index"), true).unwrap();
         index.create_bucket("b").unwrap();
         let upload = Upload {
             bucket: "b".into(),
@@ -195,16 +201,21 @@ mod tests {
         let (_dir, index, id) = index();
         let put = |number, part: &Part| index.put_part((AT, &id), number, part, None).unwrap();
         put(1, &part(1, MIN_PART));
-        assert_eq!(put(1, &part(2, MIN_PART)), [Uuid::from_u128(1)]);
+        assert_eq!(put(1, &part(2, MIN_PART)).blobs, [Uuid::from_u128(1)]);
         put(2, &part(3, 1));
         put(7, &part(4, 1));
         let wanted = [(1, part(2, 0).etag), (2, part(3, 0).etag)];
-        let (object, freed) = index.complete((AT, &id), &wanted, |_| true).unwrap();
-        assert_eq!(freed, [Uuid::from_u128(4)]);
+        let note = |object: &mut Object| {
+            object.segments = noted(std::mem::take(&mut object.segments), Uuid::from_u128(5));
+            Ok(())
+        };
+        let (object, freed) = index.complete((AT, &id), &wanted, |_| true, note).unwrap();
+        assert_eq!(freed.blobs, [Uuid::from_u128(4)]);
+        assert_eq!(freed.notes, [Uuid::from_u128(2), Uuid::from_u128(3)]);
         assert_eq!(object.size, MIN_PART + 1);
         assert!(object.etag.ends_with("-2"));
         assert!(matches!(index.abort(AT, &id), Err(Fault::NoSuchUpload(_))));
-        assert_eq!(index.remove("b", &["k"]).unwrap().len(), 2);
+        assert_eq!(index.remove("b", &["k"]).unwrap().blobs.len(), 3);
     }
 
     #[test]
@@ -213,12 +224,13 @@ mod tests {
         index.put_part((AT, &id), 1, &part(1, 10), None).unwrap();
         index.put_part((AT, &id), 2, &part(2, 10), None).unwrap();
         let etag = |blob| part(blob, 0).etag;
-        let complete = |wanted: &[(u32, String)]| index.complete((AT, &id), wanted, |_| true);
+        let complete =
+            |wanted: &[(u32, String)]| index.complete((AT, &id), wanted, |_| true, |_| Ok(()));
         assert!(matches!(complete(&[(1, etag(1)), (2, etag(2))]), Err(Fault::PartTooSmall(1))));
         assert!(matches!(complete(&[(2, etag(2)), (1, etag(1))]), Err(Fault::PartOrder)));
         assert!(matches!(complete(&[(3, etag(1))]), Err(Fault::InvalidPart(3))));
         assert!(matches!(complete(&[(1, etag(2))]), Err(Fault::InvalidPart(1))));
         assert_eq!(index.parts(AT, &id).unwrap().len(), 2);
-        assert_eq!(index.abort(AT, &id).unwrap().len(), 2);
+        assert_eq!(index.abort(AT, &id).unwrap().blobs.len(), 2);
     }
 }

@@ -107,7 +107,8 @@ async fn image(app: &App, new: &New) -> Result<Source> {
         return Err(Problem::bad_request(format!("There is no object {}.", rootfs.object)));
     }
     let url = app.objects.presign(&rootfs.object).await?;
-    let download = Download { url, md5: rootfs.md5, values: BTreeMap::new(), objects };
+    let (url, values) = (Some(url), BTreeMap::new());
+    let download = Download { url, md5: rootfs.md5, values, objects };
     Ok(Source { download, arch: image.arch, require_dkms: true })
 }
 
@@ -127,7 +128,8 @@ async fn recipe(app: &App, new: &New) -> Result<Source> {
     let md5 = head.metadata.get("md5sum").cloned().unwrap_or_default();
     let values = recipe.template_dictionary.into_iter().map(|pair| (pair.key, pair.value));
     let url = app.objects.presign(&object).await?;
-    let download = Download { url, md5, values: values.collect(), objects: vec![object] };
+    let (url, values) = (Some(url), values.collect());
+    let download = Download { url, md5, values, objects: vec![object] };
     Ok(Source { download, arch: recipe.arch, require_dkms: recipe.require_dkms })
 }
 

@@ -1,0 +1,139 @@
+//! Jobs that an earlier run of standalone left unfinished: their agents are started again.
+//!
+//! An agent dies with its standalone (SIGKILL, so that it changes nothing any more). Started again in its
+//! directory it goes on where it was: with its sessions, or with publishing; what it had begun to publish
+//! it takes up or withdraws itself. This happens beside the service, which is there at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::Child;
+
+use super::env::Download;
+use super::process::{self, Identity};
+use super::{Error, GRACE, Inner, Launcher, Port, Running, remove};
+use crate::standalone::records::Job;
+use crate::telemetry::chain;
+
+/// So often an agent is started again, before its job is given up.
+const RESTARTS: u32 = 10;
+/// How long the port of an agent that was killed may be busy.
+const PORT_TIME: Duration = Duration::from_secs(2);
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Launcher {
+    /// Takes up what an earlier run left, and returns before that is done. No job was started yet.
+    pub async fn recover(&self) -> Result<(), Error> {
+        for job in self.inner.setup.records.list::<Job>().await? {
+            let identity = Identity::load(&self.inner.directory(job.id).process());
+            if job.status.is_terminal() && identity.is_none() {
+                continue;
+            }
+            let Some(running) = self.inner.enter(job.id) else { return Ok(()) };
+            // Before a new job gets it. Where the old agent still lives, it has it.
+            let port = known_port(&job).and_then(|port| self.inner.port(port).ok());
+            let left = Left { job, identity, port, running };
+            self.inner.watchers.spawn(Arc::clone(&self.inner).take_up(left));
+        }
+        Ok(())
+    }
+}
+
+struct Left {
+    job: Job,
+    identity: Option<Identity>,
+    port: Option<Port>,
+    running: Running,
+}
+
+impl Inner {
+    async fn take_up(self: Arc<Self>, left: Left) {
+        let Left { job, identity, port, running } = left;
+        let (id, directory) = (job.id, self.directory(job.id));
+        let over = job.status.is_terminal();
+        if let Some(identity) = identity {
+            // One that has told its end may tidy up.
+            identity.end(if over { GRACE } else { Duration::ZERO }).await;
+        }
+        process::end_leftovers(id);
+        remove(&directory.process());
+        if over {
+            self.setup.services.grants.take(id).await;
+            self.clear(id, &directory).await;
+            return self.leave(id, &running);
+        }
+        match self.start_again(job, port, &running).await {
+            Ok(child) => self.watch(id, child, running).await,
+            Err(reason) => {
+                let reason = format!(
+                    "standalone ended while the job ran, and {reason}; what was done lies in {}",
+                    directory.mnt().display()
+                );
+                self.setup.services.grants.take(id).await;
+                self.conclude(id, &reason, &running.stop).await;
+                self.leave(id, &running);
+            }
+        }
+    }
+
+    async fn start_again(
+        &self,
+        job: Job,
+        port: Option<Port>,
+        running: &Running,
+    ) -> Result<Child, String> {
+        let directory = self.directory(job.id);
+        if running.stop.is_cancelled() {
+            return Err("it is to end".into());
+        }
+        if !directory.is_whole() {
+            return Err("its directory is not whole".into());
+        }
+        match directory.count_restart() {
+            Ok(count) if count > RESTARTS => {
+                return Err(format!("its agent was started again {RESTARTS} times before"));
+            }
+            Ok(_) => {}
+            // A full disk, most likely; that is the agent's to handle.
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "a restart of a job is not counted")
+            }
+        }
+        let port = match port {
+            Some(port) => port,
+            None => self.port_again(&job).await?,
+        };
+        let child = self.spawn(&job, &Download::default(), port).await.map_err(|it| chain(&it))?;
+        tracing::info!(job = %job.id, pid = child.id(), "the job goes on after a restart of standalone");
+        Ok(child)
+    }
+
+    /// The job's port, or another, which its record tells then.
+    async fn port_again(&self, job: &Job) -> Result<Port, String> {
+        if let Some(known) = known_port(job) {
+            let deadline = tokio::time::Instant::now() + PORT_TIME;
+            while tokio::time::Instant::now() < deadline {
+                match self.port(known) {
+                    Ok(port) => return Ok(port),
+                    Err(_) => tokio::time::sleep(PORT_PAUSE).await,
+                }
+            }
+        }
+        let port = self.port(0).map_err(|error| chain(&error))?;
+        let number = port.port;
+        let told = self.setup.records.update(job.id, move |job: &mut Job| {
+            let connections =
+                job.ssh_containers.iter_mut().flat_map(|it| it.connection_info.values_mut());
+            connections.for_each(|connection| connection.port = number);
+        });
+        told.await.map_err(|error| chain(&error))?;
+        tracing::warn!(job = %job.id, port = number, "the port of a job is taken; it has another now");
+        Ok(port)
+    }
+}
+
+/// Where users were told to connect to.
+fn known_port(job: &Job) -> Option<u16> {
+    let container = job.ssh_containers.first()?;
+    container.connection_info.values().next().map(|connection| connection.port)
+}
