@@ -63,21 +63,26 @@ struct Shared {
 }
 
 impl Proxy {
-    /// `upstream` is the URL of the service; `base` the image that the job starts from.
+    /// `upstream` is the URL of the service, and the token that it wants of IMS clients; `base` the image
+    /// that the job starts from.
     pub async fn start(
         service: Service,
-        upstream: &str,
+        (upstream, token): (&str, Option<String>),
         base: &str,
         director: Arc<Director>,
         hook: Box<Hook>,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        // A signature of S3 is what a request has already.
+        let token = token.map(|token| format!("Bearer {token}").parse().unwrap());
+        let headers = token.map(|token| (header::AUTHORIZATION, token)).into_iter().collect();
+        let http = reqwest::Client::builder().default_headers(headers).build().unwrap();
         let shared = Arc::new(Shared {
             service,
             upstream: upstream.trim_end_matches('/').to_owned(),
             base: base.to_owned(),
-            http: reqwest::Client::new(),
+            http,
             hook,
             director,
             busy: AtomicUsize::new(0),

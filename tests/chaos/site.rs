@@ -53,12 +53,13 @@ impl Site {
         let director = Arc::new(Director::default());
         let action = if shape.work == Work::AfterBuild { "create" } else { "customize" };
         let record = Record::new(&job, &bench.base, action);
-        let proxy = async |service, upstream: &str, hook| {
+        let proxy = async |service, upstream: (&str, Option<String>), hook| {
             Proxy::start(service, upstream, &bench.base, director.clone(), hook).await
         };
-        let ims = proxy(Service::Ims, &bench.stand.ims.base, record.hook()).await;
+        let upstream = (bench.stand.ims.base.as_str(), Some(bench.stand.token()));
+        let ims = proxy(Service::Ims, upstream, record.hook()).await;
         let endpoint = bench.stand.s3.endpoint.as_str();
-        let s3 = proxy(Service::S3, endpoint, Box::new(|_, _| None)).await;
+        let s3 = proxy(Service::S3, (endpoint, None), Box::new(|_, _| None)).await;
         let parent = dir.join("mnt-image");
         fs::create_dir_all(&parent).unwrap();
         fs::create_dir_all(dir.join("tmp")).unwrap();
