@@ -6,7 +6,7 @@ use crate::sdk::client;
 use crate::support::{Standalone, agent, config};
 
 /// Makes the image record, an object that says whose it is, an unfinished upload, and dies.
-const DIES: &str = r#"post() { curl -fsS -X "$1" -H 'Content-Type: application/json' -d "$3" "$IMS_URL/v3/$2"; }
+const DIES: &str = r#"post() { curl -fsS -X "$1" -H "Authorization: Bearer $OAUTH_CLIENT_SECRET" -H 'Content-Type: application/json' -d "$3" "$IMS_URL/v3/$2"; }
     image=$(post POST images '{"name": "result"}' | sed 's/.*"id":"\([^"]*\)".*/\1/')
     echo "$image" > /mnt/image/made.new; mv /mnt/image/made.new /mnt/image/made
     while [ ! -e /mnt/image/go ]; do sleep 0.05; done
