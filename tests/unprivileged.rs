@@ -121,6 +121,7 @@ async fn start_agent(
     let dir = stand.dir.path();
     // As Kubernetes mounts a secret: links to links.
     let oauth = dir.join("auth/oauth");
+    let again = oauth.exists();
     std::fs::create_dir_all(oauth.join("..data")).unwrap();
     let endpoint = token_endpoint(stand.token()).await;
     for (name, value) in [
@@ -129,7 +130,9 @@ async fn start_agent(
         ("endpoint", endpoint.as_str()),
     ] {
         std::fs::write(oauth.join("..data").join(name), value).unwrap();
-        std::os::unix::fs::symlink(Path::new("..data").join(name), oauth.join(name)).unwrap();
+        if !again {
+            std::os::unix::fs::symlink(Path::new("..data").join(name), oauth.join(name)).unwrap();
+        }
     }
     let keys = dir.join("authorized_keys");
     std::fs::write(&keys, &stand.key.public).unwrap();
@@ -152,7 +155,7 @@ async fn start_agent(
         .env("S3_ACCESS_KEY", &stand.s3.access_key)
         .env("S3_SECRET_KEY", S3_SECRET)
         .env("S3_BUCKET", "boot-images");
-    std::fs::create_dir(dir.join("mnt")).unwrap();
+    std::fs::create_dir_all(dir.join("mnt")).unwrap();
     Process::start(command, dir, "agent")
 }
 
@@ -253,4 +256,58 @@ async fn what_a_killed_init_leaves_in_a_chroot_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_init_leaves_in_the_container_is_ended() {
     what_a_killed_init_leaves_is_ended(false).await;
+}
+
+/// Kills the agent while what a session left writes into the image, and starts it again when the user has
+/// completed. `first` is done in a session before.
+async fn nothing_outlives_a_killed_agent(jail: bool, first: &str) {
+    let mut pod = Pod::start(CONTAINER, jail).await;
+    let root = pod.stand.dir.path().join("mnt/image-root");
+    // Unique: other tests run at the same time.
+    let name = format!("{}-writer", pod.port);
+    let inside = if jail { "".into() } else { root.display().to_string() };
+    let file = root.join("root").join(&name);
+    // Twice forked, in a session of its own, and nothing in its environment.
+    let writer =
+        format!("while :; do echo written >> {inside}/root/{name}; busybox sleep 0.05; done");
+    let start = format!(
+        "(busybox env -i PATH=$PATH busybox setsid sh -c '({writer}) & exit' >/dev/null 2>&1 &)"
+    );
+    let mut client = pod.stand.key.ssh(pod.port).arg(format!("{start}; {first}")).spawn().unwrap();
+    eventually("written", SOON, async || file.exists().then_some(())).await;
+
+    pod.agent.signal(nix::sys::signal::Signal::SIGKILL);
+    pod.agent.wait(SOON).await;
+    client.wait().unwrap();
+    std::fs::write(pod.stand.dir.path().join("mnt/complete"), "").unwrap();
+    pod.agent = start_agent(&pod.stand, CONTAINER, jail, &pod.job, pod.port).await;
+    pod.reaches("packaging_artifacts").await;
+    assert!(!runs(&name), "the image may change while it is packed: {}", pod.agent.log());
+    pod.reaches("success").await;
+    assert!(pod.agent.wait(SOON).await.success(), "{}", pod.agent.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_a_killed_agent_in_a_chroot() {
+    nothing_outlives_a_killed_agent(true, "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_a_killed_agent_in_the_container() {
+    nothing_outlives_a_killed_agent(false, "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopped_init_keeps_is_ended_by_the_next_agent() {
+    nothing_outlives_a_killed_agent(true, "kill -STOP $PPID").await;
+    nothing_outlives_a_killed_agent(false, "kill -STOP $PPID").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_a_user_stops_is_replaced() {
+    let pod = Pod::start(CONTAINER, true).await;
+    pod.stand.key.try_exec(pod.port, "kill -STOP $PPID");
+    assert_eq!(pod.exec("echo again"), "again\n");
+    assert!(pod.agent.log().contains("did not answer"), "{}", pod.agent.log());
+    pod.complete("", "/tmp/complete").await;
 }

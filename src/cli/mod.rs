@@ -178,8 +178,10 @@ fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> an
     }
 }
 
-/// For commands that hold secrets: nobody may read this process's memory or environment.
+/// For commands that hold secrets: nobody may read this process's memory or environment, nor end it by
+/// its resource limits.
 fn keep_secrets() -> anyhow::Result<()> {
+    hardening::keep_own_limits();
     hardening::make_undumpable().context("cannot protect this process's memory")
 }
 

@@ -14,7 +14,6 @@ use super::wire::Request;
 #[derive(Debug)]
 pub struct Child {
     pub(super) id: u64,
-    pub(super) pid: i32,
     pub(super) link: Arc<Link>,
     pub(super) exited: Exited,
 }
@@ -27,11 +26,6 @@ pub(super) enum Exited {
 }
 
 impl Child {
-    /// The process id as seen in the session (`$$` of its shell).
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Waits for its end; may be cancelled and called again. An error means that the jail's init
     /// was killed, and with it the status lost.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
@@ -52,6 +46,6 @@ impl Child {
 
     /// Signals its process group, as sshd does for a client's `signal` request.
     pub fn signal(&self, signal: Signal) -> Result<(), super::Error> {
-        self.link.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
+        self.link.line.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
     }
 }

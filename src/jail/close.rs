@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::link::Link;
 use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
-use crate::os::process::{Process, descendants, inherited, pidfd, rooted_in};
+use crate::os::process::{Process, descendants, inherited, kill_all, pidfd, rooted_in, wait_for};
 
 /// What was found at the end.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +28,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
     let left = || {
-        let mut left = descendants(link.pid);
+        let mut left = descendants(link.line.pid);
+        left.retain(|process| Some(process.pid) != link.first);
         left.extend(strays(plan));
         without_repetition(left)
     };
@@ -75,34 +76,13 @@ fn without_repetition(mut processes: Vec<Process>) -> Vec<Process> {
     processes
 }
 
-fn wait_for(processes: &[Process], deadline: Instant) {
-    for process in processes {
-        // One that cannot be opened has ended.
-        if let Ok(pidfd) = pidfd::open(process.pid) {
-            let _ = pidfd::wait_until(pidfd, deadline);
-        }
-    }
-}
-
-/// Kills until nothing is left: a process may fork while the list of them is read.
-fn kill_all(find: impl Fn() -> Vec<Process>, deadline: Instant) -> Vec<Process> {
-    loop {
-        let left = find();
-        if left.is_empty() || Instant::now() >= deadline {
-            return left;
-        }
-        left.iter().for_each(|process| process.signal(Signal::SIGKILL));
-        wait_for(&left, deadline);
-    }
-}
-
-/// The kernel kills all that is left in init's pid namespace with it, and drops its mounts.
+/// Init ends its pid namespace, or else is ended with that; the kernel kills all that is left there, and
+/// drops its mounts.
 fn end_init(link: &Link) {
-    link.hang_up();
-    let ended = pidfd::wait_until(&link.pidfd, Instant::now() + Duration::from_secs(2));
-    if !ended.unwrap_or(false) {
-        link.kill();
-        let _ = pidfd::wait_until(&link.pidfd, Instant::now() + KILL_PATIENCE);
+    link.line.hang_up();
+    let _ = pidfd::wait_until(&link.line.pidfd, Instant::now() + Duration::from_secs(2));
+    if !link.line.kill() {
+        tracing::warn!(pid = link.line.pid, "the process that starts sessions cannot be ended");
     }
     link.reap();
 }

@@ -1,65 +1,45 @@
-//! The jail's init: a small single-threaded process of our binary that starts the sessions'
-//! processes, reaps them and their orphans, and holds the namespaces.
+//! The jail's init: a small single-threaded process of our binary that starts the sessions' processes
+//! and tells the agent what became of them.
 //!
-//! Where there is a pid namespace it is pid 1 there, with what a session may do and no more, and its
-//! root is an empty directory: `/proc/1/root` then differs from `/`, by which Ansible, ischroot and
-//! systemd tell a chroot. Elsewhere it is a child subreaper, so that orphans come to it and not to
-//! the agent; where a user kills it they come to the agent, which ends them (`close`). It ends, and with it the jail, when the agent's end of its socket is closed.
+//! Where there is a pid namespace it lives outside of it: sessions are its children, and it has no number
+//! there by which they could stop, trace or signal it. The namespace has a first process of its own
+//! (`first`). Elsewhere it is a child subreaper, so that orphans come to it and not to the agent; where a
+//! user kills it they come to the agent, which ends them (`close`). It ends when the agent's end of its
+//! socket is closed, also because the agent was killed, and everything that it has started ends with it.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
-use super::enter;
+use super::first::{self, First};
 use super::plan::Shape;
 use super::session::{self, Session};
 use super::wire::{self, Event, Fault, Request, Setup};
 use crate::os::exec::SingleThreaded;
-use crate::os::process::wait;
+use crate::os::process::{descendants, wait};
 use crate::os::{hardening, landlock, namespace, pty, seccomp};
 
 /// Lives until the agent goes. Called by the entry with the socket that was its stdin.
 pub fn run(socket: UnixStream) -> io::Result<()> {
     let single = SingleThreaded::check()?;
     let Some((setup, _)) = wire::receive::<Setup>(&socket)? else { return Ok(()) };
-    if setup.shape == Shape::Namespaces && !be_born_in_namespaces(&socket, setup.own_group)? {
-        return Ok(());
-    }
     match Init::set_up(single, socket, setup)? {
-        Some(mut init) => init.serve(),
+        Some(mut init) => {
+            let served = init.serve();
+            init.end_everything();
+            served
+        }
         None => Ok(()),
-    }
-}
-
-/// `true` in the process that is pid 1 of the new namespace, once its parent is gone.
-fn be_born_in_namespaces(socket: &UnixStream, own_group: bool) -> io::Result<bool> {
-    let (gone, alive) = io::pipe()?;
-    let born = namespace::leave(own_group)
-        .map_err(|error| Fault::new("make namespaces", &error))
-        .and_then(|()| {
-            namespace::fork_sibling().map_err(|error| Fault::new("fork the jail's init", &error))
-        });
-    match born {
-        Err(fault) => wire::send(socket, &Event::Failed(fault), &[]).map(|()| false),
-        Ok(Some(pid)) => {
-            wire::send(socket, &Event::Born { pid: pid.as_raw() }, &[]).map(|()| false)
-        }
-        Ok(None) => {
-            // Two writers on one socket would mix their frames.
-            drop(alive);
-            io::copy(&mut { gone }, &mut io::sink())?;
-            Ok(true)
-        }
     }
 }
 
@@ -69,6 +49,8 @@ struct Init {
     signals: SignalFd,
     /// What sessions have as `/`; `None`: what init has.
     root: Option<OwnedFd>,
+    /// The first process of the sessions' pid namespace.
+    first: Option<Pid>,
     setup: Setup,
     /// Sessions whose first process is not reaped, by its pid.
     sessions: HashMap<Pid, Session>,
@@ -81,16 +63,25 @@ impl Init {
         socket: UnixStream,
         setup: Setup,
     ) -> io::Result<Option<Init>> {
+        // None ends it before it has ended what it started: not those of its agent's terminal, nor the
+        // hang-up for a stopped process whose group has lost its last parent. Sessions start with none
+        // blocked.
+        SigSet::all().thread_block()?;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
-        mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        match prepare(&setup) {
-            Ok(Prepared { root, notes, mounts }) => {
-                let mounts: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
-                wire::send(&socket, &Event::Ready { notes }, &mounts)?;
+        let prepared = match setup.shape {
+            Shape::Plain => prepare_plain(&setup),
+            Shape::Namespaces => prepare_namespaces(&single, &setup),
+        };
+        match prepared {
+            Ok(Prepared { root, notes, first }) => {
+                let mounts: Vec<_> = first.iter().map(|first| first.mounts.as_fd()).collect();
+                let first = first.as_ref().map(|first| first.pid);
+                let ready = Event::Ready { notes, first: first.map(Pid::as_raw) };
+                wire::send(&socket, &ready, &mounts)?;
                 let sessions = HashMap::new();
-                Ok(Some(Init { single, socket, signals, root, setup, sessions }))
+                Ok(Some(Init { single, socket, signals, root, first, setup, sessions }))
             }
             Err(fault) => {
                 wire::send(&socket, &Event::Failed(fault), &[])?;
@@ -106,7 +97,9 @@ impl Init {
             self.report_launches(&ready.launches)?;
             if ready.children {
                 while self.signals.read_signal()?.is_some() {}
-                self.reap()?;
+                if self.reap()? == Reaped::TheFirst {
+                    return Ok(());
+                }
             }
             if ready.request {
                 match wire::receive::<Request>(&self.socket)? {
@@ -157,6 +150,7 @@ impl Init {
                 Ok(())
             }
             Request::OpenPty { id } => self.open_pty(id),
+            Request::Ping => wire::send(&self.socket, &Event::Pong, &[]),
         }
     }
 
@@ -166,6 +160,8 @@ impl Init {
                 self.sessions.insert(pid, session);
                 Ok(())
             }
+            // There are no new processes in a namespace that is over.
+            Err(error) if self.first_ends() => Err(error),
             Err(error) => {
                 let fault = Fault::new("fork", &error);
                 wire::send(&self.socket, &Event::Refused { id, fault }, &[])
@@ -173,8 +169,23 @@ impl Init {
         }
     }
 
+    /// Whether the first process of the namespace has ended, or is about to.
+    fn first_ends(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let Some(first) = self.first else { return false };
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while matches!(waitid(Id::Pid(first), flags), Ok(WaitStatus::StillAlive)) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        true
+    }
+
     fn open_pty(&self, id: u64) -> io::Result<()> {
-        match self.in_root(|| pty::open(Path::new("/dev/ptmx"))) {
+        // In namespaces `/` is that of the sessions; in a plain chroot the container's `/dev` serves.
+        match pty::open(Path::new("/dev/ptmx")) {
             Ok(pty) => {
                 let fds = [pty.master.as_fd(), pty.slave.as_fd()];
                 wire::send(&self.socket, &Event::Pty { id }, &fds)
@@ -186,23 +197,13 @@ impl Init {
         }
     }
 
-    /// Does something with the jail's `/dev` in sight; in a plain chroot the container's serves.
-    fn in_root<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let (Some(root), Shape::Namespaces) = (&self.root, self.setup.shape) else { return act() };
-        let own = namespace::handle(Path::new("/"))?;
-        namespace::change_root(root)?;
-        let result = act();
-        namespace::change_root(own)?;
-        result
-    }
-
     /// Tells the agent what became of launches; their pipe ends with exec, or brings a fault.
     fn report_launches(&mut self, pids: &[Pid]) -> io::Result<()> {
         for pid in pids {
             let Some(session) = self.sessions.get_mut(pid) else { continue };
             let id = session.id;
             let event = match session.finish_launch() {
-                None => Event::Started { id, pid: pid.as_raw() },
+                None => Event::Started { id },
                 Some(fault) => {
                     self.sessions.remove(pid);
                     Event::Refused { id, fault }
@@ -213,8 +214,12 @@ impl Init {
         Ok(())
     }
 
-    fn reap(&mut self) -> io::Result<()> {
+    fn reap(&mut self) -> io::Result<Reaped> {
         while let Some((pid, status)) = wait::next(WaitPidFlag::WNOHANG)? {
+            if self.first == Some(pid) {
+                self.first = None;
+                return Ok(Reaped::TheFirst);
+            }
             if self.sessions.get(&pid).is_some_and(|session| session.launch.is_some()) {
                 self.report_launches(&[pid])?;
             }
@@ -222,8 +227,46 @@ impl Init {
                 wire::send(&self.socket, &Event::Exited { id: session.id, status }, &[])?;
             }
         }
-        Ok(())
+        Ok(Reaped::Others)
     }
+
+    /// Nothing of what was started stays when init goes, whoever is still there to see to it.
+    fn end_everything(&mut self) {
+        match (self.setup.shape, self.first.take()) {
+            // All that is in the namespace ends before its first process has.
+            (Shape::Namespaces, Some(first)) => {
+                let _ = kill(first, Signal::SIGKILL);
+                let _ = waitpid(first, None);
+            }
+            (Shape::Namespaces, None) => {}
+            (Shape::Plain, _) => end_descendants(),
+        }
+    }
+}
+
+/// Longest wait for killed processes to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Kills until nothing is left: a process may fork while the list of them is read.
+fn end_descendants() {
+    let deadline = Instant::now() + KILL_PATIENCE;
+    loop {
+        let left = descendants(std::process::id() as i32);
+        if left.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        left.iter().for_each(|process| process.signal(Signal::SIGKILL));
+        std::thread::sleep(PAUSE);
+        while let Ok(Some(_)) = wait::next(WaitPidFlag::WNOHANG) {}
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Reaped {
+    /// The namespace is over.
+    TheFirst,
+    Others,
 }
 
 struct News {
@@ -234,66 +277,54 @@ struct News {
 
 /// What init has before its first session.
 struct Prepared {
-    /// What sessions have as `/`.
+    /// What sessions have as `/`, where that is not init's.
     root: Option<OwnedFd>,
     notes: Vec<String>,
-    /// The mounts of the namespace, readable at any time.
-    mounts: Option<File>,
-}
-
-/// In namespaces init ends up with less than it began with; in a plain chroot it must keep
-/// CAP_SYS_CHROOT for each session, and stays closed to them.
-fn prepare(setup: &Setup) -> Result<Prepared, Fault> {
-    match setup.shape {
-        Shape::Plain => prepare_plain(setup),
-        Shape::Namespaces => prepare_namespaces(setup),
-    }
+    first: Option<First>,
 }
 
 fn fault(what: &'static str) -> impl Fn(io::Error) -> Fault {
     move |error| Fault::new(what, &error)
 }
 
+/// In a plain chroot init must keep CAP_SYS_CHROOT for each session, and stays closed to them.
 fn prepare_plain(setup: &Setup) -> Result<Prepared, Fault> {
     hardening::become_subreaper().map_err(fault("become a subreaper"))?;
     hardening::make_undumpable().map_err(fault("become undumpable"))?;
+    hardening::keep_own_limits();
     let root = setup.root.as_deref().map(namespace::handle).transpose();
     let root = root.map_err(fault("open the image root"))?;
     if root.is_none() && landlock::can_hide() {
-        confine_plain().map_err(fault("confine by landlock"))?;
+        confine_plain(setup)?;
     }
-    Ok(Prepared { root, notes: Vec::new(), mounts: None })
+    Ok(Prepared { root, notes: Vec::new(), first: None })
 }
 
 /// In the agent's own container `/proc` shows the agent and what else runs there: processes of a domain
 /// cannot signal, trace or look into those outside of it. Setuid programs are the price; in an image
-/// they are part of what is built, and there is no `/proc` there.
-fn confine_plain() -> io::Result<()> {
-    hardening::forbid_new_privileges()?;
-    landlock::scope_before_hiding()
+/// they are part of what is built, and there is no `/proc` there. Having paid it, sessions get the system
+/// call filter as well.
+fn confine_plain(setup: &Setup) -> Result<(), Fault> {
+    let confine = fault("confine by landlock");
+    hardening::forbid_new_privileges().map_err(&confine)?;
+    landlock::scope_before_hiding().map_err(confine)?;
+    let guarded = [std::process::id(), std::os::unix::process::parent_id()];
+    seccomp::load(setup.level, &guarded)
+        .map_err(|error| Fault { what: crate::telemetry::chain(&error), errno: libc::EINVAL })
 }
 
-fn prepare_namespaces(setup: &Setup) -> Result<Prepared, Fault> {
-    let mut notes = enter::carry_out(&setup.steps)?;
-    // Opened while `/` is that of the sessions: it goes on telling what they see.
-    let mounts = File::open("/proc/self/mountinfo").map_err(fault("open the list of mounts"))?;
-    let root = step_aside(setup).map_err(fault("leave the image root"))?;
+/// Init itself, too, ends up with what sessions have.
+fn prepare_namespaces(single: &SingleThreaded, setup: &Setup) -> Result<Prepared, Fault> {
+    namespace::leave(setup.own_group).map_err(fault("make namespaces"))?;
+    let mut notes = Vec::new();
     if !landlock::scope_sockets_and_signals().map_err(fault("confine by landlock"))? {
         notes.push("this kernel (before 6.12) cannot keep sessions from abstract sockets".into());
     }
-    seccomp::load(setup.level)
-        .map_err(|error| Fault { what: crate::telemetry::chain(&error), errno: libc::EINVAL })?;
-    setup.keep.keep_only().map_err(fault("drop capabilities"))?;
-    Ok(Prepared { root, notes, mounts: Some(mounts) })
-}
-
-/// Takes an empty directory as init's own root, where sessions have the image's.
-fn step_aside(setup: &Setup) -> io::Result<Option<OwnedFd>> {
-    if setup.root.is_none() {
-        return Ok(None);
-    }
-    let root = namespace::handle(Path::new("/"))?;
-    let empty = namespace::empty_directory(Path::new("/dev/shm"))?;
-    namespace::change_root(empty)?;
-    Ok(Some(root))
+    let mut first = first::start(single, setup)?;
+    notes.append(&mut first.notes);
+    // So are sessions until they run their program: what they have of init until then is closed to
+    // others.
+    hardening::make_undumpable().map_err(fault("become undumpable"))?;
+    first::give_up(setup)?;
+    Ok(Prepared { root: None, notes, first: Some(first) })
 }

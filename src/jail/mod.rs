@@ -9,8 +9,10 @@ mod child;
 mod close;
 mod enter;
 mod env;
+mod first;
 mod fixtures;
 mod init;
+mod line;
 mod link;
 mod mounts;
 pub mod network;
@@ -23,10 +25,13 @@ mod wire;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 pub use account::Account;
 pub use child::Child;
@@ -38,9 +43,11 @@ pub use rights::{Capability, Rights};
 pub use socket::SocketFile;
 
 use crate::os::capability::CapSet;
+use crate::os::process::mark;
 use crate::os::pty::Pty;
 use crate::os::{self, hardening, landlock};
 use fixtures::Fixtures;
+use line::End;
 use link::Link;
 use wire::{Become, Bytes, Request};
 
@@ -112,6 +119,8 @@ struct Inner {
     plan: Plan,
     account: Account,
     exe: OwnedFd,
+    /// By what its processes are known, should the agent be killed.
+    mark: OsString,
     /// `None` once closed.
     link: Mutex<Option<Arc<Link>>>,
     fixtures: Mutex<Fixtures>,
@@ -124,13 +133,14 @@ impl Jail {
         let exe = hardening::sealed_self_exe().map_err(Error::Binary)?;
         let account = account(&plan)?;
         let plan = without_hiding_in_vain(plan);
-        let (plan, (link, fixtures)) = match start(&exe, &plan) {
+        let mark = mark(&plan)?;
+        let (plan, (link, fixtures)) = match start(&exe, &plan, &mark) {
             Err(error) if plan.shape == Shape::Namespaces && plan.filter().is_none() => {
                 let reason = crate::telemetry::chain(&error);
                 tracing::warn!(reason, "sessions get no namespaces");
                 let held = CapSet::effective().map_err(|source| Error::Start { source })?;
                 let plan = without_hiding_in_vain(plan.without_namespaces(held)?);
-                let started = start(&exe, &plan)?;
+                let started = start(&exe, &plan, &mark)?;
                 (plan, started)
             }
             other => (plan, other?),
@@ -138,9 +148,10 @@ impl Jail {
         for note in &link.notes {
             tracing::warn!(note, "jail");
         }
-        let link = Mutex::new(Some(Arc::new(link)));
-        let fixtures = Mutex::new(fixtures);
-        let jail = Jail(Arc::new(Inner { plan, account, exe, link, fixtures }));
+        let link = Arc::new(link);
+        let (slot, fixtures) = (Mutex::new(Some(link.clone())), Mutex::new(fixtures));
+        let jail = Jail(Arc::new(Inner { plan, account, exe, mark, link: slot, fixtures }));
+        jail.replace_at_its_end(&link);
         if jail.is_filtered()
             && let Err(error) = jail.prove_filter()
         {
@@ -179,8 +190,8 @@ impl Jail {
 
     /// A new terminal of the jail's own devpts where it has one. Blocks briefly.
     pub fn open_pty(&self) -> Result<Pty, Error> {
-        let (_, reply, _) = self.link()?.call(|id| Request::OpenPty { id }, &[])?;
-        let Ok([master, slave]) = <[OwnedFd; 2]>::try_from(reply.fds) else {
+        let (_, (_, fds, _)) = self.ask(|id| Request::OpenPty { id }, &[])?;
+        let Ok([master, slave]) = <[OwnedFd; 2]>::try_from(fds) else {
             return Err(Error::Gone);
         };
         Pty::of(master, slave)
@@ -191,7 +202,9 @@ impl Jail {
     pub fn spawn(&self, spawn: Spawn) -> Result<Child, Error> {
         let account = &self.0.account;
         let pair = |(name, value): (OsString, OsString)| (Bytes::of(&name), Bytes::of(&value));
-        let env = env::build(account, &self.0.plan.env, spawn.env);
+        let own = std::iter::once((mark::VARIABLE.into(), self.0.mark.clone()));
+        let job: Vec<_> = self.0.plan.env.iter().cloned().chain(own).collect();
+        let env = env::build(account, &job, spawn.env);
         let env: Vec<_> = env.into_iter().map(pair).collect();
         let home = Bytes::of(account.home.as_os_str());
         let program = program(account, spawn.program);
@@ -201,10 +214,35 @@ impl Jail {
             }
             Stdio3::Pty { slave } => vec![slave.as_fd()],
         };
+        let request = |id| {
+            let (program, env, home) = (program.clone(), env.clone(), home.clone());
+            Request::Spawn { id, program, env, home }
+        };
+        let (link, (id, _, exited)) =
+            self.ask(request, &fds).map_err(|error| self.explain(error))?;
+        Ok(Child { id, link, exited: child::Exited::Waiting(exited) })
+    }
+
+    /// Asks the running init. Where that one ended before it answered, and with it what it was asked
+    /// for, the next one is asked.
+    fn ask(
+        &self,
+        request: impl Fn(u64) -> Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Arc<Link>, Answer), Error> {
         let link = self.link()?;
-        let called = link.call(|id| Request::Spawn { id, program, env, home }, &fds);
-        let (id, reply, exited) = called.map_err(|error| self.explain(error))?;
-        Ok(Child { id, pid: reply.pid, link, exited: child::Exited::Waiting(exited) })
+        let answer = link.call(&request, fds);
+        let again = match answer {
+            // Without a namespace what was asked for may run, and be what has ended init.
+            Err(Error::Gone) => self.0.plan.shape == Shape::Namespaces,
+            Err(Error::Unresponsive(_)) => link.line.ended().is_some(),
+            _ => false,
+        };
+        if !again {
+            return answer.map(|answer| (link, answer));
+        }
+        let link = self.link()?;
+        link.call(&request, fds).map(|answer| (link, answer))
     }
 
     /// A missing shell is the one failure that users of small images meet.
@@ -220,18 +258,49 @@ impl Jail {
         }
     }
 
-    /// The running init. A user who kills it ends all sessions; the next one gets a new one.
+    /// The running init. One that has ended (a user may kill it, or it did not answer) has ended all
+    /// sessions; there is a new one then.
     fn link(&self) -> Result<Arc<Link>, Error> {
         let mut slot = self.slot();
         let link = slot.as_ref().ok_or(Error::Closed)?;
-        if !link.has_ended() {
-            return Ok(link.clone());
+        match link.line.ended() {
+            None => return Ok(link.clone()),
+            Some(End::Gone) => {
+                tracing::warn!("the process that starts sessions was killed: starting another");
+            }
+            Some(End::Unresponsive) => tracing::warn!(
+                "the process that starts sessions did not answer and was ended, and all sessions \
+                 with it: starting another"
+            ),
         }
-        tracing::warn!("the process that starts sessions was killed: starting another");
+        link.reap();
         close::end_strays(&self.0.plan);
-        let link = Arc::new(Link::start(&self.0.exe, &self.0.plan)?);
+        let link = Arc::new(Link::start(&self.0.exe, &self.0.plan, &self.0.mark)?);
         *slot = Some(link.clone());
+        drop(slot);
+        self.replace_at_its_end(&link);
         Ok(link)
+    }
+
+    /// As soon as this init has ended, what it leaves is ended and another is started, whether or not
+    /// somebody wants a session.
+    fn replace_at_its_end(&self, link: &Link) {
+        let jail = Arc::downgrade(&self.0);
+        let started = Instant::now();
+        link.line.on_end(Box::new(move || {
+            let Some(inner) = jail.upgrade() else { return };
+            if started.elapsed() < RESTART_PAUSE {
+                // Who kills every new one does not get a busy agent.
+                std::thread::sleep(RESTART_PAUSE);
+            }
+            match Jail(inner).link() {
+                // The next session tries again, and is told.
+                Err(error) if !matches!(error, Error::Closed) => {
+                    tracing::warn!("{}", crate::telemetry::chain(&error));
+                }
+                _ => {}
+            }
+        }));
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
@@ -248,6 +317,20 @@ impl Jail {
         leftovers.additions = std::mem::take(&mut *fixtures).take_out();
         leftovers
     }
+}
+
+/// How long an init must have lived to be replaced at once.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// A number, descriptors, and what will tell of the exit.
+type Answer = (u64, Vec<OwnedFd>, oneshot::Receiver<ExitStatus>);
+
+/// Of the agent's directory where the job has one, else of where sessions are.
+fn mark(plan: &Plan) -> Result<OsString, Error> {
+    let place = plan.agent_dir().filter(|path| path.exists()).or(plan.root.as_deref());
+    let place = place.unwrap_or(Path::new("/"));
+    let mark = mark::ours(place);
+    mark.map(OsString::from).map_err(|source| Error::Root { path: place.into(), source })
 }
 
 /// Where nothing can hide secrets the job goes on all the same, since IMS's pods are like that by
@@ -267,13 +350,13 @@ fn without_hiding_in_vain(mut plan: Plan) -> Plan {
 }
 
 /// Puts into the image what the jail needs there and starts init; leaves nothing if that fails.
-fn start(exe: &OwnedFd, plan: &Plan) -> Result<(Link, Fixtures), Error> {
+fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(Link, Fixtures), Error> {
     if plan.shape == Shape::Plain {
         // What is below an init that a user kills must not be lost from sight.
         hardening::become_subreaper().map_err(|source| Error::Start { source })?;
     }
     let fixtures = Fixtures::put_in(plan).map_err(|source| Error::Fixtures { source })?;
-    match Link::start(exe, plan) {
+    match Link::start(exe, plan, mark) {
         Ok(link) => Ok((link, fixtures)),
         Err(error) => {
             fixtures.take_out();

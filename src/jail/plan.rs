@@ -144,6 +144,10 @@ impl Plan {
         self.options.agent_dir.as_deref().map(super::fixtures::record_in)
     }
 
+    pub(super) fn agent_dir(&self) -> Option<&Path> {
+        self.options.agent_dir.as_deref()
+    }
+
     /// Decides by the capabilities found; `held` is the agent's effective set.
     pub fn new(options: Options, held: CapSet) -> Result<Plan, Impossible> {
         if held.has(CapSet::SYS_ADMIN.with(CapSet::SYS_CHROOT)) {
@@ -236,6 +240,10 @@ impl Step {
     }
 }
 
+/// Where Kubernetes mounts the token of the pod's service account. Hidden by a mount alone: Landlock would
+/// make `/run` a place whose new files cannot be read.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io";
+
 fn steps(options: &Options) -> Vec<Step> {
     let mut steps = Vec::new();
     match &options.root {
@@ -253,6 +261,7 @@ fn steps(options: &Options) -> Vec<Step> {
     } else {
         // Last, so that nothing is mounted over them afterwards.
         let hidden = options.masks.iter().chain(&options.agent_dir);
+        steps.push(Step::Hide(SERVICE_ACCOUNT.into()));
         steps.extend(hidden.cloned().map(Step::Hide));
     }
     steps
@@ -359,6 +368,7 @@ mod tests {
         let open = Options { masks: masks.clone(), ..Options::default() };
         let plan = Plan::new(open, all()).unwrap();
         assert_eq!(plan.steps.last(), Some(&Step::Hide(masks[0].clone())));
+        assert!(plan.steps.contains(&Step::Hide(SERVICE_ACCOUNT.into())));
         assert!(plan.hide.is_empty());
         let plan = Plan::new(Options { masks: masks.clone(), ..jailed() }, all()).unwrap();
         assert!(!plan.steps.contains(&Step::Hide(masks[0].clone())));

@@ -6,13 +6,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 
 use super::plan::Shape;
 use super::socket;
 use super::wire::{Become, Bytes, Fault, Setup};
 use crate::os::exec::{self, SingleThreaded, Stdio};
-use crate::os::{landlock, namespace};
+use crate::os::{hardening, landlock, namespace};
 
 /// What the agent asked for.
 pub struct Launch {
@@ -54,19 +54,20 @@ pub fn start(
     setup: &Setup,
 ) -> io::Result<(Pid, Session)> {
     let (reader, writer) = io::pipe()?;
+    let init = getpid();
     match single.fork()? {
         Some(pid) => Ok((pid, Session { id, launch: Some(OwnedFd::from(reader).into()) })),
         None => {
             drop(reader);
-            exec::exit_now(live(launch, root, setup, writer.into()))
+            exec::exit_now(live(launch, init, root, setup, writer.into()))
         }
     }
 }
 
 /// The child's life: does not return to init's code. The result is its exit status.
-fn live(launch: Launch, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) -> i32 {
+fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) -> i32 {
     let Launch { program, env, home, fds } = launch;
-    let stdio = match enter(fds, root, setup) {
+    let stdio = match enter(fds, init, root, setup) {
         Ok(stdio) => stdio,
         Err(fault) => return tell(report, &fault),
     };
@@ -106,8 +107,18 @@ fn tell(report: OwnedFd, fault: &Fault) -> i32 {
     FAILED
 }
 
-fn enter(fds: Vec<OwnedFd>, root: Option<&OwnedFd>, setup: &Setup) -> Result<Stdio, Fault> {
+fn enter(
+    fds: Vec<OwnedFd>,
+    init: Pid,
+    root: Option<&OwnedFd>,
+    setup: &Setup,
+) -> Result<Stdio, Fault> {
     let fault = |what: &'static str| move |error: io::Error| Fault::new(what, &error);
+    hardening::die_with_parent().map_err(fault("bind the session to init"))?;
+    // In a pid namespace init has no number, and the first process ends all with it.
+    if setup.shape == Shape::Plain && getppid() != init {
+        return Err(Fault { what: "be init's child".into(), errno: libc::ESRCH });
+    }
     if let Some(root) = root {
         namespace::change_root(root).map_err(fault("enter the image root"))?;
     }

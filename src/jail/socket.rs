@@ -83,9 +83,13 @@ impl Jail {
         let start = |source| Error::Start { source };
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
         let null = std::fs::File::options().write(true).open("/dev/null").map_err(start)?;
-        let (program, env, home) = (Become::Socket(task), Vec::new(), Bytes(Vec::new()));
+        let (program, env, home) = (Become::Socket(task), Vec::new(), Bytes::default());
         let fds = [theirs.as_fd(), null.as_fd(), null.as_fd()];
-        self.link()?.call(|id| Request::Spawn { id, program, env, home }, &fds)?;
+        let request = |id| {
+            let (program, env, home) = (program.clone(), env.clone(), home.clone());
+            Request::Spawn { id, program, env, home }
+        };
+        self.ask(request, &fds)?;
         drop(theirs);
         ours.set_read_timeout(Some(ANSWER)).map_err(start)?;
         let answer = wire::receive::<Option<Made>>(&ours).map_err(start)?;

@@ -21,7 +21,7 @@ use crate::os::fdpass;
 use crate::os::seccomp::Level;
 
 /// Bytes that need not be text (names, commands): base64 in JSON.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 
 impl Bytes {
@@ -65,7 +65,7 @@ pub struct Setup {
 }
 
 /// What a session's process becomes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Become {
     Exec {
         path: Bytes,
@@ -77,7 +77,7 @@ pub enum Become {
 }
 
 /// Paths are as the session sees them.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum SocketTask {
     /// Answered by the socket.
     Connect { path: Bytes },
@@ -121,6 +121,8 @@ pub enum Request {
     OpenPty {
         id: u64,
     },
+    /// Answered at once.
+    Ping,
 }
 
 /// Something that failed inside: what was tried, and the error number.
@@ -143,21 +145,17 @@ impl Fault {
 /// Init to agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// Init's process id, as its parent (the agent) counts.
-    Born {
-        pid: i32,
-    },
-    /// Set up; `notes` tell what could not be had. With a private mount namespace comes its
-    /// mountinfo file.
+    /// Set up; `notes` tell what could not be had. With a pid namespace comes the number of its first
+    /// process, as init counts, and with its mount namespace the mountinfo file of that.
     Ready {
         notes: Vec<String>,
+        first: Option<i32>,
     },
     /// Not set up.
     Failed(Fault),
-    /// The program runs; `pid` as counted inside.
+    /// The program runs.
     Started {
         id: u64,
-        pid: i32,
     },
     Refused {
         id: u64,
@@ -171,6 +169,7 @@ pub enum Event {
     Pty {
         id: u64,
     },
+    Pong,
 }
 
 pub fn send<T: Serialize>(

@@ -51,7 +51,8 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
     let store = connect::store(&repackaging.s3, repackaging.ims.timeout)?;
     reporter.enter(Status::PackagingArtifacts).await?;
     let root = repackaging.root.clone();
-    let (layout, left) = blocking(move || open(&root)).await?;
+    let stop = reporter.stop.clone();
+    let (layout, left) = blocking(move || open(&root, &stop)).await?;
     let to = Destination {
         image_name: repackaging.image.name.clone(),
         arch: repackaging.image.arch,
@@ -72,12 +73,12 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
 }
 
 /// Where the squashfs is put, and the workspace if a job has left one there.
-fn open(root: &Path) -> anyhow::Result<(Layout, Option<Workspace>)> {
+fn open(root: &Path, stop: &CancellationToken) -> anyhow::Result<(Layout, Option<Workspace>)> {
     let root = root.canonicalize().with_context(|| format!("no image root {}", root.display()))?;
     let parent = root.parent().context("the root of this machine cannot be packaged")?;
     let layout = Layout::new(parent);
     let left = layout.root() == root && State::load(&layout)?.is_some();
-    let workspace = left.then(|| workspace::reopen(parent)).transpose()?;
+    let workspace = left.then(|| workspace::reopen(parent, stop)).transpose()?;
     if let Some(mut inserted) = Inserted::load(&root, &layout.agent())? {
         // The agent that put it in did not live to take it out.
         inserted.take_out()?;

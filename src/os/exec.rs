@@ -81,6 +81,12 @@ pub fn arrange_descriptors(stdio: Stdio, keep: OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(3) })
 }
 
+/// Leaves nothing open but the null device, which is at 1. Nobody in this process may own a descriptor.
+pub fn keep_no_descriptor() -> io::Result<()> {
+    dup_to(1, 0, 0)?;
+    close_from(3)
+}
+
 fn dup_from(fd: RawFd, lowest: RawFd) -> io::Result<RawFd> {
     // SAFETY: plain numbers; makes a new descriptor or fails.
     check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, lowest) })

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, setresgid};
 
 /// Closes this process to ptrace, to `/proc/PID/{mem,environ,fd,root}` readers and to core dumps.
 ///
@@ -17,6 +19,24 @@ pub fn make_undumpable() -> io::Result<()> {
 /// Makes orphaned descendants children of this process rather than of the container's pid 1.
 pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Has the kernel end this process with the thread that has started it. Lasts until an exec that gains
+/// privileges; the caller sees for itself whether it is too late.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
+}
+
+/// A group of nobody's ("nogroup" in every distribution).
+const ODD_GROUP: u32 = 65534;
+
+/// Keeps other root processes from setting this one's resource limits (`prlimit`), by which they could
+/// end it or leave it without descriptors: for that, all of its user and group ids must be the same as
+/// theirs. So the saved group, which means nothing to root, is another. Lasts until the next exec.
+pub fn keep_own_limits() {
+    let keep = u32::MAX;
+    // Without CAP_SETGID, or where the group is not mapped, it stays as it was.
+    let _ = setresgid(Gid::from_raw(keep), Gid::from_raw(keep), Gid::from_raw(ODD_GROUP));
 }
 
 /// Nothing executed from here on gains privileges (setuid, file capabilities): what Landlock asks for

@@ -21,9 +21,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if somebody still uses what should have been unmounted.
+    /// True if somebody still uses what should have been unmounted, or is to be mounted.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Unmount { source: Errno::EBUSY, .. })
+        matches!(
+            self,
+            Self::Unmount { source: Errno::EBUSY, .. } | Self::Mount { source: Errno::EBUSY, .. }
+        )
     }
 }
 
@@ -112,11 +115,13 @@ pub fn unmount_below(path: &Path) -> Result<Undone, Error> {
     undo(mounts)
 }
 
-/// Like [`unmount_below`], and what is on `path` itself as well.
-pub fn unmount_at_or_below(path: &Path) -> Result<Undone, Error> {
+/// Unmounts what is on `path` and below it; how many that were. One that is busy is an error and stays,
+/// with what lies under it.
+pub fn unmount_all_at_or_below(path: &Path) -> Result<usize, Error> {
     let list = |source| Error::List { path: path.into(), source };
     let mounts = mountinfo::at_or_below(path).map_err(list)?;
-    undo(mounts)
+    mounts.iter().rev().try_for_each(|mount| unmount(&mount.point))?;
+    Ok(mounts.len())
 }
 
 /// The kernel lists a mount after everything it lies on, so the reverse order is deepest first.
@@ -181,7 +186,7 @@ mod tests {
         assert_eq!(undone.unmounted.len(), 3);
         assert!(undone.detached.is_empty());
         assert_eq!(mountinfo::at_or_below(&root).unwrap().len(), 1, "the root itself stays");
-        unmount_at_or_below(&root).unwrap();
+        unmount_all_at_or_below(&root).unwrap();
         assert!(mountinfo::at_or_below(&root).unwrap().is_empty());
     }
 

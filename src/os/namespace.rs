@@ -12,9 +12,10 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, chroot, fchdir, pivot_root};
+use nix::unistd::{chroot, fchdir, pivot_root};
 
-/// Own mounts, IPC objects and host name; the next child is pid 1 of an own pid namespace.
+/// Own mounts, IPC objects and host name; all later children are in an own pid namespace, the next one
+/// as its first process. This process stays outside of that.
 ///
 /// `control_groups`: the group that the process is in becomes the top of all that it can see and, where
 /// it may mount, write to.
@@ -25,23 +26,6 @@ pub fn leave(control_groups: bool) -> io::Result<()> {
         | CloneFlags::CLONE_NEWUTS;
     flags.set(CloneFlags::CLONE_NEWCGROUP, control_groups);
     Ok(unshare(flags)?)
-}
-
-/// Forks a child that becomes our parent's child: `None` in the child.
-///
-/// So the agent itself is the parent of the jail's init, and the process that made the namespaces
-/// need not stay.
-pub fn fork_sibling() -> io::Result<Option<Pid>> {
-    let flags = libc::CLONE_PARENT as u64 | libc::SIGCHLD as u64;
-    // SAFETY: like fork(): no new stack, nothing shared; we are single-threaded, so no lock can be
-    // left held in the child. Only the raw call knows CLONE_PARENT. All pointers are null. The
-    // argument order differs between architectures for null arguments only.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
-    match pid {
-        0 => Ok(None),
-        pid if pid > 0 => Ok(Some(Pid::from_raw(pid as i32))),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// No mount or unmount goes out of this namespace, none comes in.

@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
 };
@@ -25,6 +28,17 @@ pub fn connect_now(path: &Path) -> io::Result<OwnedFd> {
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     umask(Mode::from_bits_truncate(0o177));
     Ok(UnixListener::bind(path)?.into())
+}
+
+/// Whether there is something to read, or the end, within `limit`.
+pub fn wait_readable(socket: &UnixStream, limit: Duration) -> io::Result<bool> {
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut polled, timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// A connected socket that an untrusted process has passed; anything else is refused.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::open::{ensure_empty, unmount_leftovers};
 use super::state::write_durably;
@@ -91,7 +92,7 @@ impl BuildDirectory {
 fn claim_build(parent: &Path, job_id: &str) -> Result<(Claim, Option<Record>), Error> {
     let claim = claim(parent, job_id)?;
     let layout = claim.layout();
-    unmount_leftovers(layout)?;
+    unmount_leftovers(layout, &CancellationToken::new())?;
     if let Some(state) = State::load(layout)? {
         return Err(other_job(layout, state.job_id, job_id));
     }

@@ -4,10 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Error, Layout};
+use crate::os::process::{kill_all, mark};
+
+/// Longest wait for killed processes to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest job id that is read from a lock file, in bytes.
 const ID_LIMIT: u64 = 256;
@@ -31,7 +36,8 @@ impl Claim {
 }
 
 /// Takes the directory for a job, before anything in it is looked at or written: two agents would each
-/// take the other's files for their own. The agent's part of it is made if it is not there.
+/// take the other's files for their own. The agent's part of it is made if it is not there. What the
+/// sessions of an agent that was killed have left running is ended.
 pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
     let layout = Layout::new(parent);
     layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
@@ -44,6 +50,7 @@ pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
             // Cut afterwards: whoever reads meanwhile must not find it empty.
             let written = lock.write_all_at(job_id.as_bytes(), 0);
             written.and_then(|()| lock.set_len(job_id.len() as u64)).map_err(failed)?;
+            end_survivors(&layout)?;
             Ok(Claim { layout, job_id: job_id.into(), _lock: lock })
         }
         Err((file, source)) => {
@@ -52,4 +59,23 @@ pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
             Err(Error::InUse { parent: parent.into(), job_id: holder, source })
         }
     }
+}
+
+/// Ends what sessions have left whose agent was killed: it would go on changing an image that is packed
+/// meanwhile.
+fn end_survivors(layout: &Layout) -> Result<(), Error> {
+    let find = || mark::survivors(&layout.agent(), &layout.root());
+    for process in find() {
+        tracing::warn!(
+            pid = process.pid,
+            name = process.name,
+            "ended a process of a session whose agent was killed"
+        );
+    }
+    let stuck = kill_all(find, Instant::now() + KILL_PATIENCE);
+    if stuck.is_empty() {
+        return Ok(());
+    }
+    let stuck: Vec<_> = stuck.iter().map(ToString::to_string).collect();
+    Err(Error::Survivors { parent: layout.parent().into(), processes: stuck.join(", ") })
 }

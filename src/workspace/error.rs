@@ -18,6 +18,11 @@ pub enum Error {
     /// `job_id` is that of the agent which holds it; empty where it is not known.
     #[error("{parent} is in use by another ims-job-agent (job {job_id}): end that one first")]
     InUse { parent: PathBuf, job_id: String, source: Errno },
+    #[error(
+        "processes of an earlier run's sessions in {parent} cannot be ended, so the image may still \
+         change: {processes}"
+    )]
+    Survivors { parent: PathBuf, processes: String },
     #[error("{image} is no squashfs image")]
     NotSquashfs { image: PathBuf, source: superblock::Error },
     #[error(
@@ -45,7 +50,7 @@ pub enum Error {
     RootNotEmpty { root: PathBuf },
     #[error("{parent} holds no finished image root to go on with")]
     NothingToReopen { parent: PathBuf },
-    #[error("{path} of an earlier run is still in use: {users}")]
+    #[error("{path} of an earlier run is still in use: {users}; end that, and try again")]
     StillInUse { path: PathBuf, users: String },
     #[error("cannot unmount {path}, in use by: {users}")]
     Busy { path: PathBuf, users: String, source: mount::Error },

@@ -15,10 +15,12 @@ mod recipe;
 mod remove;
 mod state;
 mod unpack;
+mod wait;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 pub use build::BuildDirectory;
 pub use claim::{Claim, claim};
@@ -152,7 +154,7 @@ impl Workspace {
 
 /// Removes what an earlier run of the job has left, whatever it is.
 pub fn discard(claim: &Claim) -> Result<(), Error> {
-    open::unmount_leftovers(claim.layout())?;
+    open::unmount_leftovers(claim.layout(), &CancellationToken::new())?;
     remove_all(claim.layout())
 }
 

@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::overlay::Overlay;
 use super::preflight::Room;
+use super::wait::until_free;
 use super::{
     Claim, Error, ImageId, Kind, Layout, Mode, Stage, State, Workspace, check_space, claim, remove,
-    unpack, users,
+    unpack,
 };
 use crate::squashfs::format::Superblock;
 use crate::squashfs::format::superblock;
@@ -37,7 +38,7 @@ pub fn open(claim: Claim, options: &Options) -> Result<Workspace, Error> {
     let layout = claim.layout();
     let superblock = read_superblock(options.image)?;
     let id = image_id(options.image, options.image_md5)?;
-    unmount_leftovers(layout)?;
+    unmount_leftovers(layout, options.cancel)?;
     let state = State::load(layout)?;
     if let Some(state) = &state {
         ensure_same_job(state, claim.job_id(), options, &id, layout)?;
@@ -55,7 +56,7 @@ pub fn open(claim: Claim, options: &Options) -> Result<Workspace, Error> {
 }
 
 /// Opens what an earlier run left in `parent`, whichever job it was: for packaging it once more.
-pub fn reopen(parent: &Path) -> Result<Workspace, Error> {
+pub fn reopen(parent: &Path, cancel: &CancellationToken) -> Result<Workspace, Error> {
     let made = || match State::load(&Layout::new(parent))? {
         Some(state) if state.is_made() => Ok(state),
         _ => Err(Error::NothingToReopen { parent: parent.into() }),
@@ -65,9 +66,9 @@ pub fn reopen(parent: &Path) -> Result<Workspace, Error> {
     let (state, layout) = (made()?, claim.layout());
     let image = layout.image();
     let superblock = read_superblock(&image)?;
-    unmount_leftovers(layout)?;
+    unmount_leftovers(layout, cancel)?;
     let overlay = match state.kind {
-        Kind::Overlay => Some(Overlay::mount(layout, &image)?),
+        Kind::Overlay => Some(Overlay::mount(layout, &image, cancel)?),
         Kind::Unpacked => None,
     };
     Ok(Workspace { claim, state, superblock, image, overlay, resumed: true })
@@ -88,7 +89,10 @@ impl Opener<'_> {
 
     fn resume(self, state: State) -> Result<Workspace, Error> {
         let overlay = match state.kind {
-            Kind::Overlay => Some(Overlay::mount(self.layout(), self.options.image)?),
+            Kind::Overlay => {
+                let Options { image, cancel, .. } = self.options;
+                Some(Overlay::mount(self.layout(), image, cancel)?)
+            }
             Kind::Unpacked => None,
         };
         tracing::info!(
@@ -121,7 +125,7 @@ impl Opener<'_> {
     fn overlay(&self) -> Result<Overlay, Error> {
         let space = self.check_space(Kind::Overlay)?;
         self.preparing(Kind::Overlay)?;
-        let overlay = Overlay::create(self.layout(), self.options.image)?;
+        let overlay = Overlay::create(self.layout(), self.options.image, self.options.cancel)?;
         if self.options.mode == Mode::Auto {
             overlay.ensure_links_are_kept()?;
         }
@@ -241,17 +245,14 @@ pub(super) fn image_id(image: &Path, md5: &str) -> Result<ImageId, Error> {
 }
 
 /// A killed agent whose mount namespace lives on leaves its mounts; they are made anew.
-pub(super) fn unmount_leftovers(layout: &Layout) -> Result<(), Error> {
+pub(super) fn unmount_leftovers(layout: &Layout, cancel: &CancellationToken) -> Result<(), Error> {
     for path in [layout.root(), layout.lower()] {
         if !path.exists() {
             continue;
         }
-        let undone = crate::os::mount::unmount_at_or_below(&path)?;
-        if !undone.unmounted.is_empty() {
+        let unmount = || crate::os::mount::unmount_all_at_or_below(&path);
+        if until_free(layout, &path, cancel, unmount)? > 0 {
             tracing::info!(path = %path.display(), "undid the mounts of an earlier run");
-        }
-        if let Some(mount) = undone.detached.first() {
-            return Err(Error::StillInUse { path: mount.point.clone(), users: users(&path) });
         }
     }
     Ok(())

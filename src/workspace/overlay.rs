@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
+use tokio_util::sync::CancellationToken;
 
+use super::wait::{Failed, until_free};
 use super::{Error, Layout, remove, users};
 use crate::os::dir::Dir;
 use crate::os::entry::Attributes;
@@ -30,7 +32,11 @@ pub(super) struct Overlay {
 
 impl Overlay {
     /// Mounts a new overlay, with nothing changed yet.
-    pub(super) fn create(layout: &Layout, image: &Path) -> Result<Self, Error> {
+    pub(super) fn create(
+        layout: &Layout,
+        image: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
         let lower = mount_image(layout, image)?;
         for path in [layout.upper(), layout.work()] {
             // What is there is of a try that failed before anybody saw it.
@@ -39,30 +45,35 @@ impl Overlay {
         }
         copy_attributes(&layout.lower(), &layout.upper())
             .map_err(|source| Error::io("copy the attributes of / to", layout.upper(), source))?;
-        Self::on(lower, layout)
+        Self::on(lower, layout, cancel)
     }
 
-    /// Mounts the overlay of an earlier run again.
-    pub(super) fn mount(layout: &Layout, image: &Path) -> Result<Self, Error> {
+    /// Mounts the overlay of an earlier run again. Who still holds that one is waited for.
+    pub(super) fn mount(
+        layout: &Layout,
+        image: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
         let lower = mount_image(layout, image)?;
-        Self::on(lower, layout)
+        Self::on(lower, layout, cancel)
     }
 
-    fn on(lower: Mounted, layout: &Layout) -> Result<Self, Error> {
+    fn on(lower: Mounted, layout: &Layout, cancel: &CancellationToken) -> Result<Self, Error> {
         make_dir(&layout.root())?;
         let held = Held::open(layout)?;
-        let merged = Mounted::new(
-            "overlay",
-            Path::new("overlay"),
-            &layout.root(),
-            MsFlags::empty(),
-            Some(&held.data(layout)),
-        )
-        .map_err(|source| Error::MountOverlay {
-            upper: layout.upper(),
-            filesystem: filesystem(&layout.upper()),
-            source,
-        })?;
+        let mount = || {
+            let (source, data) = (Path::new("overlay"), held.data(layout));
+            Mounted::new("overlay", source, &layout.root(), MsFlags::empty(), Some(&data))
+        };
+        let merged =
+            until_free(layout, &layout.upper(), cancel, mount).map_err(|failed| match failed {
+                Failed::StillInUse(error) => error,
+                Failed::Otherwise(source) => Error::MountOverlay {
+                    upper: layout.upper(),
+                    filesystem: filesystem(&layout.upper()),
+                    source,
+                },
+            })?;
         Ok(Self { upper: layout.upper(), merged, lower })
     }
 

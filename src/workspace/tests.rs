@@ -154,7 +154,7 @@ fn a_later_run_of_the_same_job_finds_the_users_work() {
 /// `reopen` looks for the image where `job` puts it.
 fn reopen_with_image(job: &Job) -> Workspace {
     std::fs::copy(&job.image, Layout::new(&job.parent()).image()).unwrap();
-    reopen(&job.parent()).unwrap()
+    reopen(&job.parent(), &CancellationToken::new()).unwrap()
 }
 
 #[test]
@@ -228,7 +228,10 @@ fn a_half_made_root_is_made_again() {
 #[test]
 fn nothing_to_go_on_with_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(reopen(dir.path()).unwrap_err(), Error::NothingToReopen { .. }));
+    assert!(matches!(
+        reopen(dir.path(), &CancellationToken::new()).unwrap_err(),
+        Error::NothingToReopen { .. }
+    ));
 }
 
 #[test]
@@ -323,6 +326,34 @@ fn closing_a_busy_root_names_who_uses_it_and_can_be_tried_again() {
     assert!(error.to_string().contains(&format!("sleep ({})", child.id())), "{error}");
     assert!(workspace.root().join("etc").exists());
     workspace.close(Leave::Nothing).unwrap();
+}
+
+#[test]
+fn who_holds_the_overlay_in_another_namespace_is_waited_for_and_named() {
+    let job = Job::new();
+    let mut workspace = job.open(Mode::Overlay);
+    std::fs::write(workspace.root().join("work"), "").unwrap();
+    let mut holder = Command::new("unshare");
+    let script = "echo; exec sleep 600";
+    let mut holder = holder
+        .args(["--mount", "sh", "-c", script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    workspace.close(Leave::Everything).unwrap();
+    drop(workspace);
+    let error = job.open_as("job", Mode::Auto).unwrap_err();
+    let (id, text) = (holder.id(), error.to_string());
+    let end = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+    });
+    let opened = job.open_as("job", Mode::Auto);
+    end.join().unwrap();
+    assert!(text.contains(&format!("sleep ({id}) has it mounted")), "{text}");
+    assert!(opened.unwrap().root().join("work").exists());
 }
 
 #[test]

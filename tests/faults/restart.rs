@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Child, Command};
 
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::pod::{Agent, JOB, OTHER_JOB, Pod, Volume};
-use crate::support::SOON;
 use crate::support::proxy::Fault;
+use crate::support::{SOON, eventually};
 
 const SUCCEEDED: [&str; 4] =
     ["fetching_image", "waiting_on_user", "packaging_artifacts", "success"];
@@ -152,4 +153,54 @@ async fn a_job_that_is_over_stays_over() {
     let deleted = "IMS_JOB_ID=5a7b1c9e-0000-4000-8000-00000000fa19";
     let log = sent_away(pod.run_through(&["env", deleted], &[]), 1).await;
     assert!(log.contains("IMS has no record of the job"), "{log}");
+}
+
+/// A process that has a copy of all mounts of the moment, as a container's runtime may.
+struct Holder(Child);
+
+impl Holder {
+    async fn start() -> Self {
+        let mut command = Command::new("unshare");
+        let child = command.args(["--mount", "sleep", "600"]).spawn().unwrap();
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let (pid, own) = (child.id().to_string(), namespace("self"));
+        eventually("a namespace of its own", SOON, async || (namespace(&pid) != own).then_some(()))
+            .await;
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_that_another_namespace_holds_is_waited_for() {
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    fs::write(pod.root().join("etc/work"), "of the user").unwrap();
+    let holder = Holder::start().await;
+    agent.process.signal(SIGKILL);
+    agent.process.wait(SOON).await;
+
+    let mut next = pod.run();
+    next.says("still in use since an earlier run").await;
+    let named = format!("sleep ({}) has it mounted", holder.0.id());
+    assert!(next.process.log().contains(&named), "{}", next.process.log());
+    drop(holder);
+    next.reaches("waiting_on_user").await;
+    assert_eq!(fs::read_to_string(pod.root().join("etc/work")).unwrap(), "of the user");
+    let holder = Holder::start().await;
+    next.process.signal(SIGKILL);
+    next.process.wait(SOON).await;
+
+    let package = pod.package(&[]);
+    package.says("still in use since an earlier run").await;
+    drop(holder);
+    package.ends(0, &["packaging_artifacts", "success"], &[]).await;
+    pod.assert_image().await;
 }

@@ -90,51 +90,11 @@ pub(super) fn python(jail: &Jail, script: &str) -> Vec<String> {
     out.lines().map(str::to_owned).collect()
 }
 
-fn host_jail(options: Options) -> (HostImage, Jail) {
+pub(super) fn host_jail(options: Options) -> (HostImage, Jail) {
     let image = HostImage::new();
     let root = Some(image.root());
     let jail = establish(Options { root, ..options });
     (image, jail)
-}
-
-/// Numbers are those of x86_64; the calls exist there and on aarch64 alike.
-#[cfg(target_arch = "x86_64")]
-const CALLS: &str = r#"
-attempt('kexec', lambda: syscall(246, 0, 0, 0, 0))
-attempt('reboot', lambda: syscall(169, 0xfee1dead, 672274793, 0x89abcdef, 0))
-attempt('init_module', lambda: syscall(175, b'', 0, b''))
-attempt('finit_module', lambda: syscall(313, 0, b'', 0))
-attempt('delete_module', lambda: syscall(176, b'loop', 0))
-attempt('open_by_handle_at', lambda: syscall(304, 0, b'', 0))
-attempt('bpf', lambda: syscall(321, 0, 0, 0))
-attempt('keyctl', lambda: syscall(250, 0, 0, 0))
-attempt('add_key', lambda: syscall(248, b'user', b'x', b'x', 1, -3))
-attempt('perf_event_open', lambda: syscall(298, 0, 0, -1, -1, 0))
-attempt('swapon', lambda: syscall(167, b'/x', 0))
-attempt('settimeofday', lambda: syscall(164, 0, 0))
-attempt('iopl', lambda: syscall(172, 3))
-attempt('mount', lambda: syscall(165, b'/', b'/mnt', 0, 4096, 0))
-attempt('umount', lambda: syscall(166, b'/proc', 2))
-attempt('pivot_root', lambda: syscall(155, b'/', b'/'))
-attempt('open_tree', lambda: syscall(428, -100, b'/', 1))
-attempt('setns', lambda: syscall(308, 0, 0))
-attempt('unshare user', lambda: syscall(272, 0x10000000))
-attempt('clone user', lambda: syscall(56, 0x10000000 | 17, 0, 0, 0, 0))
-attempt('clone3', lambda: syscall(435, 0, 0))
-attempt('x32', lambda: syscall(0x40000000 + 39))
-"#;
-
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn calls_that_only_an_escape_needs_are_refused() {
-    let (image, jail) = host_jail(Options::default());
-    for line in python(&jail, CALLS) {
-        let expected =
-            if line.starts_with("clone3") || line.starts_with("x32") { "ENOSYS" } else { "EPERM" };
-        assert!(line.ends_with(expected), "{line}");
-    }
-    jail.close(Duration::ZERO);
-    image.unmount();
 }
 
 #[test]
@@ -219,23 +179,6 @@ print(' '.join(sorted(os.listdir('/dev'))))
 }
 
 #[test]
-fn kernel_settings_cannot_be_written() {
-    let (image, jail) = host_jail(Options::default());
-    let script = r#"
-for path in ['/proc/sys/kernel/hostname', '/proc/sysrq-trigger', '/proc/sys/kernel/core_pattern',
-             '/proc/irq/default_smp_affinity', '/sys/power/state', '/sys/kernel/uevent_helper']:
-    if os.path.exists(path):
-        attempt(path, lambda: open(path, 'w').write('x'))
-attempt('sys', lambda: os.mkdir('/sys/x'))
-"#;
-    for line in python(&jail, script) {
-        assert!(line.ends_with(" EROFS") || line.ends_with(" EPERM"), "{line}");
-    }
-    jail.close(Duration::ZERO);
-    image.unmount();
-}
-
-#[test]
 fn processes_outside_can_be_neither_seen_nor_signalled_nor_traced() {
     let (image, jail) = host_jail(Options::default());
     let agent = std::process::id();
@@ -256,7 +199,7 @@ attempt('init lives', lambda: open('/proc/1/comm').read().strip())
 "#
     );
     let lines = python(&jail, &script);
-    let comm = fs::read_to_string(format!("/proc/{}/comm", jail.link().unwrap().pid)).unwrap();
+    let comm = fs::read_to_string(format!("/proc/{}/comm", jail.link().unwrap().line.pid)).unwrap();
     assert_eq!(
         lines,
         [
@@ -278,7 +221,8 @@ attempt('init lives', lambda: open('/proc/1/comm').read().strip())
 fn abstract_sockets_of_the_pod_are_out_of_reach() {
     let (image, jail) = host_jail(Options::default());
     if !jail.link().unwrap().notes.is_empty() {
-        // A kernel before 6.12 has nothing to forbid it with; the log says so (docs/limits.md).
+        // Nothing to forbid it with; the log says so (docs/limits.md).
+        left_out("abstract sockets", "the kernel is older than 6.12");
         return;
     }
     let name = format!("ims-job-agent-test-{}", std::process::id());

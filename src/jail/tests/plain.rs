@@ -184,6 +184,7 @@ fn the_agent_cannot_be_looked_into_nor_signalled_nor_traced() {
     in_a_container(|| {
         // As an agent is.
         hardening::make_undumpable().unwrap();
+        hardening::keep_own_limits();
         let jail = establish_plain(Options::default());
         let script = format!(
             r#"
@@ -196,7 +197,21 @@ for pid in agent, bystander:
         attempt(name, lambda: open('/proc/%d/%s' % (pid, name), 'rb').read(1))
     attempt('descriptors', lambda: os.readlink('/proc/%d/fd/0' % pid))
     attempt('root', lambda: os.listdir('/proc/%d/root/etc' % pid))
-print(open('/proc/self/status').read().split('NoNewPrivs:')[1].split()[0])
+init = os.getppid()
+attempt('trace init', lambda: call('ptrace', 16, init, 0, 0))
+attempt('seize init', lambda: call('ptrace', 0x4206, init, 0, 0))
+attempt('memory of init', lambda: open('/proc/%d/mem' % init, 'r+b'))
+import resource
+for pid in [init] + [int(thread) for thread in os.listdir('/proc/%d/task' % agent)]:
+    try:
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        print('limit set')
+    except OSError as error:
+        assert error.errno == errno.EPERM
+attempt('packets', lambda: socket.socket(socket.AF_PACKET))
+attempt('own', lambda: call('ptrace', 0, 0, 0, 0))
+status = open('/proc/self/status').read()
+print(*[status.split(name)[1].split()[0] for name in ('NoNewPrivs:', 'Seccomp:')])
 "#,
             std::process::id(),
             std::os::unix::process::parent_id(),
@@ -211,8 +226,44 @@ print(open('/proc/self/status').read().split('NoNewPrivs:')[1].split()[0])
             "descriptors EACCES",
             "root EACCES",
         ];
-        let both = [&expected[..], &expected, &["1"]].concat();
+        let held = [
+            "trace init EPERM",
+            "seize init EPERM",
+            "memory of init EACCES",
+            "packets EAFNOSUPPORT",
+            "own got 0",
+            "1 2",
+        ];
+        let both = [&expected[..], &expected, &held].concat();
         assert_eq!(lines, both);
         jail.close(Duration::ZERO);
     });
+}
+
+#[test]
+fn a_chroot_gives_no_hold_on_agent_or_init() {
+    let image = escape::HostImage::new();
+    let root = Some(image.root());
+    in_a_container(move || {
+        hardening::make_undumpable().unwrap();
+        hardening::keep_own_limits();
+        let jail = establish_plain(Options { root, ..Options::default() });
+        let script = format!(
+            r#"
+import resource
+for pid in {}, os.getppid():
+    attempt('trace', lambda: call('ptrace', 16, pid, 0, 0))
+    try:
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        print('limit set')
+    except OSError as error:
+        print('limit', errno.errorcode[error.errno])
+"#,
+            std::process::id()
+        );
+        let lines = escape::python(&jail, &script);
+        assert_eq!(lines, ["trace EPERM", "limit EPERM", "trace EPERM", "limit EPERM"]);
+        jail.close(Duration::ZERO);
+    });
+    image.unmount();
 }

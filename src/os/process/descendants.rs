@@ -33,9 +33,9 @@ pub fn rooted_in(root: &Path) -> Vec<Process> {
     named(all().into_iter().filter(Process::runs).filter(is_rooted).collect())
 }
 
-type Children = HashMap<i32, Vec<Process>>;
+pub(super) type Children = HashMap<i32, Vec<Process>>;
 
-fn children(table: Vec<Process>) -> Children {
+pub(super) fn children(table: Vec<Process>) -> Children {
     let mut children = Children::new();
     for process in table.into_iter().filter(Process::runs) {
         children.entry(process.parent).or_default().push(process);
@@ -43,7 +43,7 @@ fn children(table: Vec<Process>) -> Children {
     children
 }
 
-fn below(children: &mut Children, mut next: Vec<i32>) -> Vec<Process> {
+pub(super) fn below(children: &mut Children, mut next: Vec<i32>) -> Vec<Process> {
     let mut found = Vec::new();
     while let Some(pid) = next.pop() {
         let of_this_one = children.remove(&pid).unwrap_or_default();
@@ -65,7 +65,7 @@ fn inherited_by(me: i32, table: Vec<Process>) -> Vec<Process> {
     found
 }
 
-fn named(processes: Vec<Process>) -> Vec<Process> {
+pub(super) fn named(processes: Vec<Process>) -> Vec<Process> {
     let named = |process: Process| Process {
         name: command_line(process.pid).unwrap_or(process.name),
         ..process

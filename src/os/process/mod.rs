@@ -3,7 +3,9 @@
 //! Called by `job`, `jail`, `workspace`, `squashfs` and whoever runs an external command.
 
 mod descendants;
+mod end;
 mod isolated;
+pub mod mark;
 pub mod pidfd;
 mod reap;
 mod run;
@@ -12,6 +14,7 @@ mod users;
 pub mod wait;
 
 pub use descendants::{descendants, inherited, rooted_in};
+pub use end::{kill_all, wait_for};
 pub use isolated::run_isolated;
 pub use reap::{OwnChild, Reaper};
 pub use run::{Error, Lines, Output, run, run_on_terminal, run_within};

@@ -1,11 +1,12 @@
 //! Handles on processes (pidfd_open(2)): waiting for an end without being the parent.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 /// A handle on the process; close-on-exec.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
@@ -16,6 +17,20 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: just made by the kernel for us, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Ends the process by force; that it has ended already is an error.
+pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
+    let (fd, none) = (pidfd.as_fd().as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: plain numbers, and no further information on the signal; nix has no pidfd_send_signal.
+    let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0u32) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes the status of a child that has ended. One that is not (any more) ours is no error.
+pub fn reap(pidfd: impl AsFd) {
+    // A reaper of all orphans may have been faster; there is nothing to do about any error.
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
 }
 
 /// `true` once the process has ended, `false` if it has not by the deadline.

@@ -20,9 +20,3 @@ pub fn next(flags: WaitPidFlag) -> io::Result<Option<(Pid, i32)>> {
         },
     }
 }
-
-/// Takes the status of one child that has ended. One that is not (any more) ours is no error.
-pub fn one(pid: i32) {
-    // A reaper of all orphans may have been faster; there is nothing to do about any error.
-    let _ = nix::sys::wait::waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
-}

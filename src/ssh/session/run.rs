@@ -34,6 +34,10 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// How long what a client typed before it left may take to reach a program.
 const LAST_INPUT: Duration = Duration::from_secs(1);
 
+/// What a client sees of a session whose end is not its program's.
+const LOST: &str =
+    "The process that starts sessions has ended, and this session with it. Log in again.\n";
+
 pub(super) struct Running {
     pub child: Child,
     pub stdio: Stdio,
@@ -183,7 +187,12 @@ impl Controller {
             tokio::select! {
                 biased;
                 Some(text) = self.notices.recv() => self.notice(text).await,
-                status = self.child.wait() => return status,
+                status = self.child.wait() => {
+                    if status.is_err() {
+                        self.notice(LOST.into()).await;
+                    }
+                    return status;
+                }
                 Some(signal) = self.signals.recv() => self.signal(signal),
                 Ok(()) = self.window.changed() => {
                     let window = *self.window.borrow_and_update();

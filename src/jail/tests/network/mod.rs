@@ -316,9 +316,9 @@ fn another_init_is_filtered_as_the_first_was() {
     let services = Services::start(&LOOPBACK);
     let filter = filter(&[]);
     let jail = establish(Options { filter: Some(filter.clone()), ..Options::default() });
-    jail.link().unwrap().kill();
+    jail.link().unwrap().line.kill();
     let ended = std::time::Instant::now() + Duration::from_secs(30);
-    while !jail.0.link.lock().unwrap().as_ref().unwrap().has_ended() {
+    while jail.0.link.lock().unwrap().as_ref().unwrap().line.ended().is_none() {
         assert!(std::time::Instant::now() < ended);
         std::thread::yield_now();
     }

@@ -1,0 +1,101 @@
+//! Waiting for who still holds a mount of an earlier run: the sessions of a killed agent take a while to
+//! end, and every mount namespace that was made meanwhile has a copy of the mounts.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Layout};
+use crate::os::mount;
+use crate::os::process::{self, Process};
+
+/// How long a job waits before it ends for that.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many holders an error names.
+const NAMED: usize = 10;
+
+/// Does `act` until it is not busy any more, as long as there is patience with that.
+pub(super) fn until_free<T>(
+    layout: &Layout,
+    path: &Path,
+    cancel: &CancellationToken,
+    mut act: impl FnMut() -> Result<T, mount::Error>,
+) -> Result<T, Failed> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = FIRST_PAUSE;
+    let mut told = false;
+    loop {
+        match act() {
+            Err(error) if error.is_busy() => {
+                if cancel.is_cancelled() || Instant::now() >= deadline {
+                    let users = holders(layout);
+                    return Err(Failed::StillInUse(Error::StillInUse { path: path.into(), users }));
+                }
+                // What is over at once is not worth a line.
+                if !told && pause >= LONGEST_PAUSE {
+                    tracing::warn!(
+                        path = %path.display(), users = holders(layout),
+                        "still in use since an earlier run: waiting for at most {} s",
+                        PATIENCE.as_secs()
+                    );
+                    told = true;
+                }
+                std::thread::sleep(pause);
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
+            Err(error) => return Err(Failed::Otherwise(error)),
+            Ok(done) => return Ok(done),
+        }
+    }
+}
+
+/// Why it was given up.
+pub(super) enum Failed {
+    StillInUse(Error),
+    Otherwise(mount::Error),
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Error {
+        match failed {
+            Failed::StillInUse(error) => error,
+            Failed::Otherwise(error) => Error::Mount(error),
+        }
+    }
+}
+
+/// Who works in the image root, or has the overlay mounted in a mount namespace of its own.
+fn holders(layout: &Layout) -> String {
+    let mut names: Vec<String> =
+        process::users_of(&layout.root()).iter().map(ToString::to_string).collect();
+    let mut known = HashSet::new();
+    for process in process::all().into_iter().filter(Process::runs) {
+        // One of each namespace is enough; this process's own is looked at by the caller.
+        let namespace = std::fs::read_link(format!("/proc/{}/ns/mnt", process.pid)).ok();
+        if let Some(namespace) = namespace.filter(|_| has_mounted(&process, layout))
+            && known.insert(namespace)
+            && process.pid != std::process::id() as i32
+        {
+            names.push(format!("{process} has it mounted in a mount namespace of its own"));
+        }
+    }
+    names.truncate(NAMED);
+    if names.is_empty() {
+        return "nobody that can be seen; look for it in other containers of this machine".into();
+    }
+    names.join(", ")
+}
+
+fn has_mounted(process: &Process, layout: &Layout) -> bool {
+    let Ok(table) = std::fs::read(format!("/proc/{}/mountinfo", process.pid)) else { return false };
+    let upper = format!("upperdir={}", layout.upper().display());
+    crate::os::mountinfo::parse(&table).iter().any(|mount| {
+        mount.fs_type == "overlay" && (mount.has_option(&upper) || mount.point == layout.root())
+    })
+}
