@@ -13,6 +13,7 @@ use crate::point::{Action, Point, Recording, Trigger};
 use crate::shape::Work;
 use crate::shortage::{self, Volume};
 use crate::site::{Agent, Site};
+use crate::standalone;
 use crate::user::{self, Progress, User};
 use crate::verdict::{Finding, Kind, Outcome, Verdict};
 use crate::watcher::{Target, Watcher};
@@ -55,6 +56,9 @@ enum End {
 }
 
 pub async fn point(bench: &Bench, point: &Point, usual: u64, dir: &Path) -> (Verdict, Recording) {
+    if point.shape.work == Work::Standalone {
+        return standalone(bench, point, usual, dir).await;
+    }
     let begun = Instant::now();
     let mut drive = Drive::new(bench, point, Duration::from_millis(usual), dir).await;
     let outcome = drive.run().await;
@@ -70,6 +74,15 @@ pub async fn point(bench: &Bench, point: &Point, usual: u64, dir: &Path) -> (Ver
         took: begun.elapsed(),
     };
     (verdict, recording)
+}
+
+/// On a thread of its own: what starts and stops a standalone may not change threads.
+async fn standalone(bench: &Bench, point: &Point, usual: u64, dir: &Path) -> (Verdict, Recording) {
+    let (sample, point, dir) = (bench.sample.clone(), point.clone(), dir.to_owned());
+    let runtime = tokio::runtime::Handle::current();
+    let run = move || runtime.block_on(standalone::point(sample, &point, usual, &dir));
+    let done = tokio::task::spawn_blocking(run).await;
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 impl<'a> Drive<'a> {
@@ -170,7 +183,7 @@ impl<'a> Drive<'a> {
     fn is_over(&self, status: ExitStatus) -> bool {
         match self.site.shape.work {
             Work::Customize | Work::AfterBuild => self.site.record.is_terminal(),
-            Work::Package | Work::Import => status.success(),
+            Work::Package | Work::Import | Work::Standalone => status.success(),
         }
     }
 
@@ -256,7 +269,7 @@ impl<'a> Drive<'a> {
             Action::Fill | Action::Stderr("volume") => self.volume.as_ref().unwrap().fill(),
             Action::FileSize(size) => shortage::limit(pid, "fsize", Some(*size)),
             Action::Descriptors(count) => shortage::limit(pid, "nofile", Some(*count)),
-            Action::Fail(..) | Action::Stderr(_) | Action::Leave => {}
+            Action::Fail(..) | Action::Stderr(_) | Action::KillAgent | Action::Leave => {}
         }
         // What was stopped by a kill is never passed on.
         if !self.kills() {

@@ -16,6 +16,7 @@ mod record;
 mod shape;
 mod shortage;
 mod site;
+mod standalone;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;

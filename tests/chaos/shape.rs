@@ -13,6 +13,8 @@ pub enum Work {
     Package,
     /// `image import` of a root.
     Import,
+    /// A customize job that standalone runs.
+    Standalone,
 }
 
 /// One kind of work, and where it runs.
@@ -48,7 +50,7 @@ const WITHOUT_PRIVILEGES: &[&str] = &[
      +sys_chroot,+mknod,+audit_write,+setfcap",
 ];
 
-pub const ALL: [Shape; 9] = [
+pub const ALL: [Shape; 10] = [
     OVERLAY,
     Shape { name: "overlay-session", jail: false, session: true, ..OVERLAY },
     Shape { name: "unpack", jail: false, options: &["--workspace", "unpack"], ..OVERLAY },
@@ -63,6 +65,7 @@ pub const ALL: [Shape; 9] = [
     Shape { name: "after-build", work: Work::AfterBuild, options: &["--after-build"], ..OVERLAY },
     Shape { name: "package", work: Work::Package, ..OVERLAY },
     Shape { name: "import", work: Work::Import, ..OVERLAY },
+    Shape { name: "standalone", work: Work::Standalone, ..OVERLAY },
 ];
 
 impl Shape {

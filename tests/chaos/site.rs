@@ -131,6 +131,7 @@ impl Site {
                 fs::write(agent.join("build.json"), built.to_string()).unwrap();
             }
             Work::Package | Work::Import => bench.unpack(&self.root()),
+            Work::Standalone => unreachable!("it has its own driver"),
         }
     }
 
@@ -144,7 +145,7 @@ impl Site {
         match self.shape.work {
             Work::Customize => self.parent.join("image-root"),
             Work::AfterBuild => self.parent.join("build/image-root"),
-            Work::Package | Work::Import => self.parent.join("plain"),
+            _ => self.parent.join("plain"),
         }
     }
 
@@ -160,7 +161,7 @@ impl Site {
                 command.args(self.shape.options);
             }
             Work::Package => self.add_package(&mut command),
-            Work::Import => {
+            Work::Import | Work::Standalone => {
                 command.args(["image", "import", "--format", "json", "--name", NAME]);
                 command.arg("--work-dir").arg(self.dir.join("tmp")).arg(self.root());
             }
