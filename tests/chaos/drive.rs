@@ -143,7 +143,6 @@ impl<'a> Drive<'a> {
                 return None;
             }
             let mut agent = self.site.start();
-            self.watcher.set_process(agent.process.id());
             let begun = Instant::now();
             let end = self.attend(&mut agent).await;
             if start == 0 {
@@ -172,7 +171,6 @@ impl<'a> Drive<'a> {
             Action::KillTwice(second) if self.fired.is_some() && !self.twice => {
                 self.twice = true;
                 self.arm(second);
-                self.watcher.set_process(0);
             }
             _ if self.fired.is_some() || self.site.shape.standing.is_some() => self.heal(),
             _ => {}
@@ -189,7 +187,9 @@ impl<'a> Drive<'a> {
 
     fn was_killed(&self, status: ExitStatus) -> bool {
         use std::os::unix::process::ExitStatusExt;
-        self.kills() && self.fired.is_some() && status.signal() == Some(SIGKILL as i32)
+        let by = |signal: Signal| self.fired.is_some() && status.signal() == Some(signal as i32);
+        // Before the program has come so far that it follows SIGTERM, it is ended by it.
+        (self.kills() && by(SIGKILL)) || (self.point.action == Action::Term && by(SIGTERM))
     }
 
     /// Until it ends.
@@ -202,6 +202,7 @@ impl<'a> Drive<'a> {
                 }
                 return End::Exit(status);
             }
+            self.watcher.set_process(agent.pid().unwrap_or(0));
             self.disturb(agent, started).await;
             self.user_does(agent).await;
             self.heal_in_time(agent).await;
@@ -221,7 +222,7 @@ impl<'a> Drive<'a> {
 
     async fn give_up(&mut self, agent: &mut Agent, kind: Kind, what: &str) -> End {
         self.found(kind, what);
-        agent.process.signal(SIGKILL);
+        agent.signal(SIGKILL);
         agent.process.wait(ENOUGH).await;
         End::GivenUp
     }
@@ -237,7 +238,7 @@ impl<'a> Drive<'a> {
     /// Does what is to happen, if it is time for it.
     async fn disturb(&mut self, agent: &mut Agent, started: Instant) {
         if self.twice && self.site.director.is_stopped() {
-            agent.process.signal(SIGKILL);
+            agent.signal(SIGKILL);
             return;
         }
         if self.fired.is_some() {
@@ -260,12 +261,12 @@ impl<'a> Drive<'a> {
             return;
         }
         self.fired = Some(Instant::now());
-        let pid = agent.process.id();
+        let pid = agent.pid().unwrap_or(agent.process.id());
         match &self.point.action {
             Action::Kill | Action::KillTwice(_) if self.watcher.fired() => {}
             Action::Term if self.watcher.fired() => {}
-            Action::Kill | Action::KillTwice(_) => agent.process.signal(SIGKILL),
-            Action::Term => agent.process.signal(SIGTERM),
+            Action::Kill | Action::KillTwice(_) => agent.signal(SIGKILL),
+            Action::Term => agent.signal(SIGTERM),
             Action::Fill | Action::Stderr("volume") => self.volume.as_ref().unwrap().fill(),
             Action::FileSize(size) => shortage::limit(pid, "fsize", Some(*size)),
             Action::Descriptors(count) => shortage::limit(pid, "nofile", Some(*count)),
@@ -305,7 +306,7 @@ impl<'a> Drive<'a> {
     }
 
     fn heal_now(&mut self, agent: &Agent) {
-        let pid = agent.process.id();
+        let pid = agent.pid().unwrap_or(agent.process.id());
         match self.point.action {
             Action::FileSize(_) => shortage::limit(pid, "fsize", None),
             Action::Descriptors(_) => shortage::limit(pid, "nofile", None),

@@ -61,8 +61,9 @@ fn says_nothing(action: &Action) -> bool {
 
 /// Looks at a job that says that it is held.
 pub fn held(drive: &mut Drive, agent: &Agent, hold: &Value) {
-    if drive.site.record.is_terminal() {
-        drive.found(Kind::Unclear, format!("held with a terminal status: {hold}"));
+    // A success whose answer was lost is one that the job cannot know of.
+    if drive.site.record.status() == "error" {
+        drive.found(Kind::Unclear, format!("held with the status error: {hold}"));
     }
     let reason: String = hold["reason"].as_str().unwrap_or_default().chars().take(30).collect();
     let quiet = says_nothing(&drive.point().action);

@@ -2,7 +2,7 @@
 
 use crate::director::{Spot, Times};
 use crate::fault::{self, Fault};
-use crate::shape::{self, Shape, Work};
+use crate::shape::{Shape, Work};
 use crate::site::Hold;
 
 /// When something happens.
@@ -242,9 +242,4 @@ fn twice(shape: Shape, recording: &Recording, points: &mut Vec<Point>) {
             }
         }
     }
-}
-
-/// The shapes that every run records.
-pub fn shapes() -> &'static [Shape] {
-    &shape::ALL
 }

@@ -50,11 +50,16 @@ const WITHOUT_PRIVILEGES: &[&str] = &[
      +sys_chroot,+mknod,+audit_write,+setfcap",
 ];
 
-pub const ALL: [Shape; 10] = [
+/// As the first process of a pod.
+pub const AS_PID_1: &[&str] =
+    &["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
+
+pub const ALL: [Shape; 11] = [
     OVERLAY,
     Shape { name: "overlay-session", jail: false, session: true, ..OVERLAY },
     Shape { name: "unpack", jail: false, options: &["--workspace", "unpack"], ..OVERLAY },
     Shape { name: "plain-session", wrapper: WITHOUT_PRIVILEGES, session: true, ..OVERLAY },
+    Shape { name: "pid1-session", wrapper: AS_PID_1, session: true, ..OVERLAY },
     Shape { name: "mksquashfs", options: &["--engine", "mksquashfs"], ..OVERLAY },
     // Its roll-back is what the points disturb.
     Shape {
