@@ -13,6 +13,7 @@ use crate::point::{Action, Point, Recording, Trigger};
 use crate::shape::Work;
 use crate::shortage::{self, Volume};
 use crate::site::{Agent, Site};
+use crate::standalone;
 use crate::user::{self, Progress, User};
 use crate::verdict::{Finding, Kind, Outcome, Verdict};
 use crate::watcher::{Target, Watcher};
@@ -55,6 +56,9 @@ enum End {
 }
 
 pub async fn point(bench: &Bench, point: &Point, usual: u64, dir: &Path) -> (Verdict, Recording) {
+    if point.shape.work == Work::Standalone {
+        return standalone(bench, point, usual, dir).await;
+    }
     let begun = Instant::now();
     let mut drive = Drive::new(bench, point, Duration::from_millis(usual), dir).await;
     let outcome = drive.run().await;
@@ -70,6 +74,15 @@ pub async fn point(bench: &Bench, point: &Point, usual: u64, dir: &Path) -> (Ver
         took: begun.elapsed(),
     };
     (verdict, recording)
+}
+
+/// On a thread of its own: what starts and stops a standalone may not change threads.
+async fn standalone(bench: &Bench, point: &Point, usual: u64, dir: &Path) -> (Verdict, Recording) {
+    let (sample, point, dir) = (bench.sample.clone(), point.clone(), dir.to_owned());
+    let runtime = tokio::runtime::Handle::current();
+    let run = move || runtime.block_on(standalone::point(sample, &point, usual, &dir));
+    let done = tokio::task::spawn_blocking(run).await;
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 impl<'a> Drive<'a> {
@@ -130,7 +143,6 @@ impl<'a> Drive<'a> {
                 return None;
             }
             let mut agent = self.site.start();
-            self.watcher.set_process(agent.process.id());
             let begun = Instant::now();
             let end = self.attend(&mut agent).await;
             if start == 0 {
@@ -159,7 +171,6 @@ impl<'a> Drive<'a> {
             Action::KillTwice(second) if self.fired.is_some() && !self.twice => {
                 self.twice = true;
                 self.arm(second);
-                self.watcher.set_process(0);
             }
             _ if self.fired.is_some() || self.site.shape.standing.is_some() => self.heal(),
             _ => {}
@@ -170,13 +181,15 @@ impl<'a> Drive<'a> {
     fn is_over(&self, status: ExitStatus) -> bool {
         match self.site.shape.work {
             Work::Customize | Work::AfterBuild => self.site.record.is_terminal(),
-            Work::Package | Work::Import => status.success(),
+            Work::Package | Work::Import | Work::Standalone => status.success(),
         }
     }
 
     fn was_killed(&self, status: ExitStatus) -> bool {
         use std::os::unix::process::ExitStatusExt;
-        self.kills() && self.fired.is_some() && status.signal() == Some(SIGKILL as i32)
+        let by = |signal: Signal| self.fired.is_some() && status.signal() == Some(signal as i32);
+        // Before the program has come so far that it follows SIGTERM, it is ended by it.
+        (self.kills() && by(SIGKILL)) || (self.point.action == Action::Term && by(SIGTERM))
     }
 
     /// Until it ends.
@@ -189,6 +202,7 @@ impl<'a> Drive<'a> {
                 }
                 return End::Exit(status);
             }
+            self.watcher.set_process(agent.pid().unwrap_or(0));
             self.disturb(agent, started).await;
             self.user_does(agent).await;
             self.heal_in_time(agent).await;
@@ -208,7 +222,7 @@ impl<'a> Drive<'a> {
 
     async fn give_up(&mut self, agent: &mut Agent, kind: Kind, what: &str) -> End {
         self.found(kind, what);
-        agent.process.signal(SIGKILL);
+        agent.signal(SIGKILL);
         agent.process.wait(ENOUGH).await;
         End::GivenUp
     }
@@ -224,7 +238,7 @@ impl<'a> Drive<'a> {
     /// Does what is to happen, if it is time for it.
     async fn disturb(&mut self, agent: &mut Agent, started: Instant) {
         if self.twice && self.site.director.is_stopped() {
-            agent.process.signal(SIGKILL);
+            agent.signal(SIGKILL);
             return;
         }
         if self.fired.is_some() {
@@ -247,16 +261,16 @@ impl<'a> Drive<'a> {
             return;
         }
         self.fired = Some(Instant::now());
-        let pid = agent.process.id();
+        let pid = agent.pid().unwrap_or(agent.process.id());
         match &self.point.action {
             Action::Kill | Action::KillTwice(_) if self.watcher.fired() => {}
             Action::Term if self.watcher.fired() => {}
-            Action::Kill | Action::KillTwice(_) => agent.process.signal(SIGKILL),
-            Action::Term => agent.process.signal(SIGTERM),
+            Action::Kill | Action::KillTwice(_) => agent.signal(SIGKILL),
+            Action::Term => agent.signal(SIGTERM),
             Action::Fill | Action::Stderr("volume") => self.volume.as_ref().unwrap().fill(),
             Action::FileSize(size) => shortage::limit(pid, "fsize", Some(*size)),
             Action::Descriptors(count) => shortage::limit(pid, "nofile", Some(*count)),
-            Action::Fail(..) | Action::Stderr(_) | Action::Leave => {}
+            Action::Fail(..) | Action::Stderr(_) | Action::KillAgent | Action::Leave => {}
         }
         // What was stopped by a kill is never passed on.
         if !self.kills() {
@@ -292,7 +306,7 @@ impl<'a> Drive<'a> {
     }
 
     fn heal_now(&mut self, agent: &Agent) {
-        let pid = agent.process.id();
+        let pid = agent.pid().unwrap_or(agent.process.id());
         match self.point.action {
             Action::FileSize(_) => shortage::limit(pid, "fsize", None),
             Action::Descriptors(_) => shortage::limit(pid, "nofile", None),

@@ -16,6 +16,7 @@ mod record;
 mod shape;
 mod shortage;
 mod site;
+mod standalone;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
@@ -30,6 +31,7 @@ use point::{Point, Recording};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use shape::Shape;
 use workers::Workers;
 
 /// How many points `cargo test` runs.
@@ -51,11 +53,12 @@ async fn whatever_happens_nothing_is_lost_and_nothing_is_left() {
     let count = number("IMS_CHAOS_POINTS", FEW);
     let only = setting("IMS_CHAOS_ONLY");
     let mut workers = Workers::start(number("IMS_CHAOS_JOBS", 4)).await;
-    let clean: Vec<_> = point::shapes().iter().map(|shape| (Point::clean(*shape), 0)).collect();
+    let shapes = recorded_shapes(only.as_deref());
+    let clean: Vec<_> = shapes.iter().map(|shape| (Point::clean(*shape), 0)).collect();
     let recorded = workers.run(clean).await;
     let mut verdicts = Vec::new();
     let mut points = Vec::new();
-    for (shape, (verdict, recording)) in point::shapes().iter().zip(recorded) {
+    for (shape, (verdict, recording)) in shapes.iter().zip(recorded) {
         let usual = recording.milliseconds;
         points.extend(point::all(*shape, &recording).into_iter().map(|point| (point, usual)));
         verdicts.push(verdict);
@@ -72,6 +75,14 @@ async fn whatever_happens_nothing_is_lost_and_nothing_is_left() {
     table::print(&verdicts, &kept);
     let failed = verdicts.iter().filter(|verdict| !verdict.findings.is_empty()).count();
     assert!(failed == 0, "{failed} points failed");
+}
+
+/// The shapes that have points with `only` in their names, as far as it says.
+fn recorded_shapes(only: Option<&str>) -> Vec<Shape> {
+    let named = only.and_then(|only| Some(only.split_once('/')?.0));
+    let chosen = shape::ALL.into_iter().filter(|shape| Some(shape.name) == named);
+    let chosen: Vec<_> = chosen.collect();
+    if chosen.is_empty() { shape::ALL.to_vec() } else { chosen }
 }
 
 /// The points with `only` in their name; or so many of each group in turn, as the seed has it.

@@ -40,8 +40,9 @@ pub fn exit(drive: &mut Drive, agent: &Agent, status: ExitStatus) {
         drive.found(Kind::Crash, format!("exit code {code}: {}", last_line(&log)));
     }
     let says_nothing = says_nothing(&drive.point().action);
-    if code != 0 && !says_nothing && !log.contains(" ERROR ") && !log.contains("error") {
-        drive.found(Kind::Unclear, format!("exit code {code} without an error in the log"));
+    let said = log + &agent.process.output();
+    if code != 0 && !says_nothing && !said.contains(" ERROR ") && !said.contains("error") {
+        drive.found(Kind::Unclear, format!("exit code {code} and no error was said"));
     }
     if code != 0 && drive.site.shape.is_job() && !says_nothing {
         let result: Option<Value> = serde_json::from_str(&agent.process.output()).ok();
@@ -60,8 +61,9 @@ fn says_nothing(action: &Action) -> bool {
 
 /// Looks at a job that says that it is held.
 pub fn held(drive: &mut Drive, agent: &Agent, hold: &Value) {
-    if drive.site.record.is_terminal() {
-        drive.found(Kind::Unclear, format!("held with a terminal status: {hold}"));
+    // A success whose answer was lost is one that the job cannot know of.
+    if drive.site.record.status() == "error" {
+        drive.found(Kind::Unclear, format!("held with the status error: {hold}"));
     }
     let reason: String = hold["reason"].as_str().unwrap_or_default().chars().take(30).collect();
     let quiet = says_nothing(&drive.point().action);
@@ -73,7 +75,7 @@ pub fn held(drive: &mut Drive, agent: &Agent, hold: &Value) {
 /// How the point ended; findings where it did not end well.
 pub async fn judge(drive: &mut Drive<'_>) -> Option<Outcome> {
     let outcome = match drive.site.shape.work {
-        Work::Import | Work::Package => Outcome::Published,
+        Work::Import | Work::Package | Work::Standalone => Outcome::Published,
         Work::Customize | Work::AfterBuild => {
             let success = drive.site.record.status() == "success";
             let outcome = match (success, drive.held()) {
@@ -156,10 +158,21 @@ fn expected<'a>(drive: &Drive<'a>) -> &'a Tree {
 
 /// Whether exactly one image is there, complete, with what was worked.
 async fn published(drive: &Drive<'_>) -> Result<(), (Kind, String)> {
-    let (bench, site) = (drive.bench(), &drive.site);
-    let images = bench.images().await;
+    let site = &drive.site;
+    let result = site.record.result();
+    let result = (site.shape.work != Work::Import).then_some(result.as_deref());
+    image(drive.bench(), result, expected(drive), &site.dir).await
+}
+
+/// Whether exactly one image is complete, the `result` of the job (where there is one), and as `expected`.
+pub async fn image(
+    bench: &Bench,
+    result: Option<Option<&str>>,
+    expected: &Tree,
+    dir: &Path,
+) -> Result<(), (Kind, String)> {
     let mut linked = Vec::new();
-    for id in &images {
+    for id in bench.images().await {
         let image = bench.stand.ims.get(&format!("v3/images/{id}")).await;
         if image["link"]["path"].is_string() {
             linked.push(image);
@@ -172,13 +185,13 @@ async fn published(drive: &Drive<'_>) -> Result<(), (Kind, String)> {
         more => return Err((Kind::Double, format!("{} images are complete", more.len()))),
     };
     let id = image["id"].as_str().unwrap();
-    let result = site.record.result();
-    if site.shape.work != Work::Import && result.as_deref() != Some(id) {
+    if let Some(result) = result
+        && result != Some(id)
+    {
         return Err(lost(format!("the job's result is {result:?} and the image is {id}")));
     }
     let rootfs = artifacts(bench, image).await.map_err(lost)?;
-    let found = content(&site.dir, rootfs).await;
-    same(&found, expected(drive)).map_err(lost)
+    same(&content(dir, rootfs).await, expected).map_err(lost)
 }
 
 /// The bytes of the rootfs, after every artifact was compared with the manifest.
@@ -244,7 +257,7 @@ fn leftovers(drive: &mut Drive) {
         Work::Customize => &["complete", "filler", "log"][..],
         // What others have built is theirs; kiwi's own files stay.
         Work::AfterBuild => &["build"],
-        Work::Package | Work::Import => &["plain"],
+        _ => &["plain"],
     };
     let names = |dir: &Path| -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -267,6 +280,15 @@ pub async fn left(bench: &Bench, site: &Site) -> Vec<String> {
     while site.ims.busy() + site.s3.busy() > 0 && settled.elapsed() < SETTLES {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let mut left = left_in_store(bench).await;
+    let (dir, parent) = (site.dir.display().to_string(), site.parent.display().to_string());
+    // The directory itself may be a small volume.
+    left.extend(left_on_the_machine(&dir, &format!("{parent}/"), &site.job).await);
+    left
+}
+
+/// Records without a link or in the trash, objects of no image, unfinished uploads.
+pub async fn left_in_store(bench: &Bench) -> Vec<String> {
     let mut left = Vec::new();
     let mut linked = Vec::new();
     for id in bench.images().await {
@@ -284,7 +306,6 @@ pub async fn left(bench: &Bench, site: &Site) -> Vec<String> {
         }
     }
     left.extend(bench.uploads().await.into_iter().map(|upload| format!("upload {upload}")));
-    left.extend(on_the_machine(site).await);
     left
 }
 
@@ -292,18 +313,17 @@ fn without_id(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or(key)
 }
 
-/// Mounts and loop devices below the job's directory, processes of the job.
-async fn on_the_machine(site: &Site) -> Vec<String> {
+/// Mounts and loop devices with `below` in their paths, processes of the job.
+pub async fn left_on_the_machine(dir: &str, below: &str, job: &str) -> Vec<String> {
     let begun = Instant::now();
     loop {
-        let mut left = processes(site);
-        let below = format!("{}/", site.parent.display());
+        let mut left = processes(dir, job);
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mounts = mounts.lines().filter(|line| line.contains(&below));
+        let mounts = mounts.lines().filter(|line| line.contains(below));
         left.extend(mounts.map(|line| format!("mount {line}")));
         for device in fs::read_dir("/sys/block").unwrap().flatten() {
             let file = fs::read_to_string(device.path().join("loop/backing_file"));
-            if file.is_ok_and(|file| file.contains(&below)) {
+            if file.is_ok_and(|file| file.contains(below)) {
                 left.push(format!("loop device {:?}", device.file_name()));
             }
         }
@@ -315,8 +335,7 @@ async fn on_the_machine(site: &Site) -> Vec<String> {
     }
 }
 
-fn processes(site: &Site) -> Vec<String> {
-    let dir = site.dir.display().to_string();
+fn processes(dir: &str, job: &str) -> Vec<String> {
     let mut left = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let path = process.path();
@@ -325,9 +344,9 @@ fn processes(site: &Site) -> Vec<String> {
         };
         let link = |name: &str| fs::read_link(path.join(name)).unwrap_or_default();
         let environment = text("environ");
-        let ours = environment.contains(&site.job)
-            || link("root").starts_with(&dir)
-            || link("cwd").starts_with(&dir);
+        let ours = environment.contains(job)
+            || link("root").starts_with(dir)
+            || link("cwd").starts_with(dir);
         if ours {
             let command = text("cmdline").replace('\0', " ");
             left.push(format!("process {} {command}", process.file_name().to_string_lossy()));

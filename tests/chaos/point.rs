@@ -2,7 +2,7 @@
 
 use crate::director::{Spot, Times};
 use crate::fault::{self, Fault};
-use crate::shape::{self, Shape, Work};
+use crate::shape::{Shape, Work};
 use crate::site::Hold;
 
 /// When something happens.
@@ -31,6 +31,8 @@ pub enum Action {
     /// The program that is started then is killed as well.
     KillTwice(Trigger),
     Term,
+    /// Of standalone's job: what serves it is killed by `Kill`.
+    KillAgent,
     Fail(Fault, Times),
     /// The volume is full.
     Fill,
@@ -101,6 +103,10 @@ impl Point {
 /// All points of a shape.
 pub fn all(shape: Shape, recording: &Recording) -> Vec<Point> {
     let mut points = Vec::new();
+    if shape.work == Work::Standalone {
+        standalone(shape, &mut points);
+        return points;
+    }
     signals(shape, recording, &mut points);
     if shape.standing.is_none() {
         faults(shape, recording, &mut points);
@@ -138,6 +144,20 @@ fn signals(shape: Shape, recording: &Recording, points: &mut Vec<Point>) {
         for trigger in [Trigger::Worked, Trigger::Done] {
             add(["kill at a change", "SIGTERM at a change"], trigger);
         }
+    }
+}
+
+/// Standalone itself or the agent of its job, at times.
+fn standalone(shape: Shape, points: &mut Vec<Point>) {
+    let times = (1..40).map(|step| Trigger::Time(step * 26));
+    for trigger in times.chain([Trigger::Worked, Trigger::Done]) {
+        let mut add = |what, action| {
+            let (group, trigger) = ("standalone", trigger.clone());
+            points.push(Point::new(shape, group, what, trigger, action, Hold::No));
+        };
+        add("kill", Action::Kill);
+        add("term", Action::Term);
+        add("kill-agent", Action::KillAgent);
     }
 }
 
@@ -222,9 +242,4 @@ fn twice(shape: Shape, recording: &Recording, points: &mut Vec<Point>) {
             }
         }
     }
-}
-
-/// The shapes that every run records.
-pub fn shapes() -> &'static [Shape] {
-    &shape::ALL
 }

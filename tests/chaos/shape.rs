@@ -13,6 +13,8 @@ pub enum Work {
     Package,
     /// `image import` of a root.
     Import,
+    /// A customize job that standalone runs.
+    Standalone,
 }
 
 /// One kind of work, and where it runs.
@@ -48,11 +50,16 @@ const WITHOUT_PRIVILEGES: &[&str] = &[
      +sys_chroot,+mknod,+audit_write,+setfcap",
 ];
 
-pub const ALL: [Shape; 9] = [
+/// As the first process of a pod.
+pub const AS_PID_1: &[&str] =
+    &["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
+
+pub const ALL: [Shape; 11] = [
     OVERLAY,
     Shape { name: "overlay-session", jail: false, session: true, ..OVERLAY },
     Shape { name: "unpack", jail: false, options: &["--workspace", "unpack"], ..OVERLAY },
     Shape { name: "plain-session", wrapper: WITHOUT_PRIVILEGES, session: true, ..OVERLAY },
+    Shape { name: "pid1-session", wrapper: AS_PID_1, session: true, ..OVERLAY },
     Shape { name: "mksquashfs", options: &["--engine", "mksquashfs"], ..OVERLAY },
     // Its roll-back is what the points disturb.
     Shape {
@@ -63,6 +70,7 @@ pub const ALL: [Shape; 9] = [
     Shape { name: "after-build", work: Work::AfterBuild, options: &["--after-build"], ..OVERLAY },
     Shape { name: "package", work: Work::Package, ..OVERLAY },
     Shape { name: "import", work: Work::Import, ..OVERLAY },
+    Shape { name: "standalone", work: Work::Standalone, ..OVERLAY },
 ];
 
 impl Shape {

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ims_job_agent::s3::{self, Object, Store};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
 use crate::director::Director;
 use crate::proxy::{Proxy, Service};
 use crate::record::Record;
-use crate::shape::{Shape, Work};
+use crate::shape::{self, Shape, Work};
 use crate::support::process::Process;
 use crate::support::{agent, free_port};
 
@@ -131,6 +133,7 @@ impl Site {
                 fs::write(agent.join("build.json"), built.to_string()).unwrap();
             }
             Work::Package | Work::Import => bench.unpack(&self.root()),
+            Work::Standalone => unreachable!("it has its own driver"),
         }
     }
 
@@ -144,7 +147,7 @@ impl Site {
         match self.shape.work {
             Work::Customize => self.parent.join("image-root"),
             Work::AfterBuild => self.parent.join("build/image-root"),
-            Work::Package | Work::Import => self.parent.join("plain"),
+            _ => self.parent.join("plain"),
         }
     }
 
@@ -160,7 +163,7 @@ impl Site {
                 command.args(self.shape.options);
             }
             Work::Package => self.add_package(&mut command),
-            Work::Import => {
+            Work::Import | Work::Standalone => {
                 command.args(["image", "import", "--format", "json", "--name", NAME]);
                 command.arg("--work-dir").arg(self.dir.join("tmp")).arg(self.root());
             }
@@ -194,13 +197,16 @@ impl Site {
         self.started += 1;
         let name = format!("{}-{what}", self.started);
         let process = Process::start(command, &self.dir, &name);
-        Agent { process, ssh, status, told: self.record.told().len() }
+        let forks = what == "run" && self.shape.wrapper == shape::AS_PID_1;
+        Agent { process, forks, ssh, status, told: self.record.told().len() }
     }
 }
 
 /// The program at work.
 pub struct Agent {
     pub process: Process,
+    /// What was started starts the program as a child.
+    forks: bool,
     pub ssh: u16,
     status: u16,
     /// What the record was told before it.
@@ -208,6 +214,22 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// The process of the program, if it is there.
+    pub fn pid(&self) -> Option<u32> {
+        let id = self.process.id();
+        if !self.forks {
+            return Some(id);
+        }
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// It may have ended meanwhile.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.pid().unwrap_or(self.process.id());
+        let _ = kill(Pid::from_raw(pid as i32), signal);
+    }
+
     /// Its end, if it has come.
     pub async fn ended(&mut self) -> Option<ExitStatus> {
         if self.process.is_running() {

@@ -91,7 +91,9 @@ pub fn signal_lies_there(site: &Site) -> bool {
 fn invited(site: &Site, agent: &Agent) -> bool {
     let told = site.record.told();
     let by_this = told[agent.told..].iter().any(|told| told == "waiting_on_user");
-    by_this && site.record.status() == "waiting_on_user" && site.root().join("etc").is_dir()
+    // Where the user works by SSH, the root may be mounted for the agent alone.
+    let opened = site.shape.session || site.root().join("etc").is_dir();
+    by_this && site.record.status() == "waiting_on_user" && opened
 }
 
 fn ssh(bench: &Bench, agent: &Agent, command: &str) -> Command {
