@@ -58,7 +58,7 @@ impl<'a> Work<'a> {
     /// Ends with the published image. When it fails, the root is as its user left it, and what can be
     /// saved of it is.
     pub async fn run(mut self) -> anyhow::Result<Published> {
-        let result = self.to_published().await;
+        let result = self.until_published().await;
         if let Err(error) = &result
             && self.worked_on
             && !error.is::<GaveUp>()
@@ -69,7 +69,7 @@ impl<'a> Work<'a> {
         result
     }
 
-    async fn to_published(&mut self) -> anyhow::Result<Published> {
+    async fn until_published(&mut self) -> anyhow::Result<Published> {
         let mut trouble = None;
         loop {
             Box::pin(self.let_users_in(trouble.take())).await?;
