@@ -153,7 +153,7 @@ impl<'a> Drive<'a> {
                 };
             }
             let End::Exit(status) = end else { break };
-            let killed = self.was_killed(status);
+            let killed = self.was_killed(&agent, status);
             if !killed {
                 oracle::exit(self, &agent, status);
             }
@@ -185,11 +185,14 @@ impl<'a> Drive<'a> {
         }
     }
 
-    fn was_killed(&self, status: ExitStatus) -> bool {
+    fn was_killed(&self, agent: &Agent, status: ExitStatus) -> bool {
         use std::os::unix::process::ExitStatusExt;
         let by = |signal: Signal| self.fired.is_some() && status.signal() == Some(signal as i32);
         // Before the program has come so far that it follows SIGTERM, it is ended by it.
-        (self.kills() && by(SIGKILL)) || (self.point.action == Action::Term && by(SIGTERM))
+        // unshare(1) makes a code of its own of a signal, and a program that ends by itself prints why.
+        let child = agent.forks && self.fired.is_some() && agent.process.output().is_empty();
+        (self.kills() && (by(SIGKILL) || child))
+            || (self.point.action == Action::Term && by(SIGTERM))
     }
 
     /// Until it ends.

@@ -255,7 +255,8 @@ fn leftovers(drive: &mut Drive) {
     let expected = match site.shape.work {
         // The signal lies outside of the image, in a volume that goes with the job.
         Work::Customize => &["complete", "filler", "log"][..],
-        // What others have built is theirs; kiwi's own files stay.
+        // What others have built is theirs, also for `package`; kiwi's own files stay.
+        Work::AfterBuild if site.record.is_by_hand() => &["build", ".ims-job-agent"],
         Work::AfterBuild => &["build"],
         _ => &["plain"],
     };

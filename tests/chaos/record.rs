@@ -71,6 +71,10 @@ impl Record {
         self.inner.lock().unwrap().by_hand = true;
     }
 
+    pub fn is_by_hand(&self) -> bool {
+        self.inner.lock().unwrap().by_hand
+    }
+
     /// Answers for the record; everything else is left to the real service.
     pub fn hook(&self) -> Box<Hook> {
         let record = self.clone();

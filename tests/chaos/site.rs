@@ -206,7 +206,7 @@ impl Site {
 pub struct Agent {
     pub process: Process,
     /// What was started starts the program as a child.
-    forks: bool,
+    pub forks: bool,
     pub ssh: u16,
     status: u16,
     /// What the record was told before it.
