@@ -4,6 +4,7 @@
 //! whether the store takes anything at all, so that an image is not sent to be refused again.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -128,7 +129,8 @@ impl<'a> Held<'a> {
         let (job, contract) = (self.job, &self.job.contract);
         job.reporter.renew()?;
         let store = connect::store(&contract.s3, contract.ims.timeout)?;
-        Box::pin(preflight::write(&store, &contract.s3.bucket, contract.job_id, stop)).await?;
+        let probing = preflight::write(&store, &contract.s3.bucket, contract.job_id, stop);
+        Box::pin(probing).await.inspect_err(|_| job.probe_left.store(true, Ordering::Relaxed))?;
         let to = Destination::of(job);
         Box::pin(to.publish(packed, base, &job.reporter, &store, stop)).await
     }

@@ -30,6 +30,7 @@ mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ use uuid::Uuid;
 use crate::contract::{Action, Faults, ImsAccess, JobContract};
 use crate::jail;
 use crate::os::process::Reaper;
+use crate::publish::Published;
+use crate::s3::Store;
 use crate::squashfs::Engine;
 use crate::ssh;
 use crate::telemetry::chain;
@@ -99,6 +102,8 @@ struct Job {
     options: Options,
     reporter: Arc<Reporter>,
     started: Instant,
+    /// The store did not remove what was written to see whether it can be written.
+    probe_left: AtomicBool,
 }
 
 /// Runs the job to its end and tells IMS how it ended, whatever happens on the way.
@@ -117,27 +122,42 @@ pub async fn run(
     tokio::spawn(reap_orphans());
     let separate =
         (options.sessions == Sessions::Separate).then(|| contract.image_root_parent.clone());
-    let job = Job { contract, options, reporter: reporter.clone(), started };
+    let probe_left = AtomicBool::new(false);
+    let job = Job { contract, options, reporter: reporter.clone(), started, probe_left };
     let work = async move {
         let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
-        if let Some(published) = Box::pin(published::before(&job, &store)).await? {
+        let before = Box::pin(published::before(&job, &store)).await;
+        if !matches!(before, Ok(None)) {
+            // A killed run may have left it.
+            preflight::remove(&job, &store).await;
+        }
+        if let Some(published) = before? {
             published::discard(&job).await;
             return Ok(published);
         }
-        if !job.contract.session.remote_build_node.is_empty() {
-            return Box::pin(remote::run(&job, store)).await;
+        let worked = work(&job, &store).await;
+        if job.probe_left.load(Ordering::Relaxed) {
+            preflight::remove(&job, &store).await;
         }
-        emulation::prepare(job.contract.image.arch).await?;
-        match job.contract.action {
-            Action::Customize => customize::run(&job, &store).await,
-            Action::Create => create::run(&job, &store).await,
-        }
+        worked
     };
     let outcome = reporter.conclude(work).await;
     if let Some(parent) = separate {
         pod::end(&parent, &outcome);
     }
     Ok(outcome)
+}
+
+/// The way of the job, by what it does and where.
+async fn work(job: &Job, store: &Store) -> anyhow::Result<Published> {
+    if !job.contract.session.remote_build_node.is_empty() {
+        return Box::pin(remote::run(job, store.clone())).await;
+    }
+    emulation::prepare(job.contract.image.arch).await?;
+    match job.contract.action {
+        Action::Customize => customize::run(job, store).await,
+        Action::Create => create::run(job, store).await,
+    }
 }
 
 /// Ends a job that cannot be run, for its environment is wrong. `record` is what of it is right: of which

@@ -1,5 +1,7 @@
 //! Whether a job could publish: tried before anybody works for hours on what could not be kept.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::Context;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,7 @@ use crate::telemetry::chain;
 pub(super) async fn check(job: &Job, store: &Store) -> anyhow::Result<Option<String>> {
     let (bucket, stop) = (&job.contract.s3.bucket, &job.reporter.stop);
     let written = write(store, bucket, job.contract.job_id, stop).await;
+    job.probe_left.store(written.is_err(), Ordering::Relaxed);
     let unanswered = match written {
         Ok(()) => None,
         Err(error) if !stop.is_cancelled() && error.is_transient() => Some(warn(&error)),
@@ -28,6 +31,20 @@ pub(super) async fn check(job: &Job, store: &Store) -> anyhow::Result<Option<Str
     });
     let warnings: Vec<String> = unanswered.into_iter().chain(unsaved).collect();
     Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
+}
+
+/// Removes what could not be removed before, or what a killed run has left.
+pub(super) async fn remove(job: &Job, store: &Store) {
+    let object = object(&job.contract.s3.bucket, job.contract.job_id);
+    let (tidying, never) = (store.with_policy(Policy::CLEAN_UP), CancellationToken::new());
+    let removed = timeout(CLEAN_UP_LIMIT, tidying.delete(&object, &never)).await;
+    if let Err(error) = removed.unwrap_or(Err(s3::Error::Cancelled)) {
+        tracing::warn!(%object, "cannot be removed, delete it by hand: {}", chain(&error));
+    }
+}
+
+fn object(bucket: &str, job_id: Uuid) -> Object {
+    Object::new(bucket, format!("ims-job-agent-probe/{job_id}"))
 }
 
 /// Logs that publishing may fail; gives the text that users see.
@@ -44,7 +61,7 @@ pub(super) async fn write(
     job_id: Uuid,
     stop: &CancellationToken,
 ) -> Result<(), s3::Error> {
-    let object = Object::new(bucket, format!("ims-job-agent-probe/{job_id}"));
+    let object = object(bucket, job_id);
     let text = b"Made by ims-job-agent to see whether it can write here.\n";
     let written = store.put_bytes(&object, text, &put::Options::default(), stop).await;
     if let Err(error @ s3::Error::Refused { .. }) = &written

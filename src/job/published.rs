@@ -85,23 +85,28 @@ async fn result(
 /// What an earlier run was publishing when it was killed is complete, or is withdrawn now. Its image is the
 /// job's result then.
 pub(super) async fn settle(
-    job: &Job,
+    reporter: &Reporter,
     store: &Store,
     journal: &Path,
 ) -> anyhow::Result<Option<Published>> {
-    let (reporter, journal) = (&job.reporter, Journal::at(journal.to_owned()));
+    let journal = Journal::at(journal.to_owned());
     let (ims, stop) = (reporter.ims().patient(), &reporter.stop);
     let Some(image) = earlier::settle(&ims, &store.patient(), &journal, stop).await? else {
         return Ok(None);
     };
     let id = image.id.clone();
-    let set = |ims: ims::Client, stop| {
-        let (job_id, id) = (job.contract.job_id.to_string(), id.clone());
-        async move { ims.set_job_result(&job_id, &id, &stop).await }
+    let record = match &reporter.job_id {
+        None => None,
+        Some(job_id) => {
+            let set = |ims: ims::Client, stop| {
+                let (job_id, id) = (job_id.clone(), id.clone());
+                async move { ims.set_job_result(&job_id, &id, &stop).await }
+            };
+            Some(ims.insist(stop, set).await?)
+        }
     };
-    let record = ims.insist(stop, set).await?;
     tracing::info!(image = id, "an earlier run of this job has published its image");
-    earlier::read(image, Some(record), store, stop).await.map(Some)
+    earlier::read(image, record, store, stop).await.map(Some)
 }
 
 /// Removes what an earlier run of a job has left that is published. The image is there, whatever stays.

@@ -7,12 +7,13 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
-use super::connect;
 use super::package::{Destination, Package, blocking, package};
 use super::report::{Outcome, Reporter};
+use super::{connect, published};
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
 use crate::jail;
 use crate::publish::Published;
+use crate::s3::Store;
 use crate::squashfs::Engine;
 use crate::telemetry::status::Board;
 use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
@@ -66,10 +67,29 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
         base: left.as_ref().map(|workspace| Arc::new(Base::of(workspace, None))),
         image: repackaging.image,
     };
-    let result = package(&request, &to, reporter, &store).await;
+    let result = match settle_build(reporter, &store, &layout).await? {
+        Some(published) => Ok(published),
+        None => package(&request, &to, reporter, &store).await,
+    };
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     blocking(move || close(&layout, left, leave)).await?;
     result
+}
+
+/// What a killed agent has begun to publish of a build: its directory lies two levels above the root.
+async fn settle_build(
+    reporter: &Reporter,
+    store: &Store,
+    layout: &Layout,
+) -> anyhow::Result<Option<Published>> {
+    let above = layout.parent().parent().map(Layout::new);
+    let above = above.filter(|it| it.build() == layout.parent() && it.publication().exists());
+    let Some(above) = above else { return Ok(None) };
+    let (parent, job_id) = (above.parent().to_owned(), reporter.job_id.clone());
+    let claim = move || Ok(workspace::claim(&parent, &job_id.unwrap_or_default())?);
+    // It may live.
+    let _claim = blocking(claim).await?;
+    Box::pin(published::settle(reporter, store, &above.publication())).await
 }
 
 /// Where the squashfs is put, and the workspace if a job has left one there.

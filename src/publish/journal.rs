@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::Arch;
+use crate::ims::Image;
 
 /// Version of the file.
 const VERSION: u32 = 1;
@@ -62,6 +63,14 @@ impl Entry {
             begun: Timestamp::now(),
             job_id: job_id.map(str::to_owned),
         }
+    }
+}
+
+impl Entry {
+    /// One whose image is to be withdrawn although it is complete.
+    pub fn uploading(image: &Image, bucket: &str) -> Self {
+        let entry = Self::new(&image.name, Arch::default(), bucket, None);
+        Self { stage: Stage::Uploading, image_id: Some(image.id.clone()), ..entry }
     }
 }
 

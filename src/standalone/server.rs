@@ -266,6 +266,14 @@ async fn forget_sessions(grants: Grants, old: Vec<(Uuid, bool)>, stop: Cancellat
 
 pub(super) async fn open_records(path: PathBuf) -> Result<Records, Error> {
     tokio::task::spawn_blocking(move || {
+        let beside = path.with_file_name("s3").join("index.redb");
+        if !path.exists() && beside.exists() {
+            tracing::warn!(
+                records = %path.display(),
+                "there are objects of an earlier run and no records: this begins without any. If that is not \
+                 what you want, end it and put back a backup of this file"
+            );
+        }
         Records::open(&path).map_err(|source| Error::Records { path, source })
     })
     .await?

@@ -13,7 +13,7 @@ use super::prepare::{self, Prepared, Wanted, prepare};
 use super::site::{ManifestError, Site};
 use super::{publications, verify};
 use crate::ims::{self, Image};
-use crate::publish::journal::Journal;
+use crate::publish::journal::{Entry, Journal};
 use crate::publish::manifest::{Artifact, Kind};
 use crate::publish::{self, Published};
 
@@ -51,9 +51,11 @@ pub enum Error {
     Compare(#[from] ManifestError),
     #[error("cannot publish the image; nothing of it is left")]
     Publish(#[from] publish::Error),
-    #[error("cannot verify image {id} after it was registered; it was removed again")]
+    #[error(
+        "cannot verify image {id} after it was registered; it is removed again, what cannot be is in the log"
+    )]
     Verify { id: String, source: verify::Error },
-    #[error("image {id} is not as it was sent, and was removed again: {problems}")]
+    #[error("image {id} is not as it was sent, and is removed again: {problems}")]
     Wrong { id: String, problems: String },
     #[error("stopped")]
     Cancelled,
@@ -81,7 +83,7 @@ pub async fn import(
         None => Journal::at(prepared.scratch().join("publication")),
     };
     let request = publish::Request {
-        journal,
+        journal: journal.clone(),
         image_name: name,
         arch: *arch,
         bucket: site.bucket.clone(),
@@ -99,8 +101,13 @@ pub async fn import(
     };
     let published = publish::publish(&site.ims, &site.store, request, cancel).await?;
     if let Err(error) = verified(site, &published, cancel).await {
-        let id = &published.image.id;
-        publish::withdraw(&site.ims, &site.store, &site.bucket, id, true).await;
+        let (id, left) = (&published.image.id, Entry::uploading(&published.image, &site.bucket));
+        // Another command goes on with it, if this one cannot finish.
+        let noted = journal.save(&left);
+        if publish::withdraw(&site.ims, &site.store, &site.bucket, id, true).await && noted.is_ok()
+        {
+            let _ = journal.remove();
+        }
         return Err(error);
     }
     let Published { image, artifacts, manifest, .. } = published;

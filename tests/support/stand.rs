@@ -145,6 +145,14 @@ impl Stand {
         }
     }
 
+    /// As a crash of the server does; its jobs die with it.
+    pub async fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.signal(nix::sys::signal::Signal::SIGKILL);
+            server.wait(SOON).await;
+        }
+    }
+
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

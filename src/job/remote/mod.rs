@@ -54,7 +54,9 @@ struct Remote<'a> {
 pub(super) async fn run(job: &Job, store: Store) -> anyhow::Result<Published> {
     let remote = Remote::new(job, store)?;
     let journal = remote.layout.publication();
-    if let Some(published) = Box::pin(published::settle(job, &remote.store, &journal)).await? {
+    if let Some(published) =
+        Box::pin(published::settle(&job.reporter, &remote.store, &journal)).await?
+    {
         return Ok(published);
     }
     let door = remote.door()?;

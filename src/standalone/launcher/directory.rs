@@ -1,8 +1,7 @@
 //! The directory of a job: `mnt/` (what it sees as /mnt/image), `authorized_keys`,
-//! `template_dictionary`, `ca-rpm/`, `log` (its stderr), `result.json` (its stdout), `process.json`,
-//! `restarts` (how often its agent was started again).
+//! `template_dictionary`, `download_md5sum`, `ca-rpm/`, `log` (its stderr), `result.json` (its stdout),
+//! `process.json`, `restarts` (how often its agent was started again).
 
-use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -10,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::env::Download;
 use crate::standalone::data::let_pass;
 
 #[derive(Debug, Clone)]
@@ -23,14 +23,15 @@ impl Directory {
     }
 
     /// Makes the directory with what the agent needs to find in it.
-    pub fn create(&self, public_key: &str, values: &BTreeMap<String, String>) -> io::Result<()> {
+    pub fn create(&self, public_key: &str, download: &Download) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         // As the root of a volume in a pod: everyone may pass, sessions look around in it.
         std::fs::create_dir(self.mnt())?;
         let_pass(&self.mnt())?;
         let mut keys = private(&self.authorized_keys())?;
         writeln!(keys, "{}", public_key.trim_end())?;
-        serde_json::to_writer(private(&self.template_dictionary())?, values)?;
+        serde_json::to_writer(private(&self.template_dictionary())?, &download.values)?;
+        writeln!(private(&self.md5())?, "{}", download.md5)?;
         Ok(())
     }
 
@@ -69,6 +70,17 @@ impl Directory {
 
     pub fn process(&self) -> PathBuf {
         self.path.join("process.json")
+    }
+
+    fn md5(&self) -> PathBuf {
+        self.path.join("download_md5sum")
+    }
+
+    /// What an agent that is started again downloads: what it does not have yet, from where its job's
+    /// record leads it.
+    pub fn download_again(&self) -> Download {
+        let md5 = std::fs::read_to_string(self.md5()).unwrap_or_default().trim().to_owned();
+        Download { md5, ..Download::default() }
     }
 
     /// Whether an agent can be started in it again.

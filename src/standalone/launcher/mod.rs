@@ -246,7 +246,7 @@ impl Inner {
         download: &Download,
         port: Port,
     ) -> Result<Child, Error> {
-        let created = self.directory(job.id).create(public_key, &download.values);
+        let created = self.directory(job.id).create(public_key, download);
         created.map_err(|source| Error::Directory { job: job.id, source })?;
         self.spawn(job, download, port).await
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::process::Child;
 
-use super::env::Download;
 use super::process::{self, Identity};
 use super::{Error, GRACE, Inner, Launcher, Port, Running, remove};
 use crate::standalone::records::Job;
@@ -17,8 +16,9 @@ use crate::telemetry::chain;
 
 /// So often an agent is started again, before its job is given up.
 const RESTARTS: u32 = 10;
-/// How long the port of an agent that was killed may be busy.
-const PORT_TIME: Duration = Duration::from_secs(2);
+/// How long the port of an agent that was killed may be busy: with a connection of anybody's, if not with
+/// that agent.
+const PORT_TIME: Duration = Duration::from_secs(10);
 const PORT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Launcher {
@@ -103,7 +103,8 @@ impl Inner {
             Some(port) => port,
             None => self.port_again(&job).await?,
         };
-        let child = self.spawn(&job, &Download::default(), port).await.map_err(|it| chain(&it))?;
+        let download = directory.download_again();
+        let child = self.spawn(&job, &download, port).await.map_err(|error| chain(&error))?;
         tracing::info!(job = %job.id, pid = child.id(), "the job goes on after a restart of standalone");
         Ok(child)
     }
