@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Builder, Database, ReadableDatabase, TableDefinition, WriteTransaction};
 
 use super::{Error, quietly};
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const SCHEMA: &str = "schema";
-const PROBE: &str = "probe";
+const PROBE: TableDefinition<u8, &[u8]> = TableDefinition::new("probe");
+const PROBE_SIZE: usize = 256 * 1024;
 
 /// Memory for pages, a database.
 const CACHE: usize = 64 * 1024 * 1024;
@@ -103,14 +104,14 @@ fn schema(database: &Database) -> Result<u64, redb::Error> {
     Ok(meta.get(SCHEMA)?.map_or(0, |value| value.value()))
 }
 
-/// A small change that is made durable: whether the database can be written. Blocking.
+/// Whether the database can be written: a change that is made durable, as large as records may be, and
+/// undone. A smaller one may find room in the file where the next record does not. Blocking.
 pub fn probe(database: &Database) -> Result<(), redb::Error> {
     let txn = database.begin_write()?;
-    {
-        let mut meta = txn.open_table(META)?;
-        let count = meta.get(PROBE)?.map_or(0, |value| value.value());
-        meta.insert(PROBE, count.wrapping_add(1))?;
-    }
+    txn.open_table(PROBE)?.insert(0, [0; PROBE_SIZE].as_slice())?;
+    txn.commit()?;
+    let txn = database.begin_write()?;
+    txn.open_table(PROBE)?.remove(0)?;
     Ok(txn.commit()?)
 }
 
