@@ -127,7 +127,8 @@ pub async fn run(
     let work = async move {
         let store = connect::store(&job.contract.s3, job.contract.ims.timeout)?;
         let before = Box::pin(published::before(&job, &store)).await;
-        if !matches!(before, Ok(None)) {
+        let over = before.as_ref().is_err_and(|error| error.is::<published::Over>());
+        if over || matches!(before, Ok(Some(_))) {
             // A killed run may have left it.
             preflight::remove(&job, &store).await;
         }

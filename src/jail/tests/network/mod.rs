@@ -225,7 +225,7 @@ attempt('raw tcp', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket
     let filter = filter(&[]);
     let (image, jails) = both(&filter, CapSet::EMPTY);
     for jail in &jails {
-        assert_eq!(python(jail, script), ["packet EPERM", "raw EPERM", "raw tcp EPERM"]);
+        assert_eq!(python(jail, script), ["packet EAFNOSUPPORT", "raw EPERM", "raw tcp EPERM"]);
     }
     close(image, jails, &filter);
     for filter in [None, Some(self::filter(&[]))] {
