@@ -141,6 +141,8 @@ fn volumes(settings: &Settings) -> Value {
         claim("image-vol", "image"),
         claim("recipe-vol", "recipe"),
         claim("ca-rpm-vol", "ca-rpm"),
+        // Empty: the variables say it.
+        claim("s3-credentials", "s3-credentials"),
         config("ssh-pubkey", "configmap", user),
         config("ca-pubkey", "ca", json!([{"key": ca, "path": ca}])),
         config("admin-client-auth", "oauth", json!(oauth)),
