@@ -160,6 +160,7 @@ impl Drop for Kube {
         for arguments in [
             &["pod", "rm", "--force", "--time", "10", &self.name][..],
             &["volume", "rm", "--force", &of("image"), &of("recipe"), &of("ca-rpm")],
+            &["volume", "rm", "--force", &of("s3-credentials")],
             &["volume", "rm", "--force", &of("configmap"), &of("ca"), &of("oauth")],
             &["secret", "rm", &of("s3")],
         ] {
