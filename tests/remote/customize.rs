@@ -100,6 +100,7 @@ async fn a_second_job_finds_the_program_and_sweeps_what_a_dead_one_left() {
         pod.stand.key.exec(agent.port, "touch /tmp/failed");
         let statuses = ["fetching_image", "waiting_on_user", "error"];
         agent.ends(3, &statuses, &["the user gave up"]).await;
+        pod.renew_job();
     }
     // Not one of ours.
     host.run("rmdir /tmp/ims_other");
