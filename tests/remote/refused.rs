@@ -8,6 +8,7 @@ use crate::support::ssh::Key;
 
 /// A job that fails before its user came in.
 async fn fails(pod: &Pod, options: &[&str], causes: &[&str]) {
+    pod.renew_job();
     pod.run_through(&[], options).ends(1, &["fetching_image", "error"], causes).await;
     pod.assert_no_image().await;
 }
@@ -31,6 +32,7 @@ async fn a_host_key_that_is_another() {
     // The right one: nothing is learned.
     let right = format!("{} {}", host.address(), host.host_key());
     fs::write(host.keys.join("known_hosts"), right).unwrap();
+    pod.renew_job();
     let mut agent = pod.run_through(&[], &host.options());
     agent.reaches("waiting_on_user").await;
     assert!(!pod.parent.join(".ims-job-agent/known_hosts").exists());
@@ -47,8 +49,10 @@ async fn a_node_that_refuses_the_keys_or_has_none() {
     fails(&pod, &host.options(), &["refused every key"]).await;
     let empty = tempfile::tempdir().unwrap();
     let options = ["--remote-keys", empty.path().to_str().unwrap()];
+    pod.renew_job();
     pod.run_through(&[], &options).ends(1, &["error"], &["no usable private key"]).await;
     pod.vars.insert("REMOTE_BUILD_NODE", "not a host".into());
+    pod.renew_job();
     pod.run_through(&[], &host.options()).ends(1, &["error"], &["neither HOST nor"]).await;
 }
 
