@@ -40,7 +40,7 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     let layout = Layout::new(&job.contract.image_root_parent);
     if BuildDirectory::is_begun(layout.parent())
         && let Some(published) =
-            Box::pin(published::settle(&job.reporter, store, &layout.publication())).await?
+            Box::pin(published::settle_first(&job.reporter, store, &layout.publication())).await?
     {
         published::discard(job).await;
         return Ok(published);

@@ -37,7 +37,8 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     .await?;
     let journal = claim.layout().publication();
     if left.is_some()
-        && let Some(published) = Box::pin(published::settle(&job.reporter, store, &journal)).await?
+        && let Some(published) =
+            Box::pin(published::settle_first(&job.reporter, store, &journal)).await?
     {
         if let Err(error) = blocking(move || Ok(workspace::discard(&claim)?)).await {
             tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::hold::until;
 use super::limits::Time;
 use crate::contract::{ImageNames, Safekeeping};
 use crate::os::disk::{self, human};
@@ -131,8 +132,7 @@ impl Grace {
     }
 
     fn until(&self, limit: Duration) -> Timestamp {
-        let limit = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
-        self.begun.1.checked_add(limit).unwrap_or(Timestamp::MAX)
+        until(self.begun.1, limit)
     }
 
     fn hold(&self) -> Hold {

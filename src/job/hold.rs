@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -33,12 +34,22 @@ pub(super) fn is_repairable(error: &anyhow::Error) -> bool {
         // Nobody can repair that the job was deleted.
         return false;
     }
+    if error.is::<Unconnected>()
+        || matches!(error.downcast_ref(), Some(publish::Error::Left { .. }))
+    {
+        return true;
+    }
     error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(s3::Error::is_repairable)
             || cause.downcast_ref().is_some_and(ims::Error::is_repairable)
             || cause.downcast_ref().is_some_and(is_full)
     })
 }
+
+/// Credentials or a CA cannot be read now: they may be about to be replaced.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to IMS and the store")]
+struct Unconnected;
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -127,8 +138,8 @@ impl<'a> Held<'a> {
         stop: &CancellationToken,
     ) -> anyhow::Result<Published> {
         let (job, contract) = (self.job, &self.job.contract);
-        job.reporter.renew()?;
-        let store = connect::store(&contract.s3, contract.ims.timeout)?;
+        job.reporter.renew().context(Unconnected)?;
+        let store = connect::store(&contract.s3, contract.ims.timeout).context(Unconnected)?;
         let probing = preflight::write(&store, &contract.s3.bucket, contract.job_id, stop);
         Box::pin(probing).await.inspect_err(|_| job.probe_left.store(true, Ordering::Relaxed))?;
         let to = Destination::of(job);

@@ -82,6 +82,25 @@ async fn result(
     earlier::read(image, Some(record), store, &reporter.stop).await.map(Some)
 }
 
+/// As [`settle`] at the start of a job that is started again. Where it cannot be done now, publishing does it,
+/// which waits for a repair: a user's work may depend on it.
+pub(super) async fn settle_first(
+    reporter: &Reporter,
+    store: &Store,
+    journal: &Path,
+) -> anyhow::Result<Option<Published>> {
+    match Box::pin(settle(reporter, store, journal)).await {
+        Err(error) if !reporter.stop.is_cancelled() => {
+            tracing::warn!(
+                "what an earlier run was publishing is finished or withdrawn later: {}",
+                chain(error.as_ref())
+            );
+            Ok(None)
+        }
+        settled => settled,
+    }
+}
+
 /// What an earlier run was publishing when it was killed is complete, or is withdrawn now. Its image is the
 /// job's result then.
 pub(super) async fn settle(

@@ -67,9 +67,10 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
         base: left.as_ref().map(|workspace| Arc::new(Base::of(workspace, None))),
         image: repackaging.image,
     };
-    let result = match settle_build(reporter, &store, &layout).await? {
-        Some(published) => Ok(published),
-        None => package(&request, &to, reporter, &store).await,
+    let result = match settle_build(reporter, &store, &layout).await {
+        Ok(None) => package(&request, &to, reporter, &store).await,
+        Ok(Some(published)) => Ok(published),
+        Err(error) => Err(error),
     };
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     blocking(move || close(&layout, left, leave)).await?;

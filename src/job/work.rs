@@ -72,7 +72,8 @@ impl<'a> Work<'a> {
     async fn until_published(&mut self) -> anyhow::Result<Published> {
         let mut trouble = None;
         loop {
-            Box::pin(self.let_users_in(trouble.take())).await?;
+            let visit = Visit::of(self.job);
+            Box::pin(self.attend(trouble.take(), visit)).await?;
             loop {
                 self.job.reporter.enter_if_possible(Status::PackagingArtifacts).await;
                 let (packed, base) =
@@ -92,12 +93,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Lets users work until they are done: the first time, or to repair `trouble`.
-    async fn let_users_in(&mut self, trouble: Option<Trouble>) -> anyhow::Result<()> {
-        let visit = Visit::of(self.job);
-        self.attend(trouble, visit).await
-    }
-
+    /// Lets users work until they are done: the first time, or because of `trouble`.
     async fn attend(&mut self, trouble: Option<Trouble>, visit: Visit) -> anyhow::Result<()> {
         let (job, workspace, contract) = (self.job, self.workspace, &self.job.contract);
         let again = trouble.is_some();

@@ -137,9 +137,38 @@ async fn credentials_are_read_anew_while_the_job_is_held() {
     pod.s3.heal();
     // The store refuses this key by itself.
     held(&status, "SignatureDoesNotMatch").await;
+    // Unreadable for a moment, as while it is replaced.
+    fs::remove_file(directory.join("secret_key")).unwrap();
+    fs::create_dir(directory.join("secret_key")).unwrap();
+    held(&status, "cannot connect to IMS and the store").await;
+    fs::remove_dir(directory.join("secret_key")).unwrap();
     fs::write(directory.join("secret_key"), "test-secret\n").unwrap();
     agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
+}
+
+/// The work of a job that was killed while it published does not hang on a store that takes nothing when its
+/// agent is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_run_left_holds_the_job_until_it_can_be_withdrawn() {
+    let pod = patient_pod("1h", "0").await;
+    let (mut agent, _) = waiting(&pod).await;
+    pod.s3.fail("PUT kernel", Fault::Hang, 1);
+    pod.touch("complete");
+    pod.s3.sees("PUT kernel").await;
+    agent.process.signal(nix::sys::signal::Signal::SIGKILL);
+    agent.process.wait(SOON).await;
+    pod.s3.fail("DELETE", Fault::Status(403), ALWAYS);
+    let address = format!("127.0.0.1:{}", free_port());
+    let agent = pod.run_through(&[], &["--status-listen", &address]);
+    held(&format!("http://{address}/status"), "cannot be withdrawn").await;
+    pod.s3.heal();
+    let statuses = ["fetching_image", "packaging_artifacts", "success"];
+    agent.ends(0, &statuses, &["what held the job was repaired"]).await;
+    assert_published(&pod, "etc/motd", "work of hours\n").await;
+    let keys = pod.stand.keys("").await;
+    let result = pod.result().unwrap();
+    assert!(keys.iter().all(|key| key.starts_with(&result) || pod.is_of_base(key)), "{keys:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

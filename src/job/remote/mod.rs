@@ -55,7 +55,7 @@ pub(super) async fn run(job: &Job, store: Store) -> anyhow::Result<Published> {
     let remote = Remote::new(job, store)?;
     let journal = remote.layout.publication();
     if let Some(published) =
-        Box::pin(published::settle(&job.reporter, &remote.store, &journal)).await?
+        Box::pin(published::settle_first(&job.reporter, &remote.store, &journal)).await?
     {
         return Ok(published);
     }
