@@ -13,7 +13,6 @@ pub mod ims;
 pub mod jail;
 pub mod job;
 pub mod net;
-pub mod os;
 pub mod publish;
 pub mod recipe;
 pub mod remote;
@@ -26,3 +25,6 @@ pub mod telemetry;
 pub mod transfer;
 pub mod watch;
 pub mod workspace;
+
+#[cfg(test)]
+mod test_entry;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ims_job_agent::jail::network::{Filter, Rules};
 use ims_job_agent::jail::{Jail, Options, Plan};
-use ims_job_agent::os::capability::CapSet;
+use linux::capability::CapSet;
 use support::{DEADLINE, Lab, eventually, image, output, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

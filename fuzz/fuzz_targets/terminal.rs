@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use ims_job_agent::os::pty::{self, Mode, Window};
+use linux::pty::{self, Mode, Window};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|request: ([u32; 4], Vec<(u8, u32)>)| {

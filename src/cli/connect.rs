@@ -138,7 +138,7 @@ impl Connection {
 
 /// Where commands write down what they publish: as state of the system, or of the user (XDG).
 fn publications() -> PathBuf {
-    let state = match crate::os::capability::is_root() {
+    let state = match linux::capability::is_root() {
         true => PathBuf::from("/var/lib"),
         false => super::env_var("XDG_STATE_HOME").map(PathBuf::from).unwrap_or_else(|| {
             std::env::home_dir().unwrap_or_else(std::env::temp_dir).join(".local/state")

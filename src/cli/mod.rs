@@ -39,9 +39,9 @@ use tokio_util::sync::CancellationToken;
 use self::exit::Exit;
 use crate::contract::{Faults, Session, log_level as log_level_of, record, vars};
 use crate::job::{self, Listen};
-use crate::os::{cgroup, filesize, hardening, stdio};
 use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
+use linux::{cgroup, filesize, hardening, stdio};
 
 /// Does the work of an IMS image-management job: fetch, customize over SSH, pack, publish, register.
 #[derive(Debug, Parser)]

@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{self, Exit};
 use crate::ims::Collection;
 use crate::job::Outcome;
-use crate::os::stdio;
 use crate::publish::pretty;
 use crate::telemetry::chain;
 use crate::transfer::Site;
 use crate::transfer::get::File;
 use crate::transfer::verify::Report;
+use linux::stdio;
 
 /// Form of a command's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -8,13 +8,13 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
-use crate::os::cgroup;
 use crate::squashfs::codec::Settings;
 use crate::squashfs::format::Compressor;
 use crate::squashfs::reuse::{self, Changes};
 use crate::squashfs::write::{self, Exclude, Options, Summary};
 use crate::squashfs::{Engine, external};
 use crate::telemetry::progress::{Meter, Unit};
+use linux::cgroup;
 
 /// Pack a directory tree into a squashfs image
 ///

@@ -13,8 +13,8 @@ use crate::contract::vars;
 use crate::jail::network::Network;
 use crate::jail::{Capability, Rights};
 use crate::net::Trust;
-use crate::os::service;
 use crate::standalone::{self, Config, Keys, S3Choice, here};
+use linux::service;
 
 /// Serve the IMS API and an object store, and run jobs, on this machine alone
 ///

@@ -8,7 +8,7 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::vars;
-use crate::os::process;
+use linux::process;
 
 /// The longest part of a task's own message that is repeated, in bytes.
 const MESSAGE: usize = 500;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::os::openat::read_in_root;
+use linux::openat::read_in_root;
 
 /// Who sessions are: uid 0 of passwd(5).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::link::Link;
 use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
-use crate::os::process::{Process, descendants, inherited, kill_all, pidfd, rooted_in, wait_for};
+use linux::process::{Process, descendants, inherited, kill_all, pidfd, rooted_in, wait_for};
 
 /// What was found at the end.
 #[derive(Clone, Debug, Default)]

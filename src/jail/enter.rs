@@ -11,7 +11,7 @@ use nix::mount::MsFlags;
 
 use super::plan::{Access, Step};
 use super::wire::Fault;
-use crate::os::{mountinfo, namespace};
+use linux::{mountinfo, namespace};
 
 /// What the steps work with.
 struct Entering {

@@ -18,9 +18,9 @@ use nix::unistd::Pid;
 
 use super::enter;
 use super::wire::{self, Fault, Setup};
-use crate::os::exec::{self, SingleThreaded};
-use crate::os::process::wait;
-use crate::os::{hardening, namespace, seccomp};
+use linux::exec::{self, SingleThreaded};
+use linux::process::wait;
+use linux::{hardening, namespace, seccomp};
 
 /// As sessions count.
 pub const PID: u32 = 1;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Shape, Step};
-use crate::os::nodes::{Directory, Stamp};
+use linux::nodes::{Directory, Stamp};
 
 /// Entries that we made in one directory of the image.
 #[derive(Debug)]
@@ -218,7 +218,7 @@ fn mount_point(step: &Step) -> Option<PathBuf> {
 mod tests {
     use super::*;
     use crate::jail::Options;
-    use crate::os::capability::CapSet;
+    use linux::capability::CapSet;
 
     #[test]
     fn what_a_killed_run_has_put_in_is_taken_out_by_who_comes_next() {

@@ -25,9 +25,9 @@ use super::first::{self, First};
 use super::plan::Shape;
 use super::session::{self, Session};
 use super::wire::{self, Event, Fault, Request, Setup};
-use crate::os::exec::SingleThreaded;
-use crate::os::process::{descendants, wait};
-use crate::os::{hardening, landlock, namespace, pty, seccomp};
+use linux::exec::SingleThreaded;
+use linux::process::{descendants, wait};
+use linux::{hardening, landlock, namespace, pty, seccomp};
 
 /// Lives until the agent goes. Called by the entry with the socket that was its stdin.
 pub fn run(socket: UnixStream) -> io::Result<()> {

@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 
 use super::Error;
 use super::wire::{self, Event, Fault, Request};
-use crate::os::process::{Process, pidfd};
-use crate::os::unix;
+use linux::process::{Process, pidfd};
+use linux::unix;
 
 /// Init answers in milliseconds; on a machine that is thrashing, in seconds.
 pub const PATIENCE: Duration = Duration::from_secs(60);

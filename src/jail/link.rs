@@ -16,8 +16,8 @@ use super::line::{Line, PATIENCE};
 use super::mounts::Mounts;
 use super::plan::Plan;
 use super::wire::{self, Event, Request, Setup};
-use crate::os::hardening;
-use crate::os::process::{mark, pidfd};
+use linux::hardening;
+use linux::process::{mark, pidfd};
 
 /// Hidden first argument by which main recognises that it is to be the jail's init.
 pub const ENTRY: &str = mark::INIT;

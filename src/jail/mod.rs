@@ -42,13 +42,13 @@ pub use plan::{Impossible, Options, Plan, Shape, UNFILTERED};
 pub use rights::{Capability, Rights};
 pub use socket::SocketFile;
 
-use crate::os::capability::CapSet;
-use crate::os::process::mark;
-use crate::os::pty::Pty;
-use crate::os::{self, hardening, landlock};
 use fixtures::Fixtures;
 use line::End;
 use link::Link;
+use linux::capability::CapSet;
+use linux::process::mark;
+use linux::pty::Pty;
+use linux::{hardening, landlock};
 use wire::{Become, Bytes, Request};
 
 /// What a session runs.
@@ -367,7 +367,7 @@ fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(Link, Fixtures), E
 
 fn account(plan: &Plan) -> Result<Account, Error> {
     let path = plan.root.clone().unwrap_or_else(|| "/".into());
-    os::openat::directory(&path)
+    linux::openat::directory(&path)
         .and_then(Account::of_root_in)
         .map_err(|source| Error::Root { path, source })
 }
@@ -393,10 +393,10 @@ fn program(account: &Account, program: Program) -> Become {
 /// the socket to the agent. Called by main before anything else; does not return.
 pub fn entry() -> ! {
     // Whatever the agent had open and did not mark: it ends here.
-    let closed = os::exec::close_from(3);
+    let closed = linux::exec::close_from(3);
     let socket = closed.and_then(|()| io::stdin().as_fd().try_clone_to_owned());
     let result = socket.and_then(|socket| init::run(socket.into()));
-    crate::os::exec::exit_now(i32::from(result.is_err()))
+    linux::exec::exit_now(i32::from(result.is_err()))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::network::Filter;
-use crate::os::capability::CapSet;
-use crate::os::seccomp::Level;
+use linux::capability::CapSet;
+use linux::seccomp::Level;
 
 /// What the jail is to be, from the job.
 #[derive(Clone, Debug, Default)]

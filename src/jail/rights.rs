@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::network::Network;
-use crate::os::capability::CapSet;
+use linux::capability::CapSet;
 
 /// What sessions may do beside changing the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]

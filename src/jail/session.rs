@@ -11,8 +11,8 @@ use nix::unistd::{Pid, getpid, getppid};
 use super::plan::Shape;
 use super::socket;
 use super::wire::{Become, Bytes, Fault, Setup};
-use crate::os::exec::{self, SingleThreaded, Stdio};
-use crate::os::{hardening, landlock, namespace};
+use linux::exec::{self, SingleThreaded, Stdio};
+use linux::{hardening, landlock, namespace};
 
 /// What the agent asked for.
 pub struct Launch {

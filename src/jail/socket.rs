@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use super::wire::{self, Become, Bytes, Fault, Made, Request, SocketTask};
 use super::{Error, Jail};
-use crate::os::exec::Stdio;
-use crate::os::{tcp, unix};
+use linux::exec::Stdio;
+use linux::{tcp, unix};
 
 /// What the process has said before it ended is there already.
 const ANSWER: Duration = Duration::from_secs(5);

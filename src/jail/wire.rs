@@ -1,4 +1,4 @@
-//! What agent and init say to each other: JSON bodies of the frames of `os::fdpass`.
+//! What agent and init say to each other: JSON bodies of the frames of `linux::fdpass`.
 //!
 //! The agent does not trust init: it lives among the sessions' processes.
 
@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::plan::{Shape, Step};
-use crate::os::capability::CapSet;
-use crate::os::fdpass;
-use crate::os::seccomp::Level;
+use linux::capability::CapSet;
+use linux::fdpass;
+use linux::seccomp::Level;
 
 /// Bytes that need not be text (names, commands): base64 in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

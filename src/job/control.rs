@@ -11,9 +11,9 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::os::unix;
 use crate::ssh::{self, SessionInfo};
 use crate::workspace::Layout;
+use linux::unix;
 
 /// Time between two answers.
 const INTERVAL: Duration = Duration::from_secs(1);

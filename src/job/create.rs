@@ -11,7 +11,6 @@ use super::report::Reporter;
 use super::rescue::{self, Remains};
 use super::{Job, connect, emulation, fetch, preflight, published, session};
 use crate::contract::{Arch, ImsAccess, JobContract, Recipe, Status, files, vars};
-use crate::os::mount;
 use crate::publish::Published;
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description::Repositories;
@@ -25,6 +24,7 @@ use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::Signal;
 use crate::workspace::{self, BuildDirectory, Inserted, Layout, Leave};
+use linux::mount;
 
 /// Variables that scripts of a recipe, which kiwi runs, have no business to see.
 const SECRETS: [&str; 5] = [

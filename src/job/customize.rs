@@ -13,7 +13,6 @@ use super::report::GaveUp;
 use super::work::Work;
 use super::{Job, fetch, preflight, published, session};
 use crate::contract::{ImageNames, Status};
-use crate::os::mount;
 use crate::publish::{Published, boot};
 use crate::s3::Store;
 use crate::squashfs::reuse::Record;
@@ -21,6 +20,7 @@ use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
 use crate::workspace::{self, Claim, Inserted, Leave, Stage, State, Workspace};
+use linux::mount;
 
 /// Runs the job from the fetch to the published image.
 ///

@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::package::blocking;
 use crate::contract::Arch;
-use crate::os::binfmt::{self, Machine};
+use linux::binfmt::{self, Machine};
 
 /// Where an emulator may lie.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::hold::until;
 use super::limits::Time;
 use crate::contract::{ImageNames, Safekeeping};
-use crate::os::disk::{self, human};
 use crate::publish::boot;
 use crate::ssh::{self, Activity};
 use crate::telemetry::chain;
 use crate::telemetry::status::{Board, Hold};
+use linux::disk::{self, human};
 
 /// With less room on the volume than this nothing can be packed.
 const LEAST_ROOM: u64 = 1 << 20;

@@ -56,7 +56,7 @@ impl Listen {
     pub(super) fn bind(self) -> anyhow::Result<Bound> {
         match self {
             Self::Inherited(fd) => {
-                let listener = crate::os::fd::inherited_listener(fd)
+                let listener = linux::fd::inherited_listener(fd)
                     .with_context(|| format!("fd://{fd} is not a listening socket"))?;
                 Ok(Bound::Inherited(listener))
             }

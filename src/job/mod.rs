@@ -38,7 +38,6 @@ use uuid::Uuid;
 
 use crate::contract::{Action, Faults, ImsAccess, JobContract};
 use crate::jail;
-use crate::os::process::Reaper;
 use crate::publish::Published;
 use crate::s3::Store;
 use crate::squashfs::Engine;
@@ -46,6 +45,7 @@ use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace;
+use linux::process::Reaper;
 
 pub use limits::TimeLimits;
 pub use listen::Listen;

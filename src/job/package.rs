@@ -18,8 +18,6 @@ use super::hold::Held;
 use super::report::Reporter;
 use crate::contract::{Arch, ImageNames, Status};
 use crate::ims::Link;
-use crate::os::cgroup;
-use crate::os::disk::human;
 use crate::publish::journal::Journal;
 use crate::publish::{self, Published, boot};
 use crate::s3::Store;
@@ -29,6 +27,8 @@ use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::workspace;
+use linux::cgroup;
+use linux::disk::human;
 
 /// What is packaged, and under which names.
 #[derive(Debug, Clone)]

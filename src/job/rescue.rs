@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::Job;
 use super::package::{Package, blocking, pack, retry_command};
 use crate::contract::{ImageNames, RescuePlace};
-use crate::os::disk::human;
 use crate::publish::{self, boot};
 use crate::s3::{Object, Store, put};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::workspace::Layout;
+use linux::disk::human;
 
 /// How long a job that fails may save its work...
 const TIME: Duration = Duration::from_secs(3600);

@@ -13,7 +13,7 @@ use super::package::blocking;
 use super::session::{self, Host};
 use crate::jail::network::Filter;
 use crate::jail::{Child, Jail, Program, Spawn, Stdio3};
-use crate::os::process::Lines;
+use linux::process::Lines;
 
 /// The script and the place where it runs.
 pub(super) struct Script {

@@ -22,7 +22,6 @@ use super::{Job, control, limits, rights};
 use crate::contract::{self, Arch, Status, vars};
 use crate::jail::network::Filter;
 use crate::jail::{self, Jail, Leftovers, Plan, Rights};
-use crate::os::capability::CapSet;
 use crate::remote::node::Pod;
 use crate::remote::wire::ToPod;
 use crate::ssh::authorized_keys::AuthorizedKeys;
@@ -31,6 +30,7 @@ use crate::ssh::{self, Server};
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Places, Signal, Signals};
 use crate::workspace::Layout;
+use linux::capability::CapSet;
 
 /// Time that sessions have to end by themselves after the notice.
 pub(super) const SESSION_GRACE: Duration = Duration::from_secs(5);

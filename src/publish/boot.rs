@@ -8,7 +8,7 @@ use std::io::{self, Seek};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::os::openat::{directory, open_regular_in_root};
+use linux::openat::{directory, open_regular_in_root};
 
 /// Names an error repeats of what `/boot` holds.
 const LISTED: usize = 40;

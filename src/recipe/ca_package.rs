@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rpm::{BuildConfig, CompressionType, Dependency, FileOptions, PackageBuilder, Scriptlet};
 
-use crate::os::openat;
+use linux::openat;
 
 const NAME: &str = "cray_ca_cert";
 const VERSION: &str = "1.0.1";

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::os::openat;
+use linux::openat;
 
 /// Kiwi's name of the description, at the top of a recipe.
 pub const FILE: &str = "config.xml";

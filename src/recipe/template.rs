@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::os::openat;
+use linux::openat;
 
 /// The list of templates, at the top of a recipe.
 pub const LIST: &str = ".ims_recipe_template.yaml";

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::os::process;
 use crate::telemetry::chain;
+use linux::process;
 
 /// Where distributions look for certificates of the site, and what then makes them trusted: SUSE,
 /// Red Hat, Debian.

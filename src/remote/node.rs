@@ -14,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::HEARTBEAT;
 use super::wire::{Ended, Task, ToNode, ToPod};
-use crate::os::stdio;
 use crate::telemetry::logs;
+use linux::stdio;
 
 /// Lines that wait to be sent.
 const LINES: usize = 1024;

@@ -10,7 +10,7 @@ use super::names::Table;
 use super::ops::{self, Session};
 use super::request::{EXTENSIONS, HandleName};
 use super::status::Status;
-use crate::os::files::{self, Figures};
+use linux::files::{self, Figures};
 
 const VERSION: u8 = 2;
 const EXTENDED_REPLY: u8 = 201;

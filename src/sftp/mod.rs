@@ -19,7 +19,7 @@ mod transfer;
 
 use std::io::Write;
 
-use crate::os::files;
+use linux::files;
 
 /// Hidden first argument by which main recognises that it is to serve SFTP on stdio.
 pub const ENTRY: &str = "__sftp";
@@ -28,7 +28,7 @@ pub const ENTRY: &str = "__sftp";
 /// client's user sees.
 pub fn serve_stdio() -> i32 {
     // The client is to hear that a file cannot grow, instead of losing its server.
-    crate::os::filesize::survive_limit();
+    linux::filesize::survive_limit();
     /// As much as an unprivileged process may ask for (pipe-max-size).
     const PIPE: i32 = 1 << 20;
     let served = files::take_stdio().map_err(server::Ended::from).and_then(|(input, output)| {
@@ -49,7 +49,7 @@ pub fn serve_stdio() -> i32 {
 
 /// What `ENTRY` leads to.
 pub fn entry() -> ! {
-    crate::os::exec::exit_now(serve_stdio())
+    linux::exec::exit_now(serve_stdio())
 }
 
 #[cfg(test)]

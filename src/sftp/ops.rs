@@ -19,7 +19,7 @@ use super::listing;
 use super::names::Table;
 use super::request::HandleName;
 use super::status::Status;
-use crate::os::files;
+use linux::files;
 
 // Kinds of answers (draft section 7).
 const HANDLE: u8 = 102;

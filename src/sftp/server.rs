@@ -15,7 +15,7 @@ use super::ops::{self, Session, path};
 use super::request::{Message, Request, parse};
 use super::status::Status;
 use super::transfer::{Kind, Output, Transfer, Transfers};
-use crate::os::files;
+use linux::files;
 
 /// Why a session ended before its client did.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::flow::Inbox;
-use crate::os::pty::{Pty, Window};
+use linux::pty::{Pty, Window};
 
 /// `env` requests that are remembered; further ones are refused.
 const MAX_ENVIRONMENT: usize = 128;

@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::forward::Place;
 use super::session::Request;
 use super::{algorithms, forward, signals};
-use crate::os::pty::{self, Mode, Window};
+use linux::pty::{self, Mode, Window};
 
 /// One connection's handler. Its drop is the sure sign that the connection has ended.
 pub(super) struct Handler {

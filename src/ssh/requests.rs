@@ -10,7 +10,7 @@ use super::channel::{Entry, State, Terminal};
 use super::connection::MAX_CHANNELS;
 use super::handler::Handler;
 use super::session::{self, Request};
-use crate::os::pty::{self, Mode, Window};
+use linux::pty::{self, Mode, Window};
 
 impl Handler {
     /// Starts what the client asks for, and answers.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use crate::os::trusted;
+use linux::trusted;
 
 /// What others may do to a file.
 const OTHERS: u32 = 0o077;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::data::make_private;
-use crate::os::trusted;
+use linux::trusted;
 
 /// Longest file, in bytes.
 const LIMIT: u64 = 64 << 10;

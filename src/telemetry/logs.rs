@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::{self, MakeWriter};
 
 use super::sink::Sink;
-use crate::os::stdio;
+use linux::stdio;
 
 /// How long the end of the process waits for lines that nobody takes.
 const LAST_LINES: Duration = Duration::from_secs(3);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::os::stdio::Unwritten;
+use linux::stdio::Unwritten;
 
 /// Bytes of lines that wait to be written, at most.
 const QUEUE: usize = 4 << 20;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{BUILD_FAILED, COMPLETE, FAILED, Kind, Signal};
-use crate::os::dir::Dir;
+use linux::dir::Dir;
 
 /// The two directories in which signal files appear.
 #[derive(Debug, Clone, PartialEq, Eq)]

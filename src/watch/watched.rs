@@ -6,7 +6,7 @@ use crossbeam_channel::Sender;
 use notify::{Config, EventHandler, INotifyWatcher, RecursiveMode, Watcher};
 
 use super::look::Places;
-use crate::os::dir::Dir;
+use linux::dir::Dir;
 
 /// The watches: the job's directory, the image root (a `/tmp` may be replaced) and its `/tmp`.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Error, Layout};
-use crate::os::process::{kill_all, mark};
+use linux::process::{kill_all, mark};
 
 /// Longest wait for killed processes to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::Kind;
-use crate::os::disk::human;
-use crate::os::{loopdev, mount};
 use crate::squashfs::external;
 use crate::squashfs::format::superblock;
+use linux::disk::human;
+use linux::{loopdev, mount};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

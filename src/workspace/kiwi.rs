@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::os::dir::Dir;
+use linux::dir::Dir;
 
 /// Closes `/image` of an image root, if it has one (contract section 4.2): all of it root's,
 /// directories 0700, files 0600, `*.sh` 0700. Links are neither followed nor changed.

@@ -167,7 +167,7 @@ fn remove_all(layout: &Layout) -> Result<(), Error> {
 
 /// Who keeps `path` busy, for an error message.
 fn users(path: &Path) -> String {
-    let users = crate::os::process::users_of(path);
+    let users = linux::process::users_of(path);
     let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
     if names.is_empty() { "nobody that can be seen".into() } else { names.join(", ") }
 }

@@ -250,7 +250,7 @@ pub(super) fn unmount_leftovers(layout: &Layout, cancel: &CancellationToken) -> 
         if !path.exists() {
             continue;
         }
-        let unmount = || crate::os::mount::unmount_all_at_or_below(&path);
+        let unmount = || linux::mount::unmount_all_at_or_below(&path);
         if until_free(layout, &path, cancel, unmount)? > 0 {
             tracing::info!(path = %path.display(), "undid the mounts of an earlier run");
         }

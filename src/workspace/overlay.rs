@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::wait::{Failed, until_free};
 use super::{Error, Layout, remove, users};
-use crate::os::dir::Dir;
-use crate::os::entry::Attributes;
-use crate::os::loopdev::LoopDevice;
-use crate::os::mount::{self, Mounted};
-use crate::os::{disk, mountinfo};
+use linux::dir::Dir;
+use linux::entry::Attributes;
+use linux::loopdev::LoopDevice;
+use linux::mount::{self, Mounted};
+use linux::{disk, mountinfo};
 
 /// What the result must be equal to is the image unpacked and worked in, hence:
 /// - `index=on`: a change of one name of a hard-linked file shows under its other names too. It

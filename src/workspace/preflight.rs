@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Error, Kind};
-use crate::os::disk::{self, Space, human};
 use crate::squashfs::format::Superblock;
+use linux::disk::{self, Space, human};
 
 /// What packages of some size bring with them, on top of what the image has.
 const USUAL_CHANGES: u64 = 512 << 20;

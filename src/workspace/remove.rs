@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::os::mountinfo;
+use linux::mountinfo;
 
 /// Removes a directory with all in it; nothing happens if it is not there.
 ///

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::open::image_id;
 use super::test_tree::{self, Listing, sh};
 use super::*;
-use crate::os::capability::CapSet;
 use crate::squashfs::external;
 use crate::telemetry::progress::Meter;
+use linux::capability::CapSet;
 
 /// A job's directory with a packed image in it, and the tree that the image was made of.
 struct Job {
@@ -163,7 +163,7 @@ fn dropping_a_workspace_leaves_the_work_and_no_mount() {
     let workspace = job.open(Mode::Overlay);
     std::fs::write(workspace.root().join("work"), "").unwrap();
     drop(workspace);
-    assert!(crate::os::mountinfo::at_or_below(&job.parent()).unwrap().is_empty());
+    assert!(linux::mountinfo::at_or_below(&job.parent()).unwrap().is_empty());
     assert!(job.open(Mode::Overlay).root().join("work").exists());
 }
 
@@ -175,7 +175,7 @@ fn mounts_that_a_killed_run_left_are_undone() {
     for path in [layout.lower(), layout.root()] {
         let flags = nix::mount::MsFlags::empty();
         let source = Path::new("tmpfs");
-        crate::os::mount::Mounted::new("tmpfs", source, &path, flags, None).unwrap().forget();
+        linux::mount::Mounted::new("tmpfs", source, &path, flags, None).unwrap().forget();
     }
     let workspace = job.open(Mode::Overlay);
     Listing::of(&job.tree).assert_same(&Listing::of(&workspace.root()));

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Layout};
-use crate::os::mount;
-use crate::os::process::{self, Process};
+use linux::mount;
+use linux::process::{self, Process};
 
 /// How long a job waits before it ends for that.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
@@ -95,7 +95,7 @@ fn holders(layout: &Layout) -> String {
 fn has_mounted(process: &Process, layout: &Layout) -> bool {
     let Ok(table) = std::fs::read(format!("/proc/{}/mountinfo", process.pid)) else { return false };
     let upper = format!("upperdir={}", layout.upper().display());
-    crate::os::mountinfo::parse(&table).iter().any(|mount| {
+    linux::mountinfo::parse(&table).iter().any(|mount| {
         mount.fs_type == "overlay" && (mount.has_option(&upper) || mount.point == layout.root())
     })
 }

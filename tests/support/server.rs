@@ -7,10 +7,10 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use ims_job_agent::jail::{Jail, Options, Plan};
-use ims_job_agent::os::capability::CapSet;
 use ims_job_agent::ssh::authorized_keys::AuthorizedKeys;
 use ims_job_agent::ssh::hostkeys::HostKeys;
 use ims_job_agent::ssh::{Config, Forwarding, Handle, Limits, Server};
+use linux::capability::CapSet;
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use rules::Rules;
 
-use crate::os::bpf::{self, Hook, SocketMarks};
-use crate::os::cgroup2::Group;
+use linux::bpf::{self, Hook, SocketMarks};
+use linux::cgroup2::Group;
 use programs::Parts;
 
 /// What of the network sessions get.

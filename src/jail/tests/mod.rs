@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::os::pty::Pty;
+use linux::pty::Pty;
 
 /// An image root with a static busybox: a shell, ls, cat, mount and the rest.
 pub(crate) struct Image(tempfile::TempDir);

@@ -4,7 +4,7 @@
 //! init inherits what is left.
 
 use super::*;
-use crate::os::capability::CapSet;
+use linux::capability::CapSet;
 
 /// What a container runtime gives by default.
 fn container() -> CapSet {

@@ -73,7 +73,7 @@ async fn reach(layout: &Layout, deadline: Duration) -> Option<Watcher> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::unix;
+    use linux::unix;
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();

@@ -8,8 +8,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::MsFlags;
 
 use crate::job::package::blocking;
-use crate::os::mount::Mounted;
 use crate::remote::wire::inbox;
+use linux::mount::Mounted;
 
 /// Held for as long as the work lasts, so that other jobs see that the directory is somebody's.
 const LOCK: &str = "lock";

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Error;
-use crate::os::cgroup;
+use linux::cgroup;
 
 const SITE: &str = "/etc/kiwi.yml";
 const USER: &str = ".config/kiwi/config.yml";

@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::log::Log;
 use super::{KIWI, LOG};
-use crate::os::disk::{self, human};
-use crate::os::{cgroup, process};
+use linux::disk::{self, human};
+use linux::{cgroup, process};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -15,9 +15,9 @@ use url::Url;
 pub use error::Error;
 
 use crate::contract::Arch;
-use crate::os::capability::CapSet;
-use crate::os::{cgroup, disk, process};
 use crate::telemetry::progress::Meter;
+use linux::capability::CapSet;
+use linux::{cgroup, disk, process};
 use log::Log;
 
 const KIWI: &str = "kiwi-ng";

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::os::disk::human;
+use linux::disk::human;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::names::{Name, shown};
 use super::{Error, Refused};
-use crate::os::openat;
-use crate::os::tree::Dir;
+use linux::openat;
+use linux::tree::Dir;
 
 /// Kiwi copies what lies below into the image root; a link there is one of the image, and `/` in
 /// its target is the image's.

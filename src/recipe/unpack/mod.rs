@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::{Error, Refused};
 
-use crate::os::tree::Dir;
+use linux::tree::Dir;
 use names::{Name, shown};
 
 /// What an archive may grow to.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Error, Refused};
-use crate::os::tree::Dir;
+use linux::tree::Dir;
 
 /// The path of an entry: one part at least, none of them `.`, `..` or empty.
 #[derive(Debug, Clone, PartialEq, Eq)]

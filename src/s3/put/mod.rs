@@ -31,7 +31,6 @@ use super::error::Error;
 use super::etag::{self, MIN_PART_SIZE};
 use super::object::Object;
 use super::store::Store;
-use crate::os;
 use crate::telemetry::progress::Meter;
 
 /// Metadata key of the md5 (hex) of the whole object (contract section 5).
@@ -140,7 +139,7 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<Uploaded, Error> {
         let local = |source| Error::Local { target: object.to_string(), source };
-        let file = os::fs::memory_file(bytes).map_err(local)?;
+        let file = linux::fs::memory_file(bytes).map_err(local)?;
         self.put_file(object, file, options, &Meter::hidden(), cancel).await
     }
 }

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 pub use pack::{Pack, pack};
 pub use unpack::{Unpack, unpack};
 
-use crate::os::disk::{self, human};
-use crate::os::process;
+use linux::disk::{self, human};
+use linux::process;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

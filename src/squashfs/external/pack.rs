@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::version::installed;
 use super::{Error, free_beside, progress, says_full};
-use crate::os::{mountinfo, process};
 use crate::telemetry::progress::Meter;
+use linux::{mountinfo, process};
 
 /// The least that mksquashfs gets to work with; it refuses much less.
 const LEAST_MEMORY: u64 = 128 << 20;

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::version::installed;
 use super::{Error, free_beside, progress, says_full};
-use crate::os::process;
 use crate::telemetry::progress::Meter;
+use linux::process;
 
 /// An image to be unpacked.
 #[derive(Debug)]

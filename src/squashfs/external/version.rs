@@ -5,7 +5,7 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::os::process;
+use linux::process;
 
 /// Major and minor version of squashfs-tools, as `mksquashfs version 4.5.1 (2022/03/17)` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

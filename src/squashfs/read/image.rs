@@ -6,12 +6,12 @@ use std::path::Path;
 
 use super::Error;
 use super::metadata::{Cursor, Metadata};
-use crate::os::tree::Xattrs;
 use crate::squashfs::format::fragment::{self, Fragment};
 use crate::squashfs::format::metadata::{BLOCK, Header, Reference};
 use crate::squashfs::format::options::Options;
 use crate::squashfs::format::superblock::{ABSENT, SIZE};
 use crate::squashfs::format::{Compressor, Inode, Superblock};
+use linux::tree::Xattrs;
 
 /// An image that can be read by several threads at once.
 pub struct Image {

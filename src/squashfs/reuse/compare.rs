@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::read::{BlockReader, Image, grown};
 use super::super::write::scan::{Identity, identity};
 use super::super::write::source::{Place, Request, SourceFile, Version, version};
-use crate::os::tree::Stat;
 use crate::squashfs::format::inode::File;
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::write::Error;
+use linux::tree::Stat;
 
 /// Files that are compared by one worker in one go; bounds open directories.
 const BATCH: usize = 64;

@@ -14,7 +14,7 @@ use libc::{S_IFCHR, S_IFDIR, S_IFMT};
 
 use super::super::write::Error;
 use super::super::write::source::Place;
-use crate::os::tree::{Dir, Stat};
+use linux::tree::{Dir, Stat};
 
 /// Bytes of `ovl_fb` before the file system's own handle: version, magic, length, flags, type, uuid.
 const HEADER: usize = 5 + 16;

@@ -25,10 +25,10 @@ pub use record::Record;
 use super::format::options::Options as CompressorOptions;
 use super::read::Image;
 use super::write::{self, Error, Options, Summary, scan, sink::Sink};
-use crate::os::disk::filesystem;
-use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
 use carry::Carry;
+use linux::disk::filesystem;
+use linux::tree::Dir;
 
 /// How the changes since the base are known.
 #[derive(Debug, Clone, Copy)]

@@ -17,10 +17,10 @@ use super::super::write::{Error, Feeder};
 use super::compare::Comparer;
 use super::index::Index;
 use super::survey::{Found, Tree, candidate, find};
-use crate::os::tree::{Names, Stat, Xattrs};
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::format::{Inode, Kind};
 use crate::squashfs::marks::mark;
+use linux::tree::{Names, Stat, Xattrs};
 
 /// One step of the merged walk.
 enum Step<'a> {

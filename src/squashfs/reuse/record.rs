@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::super::read::{Image, Step, Walker};
-use crate::os::tree::{Dir, Stat};
 use crate::squashfs::format::Kind;
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::write::Error;
 use crate::squashfs::write::scan::{Identity, identity};
+use linux::tree::{Dir, Stat};
 
 /// A file as it was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use super::super::write::{Error, Exclude};
 use super::compare::{Candidate, Comparer};
 use super::index::Index;
 use super::{Changes, overlay};
-use crate::os::tree::{Dir, Stat};
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::format::{Inode, Kind};
+use linux::tree::{Dir, Stat};
 
 /// The directory that is walked: the tree, or an overlay's upper layer.
 pub struct Tree<'a> {

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::unistd::Uid;
 
-use crate::os::tree::{Dir, Xattrs};
 use crate::squashfs::format::{Inode, Kind};
 use crate::squashfs::read::{self, Image};
+use linux::tree::{Dir, Xattrs};
 
 /// An inode's metadata, ready to be set.
 #[derive(Debug)]

@@ -24,10 +24,10 @@ use super::format::inode::decode_device;
 use super::format::metadata::Reference;
 use super::format::{Inode, Kind};
 use super::read::{Image, Node, Step, Walker};
-use crate::os::cgroup;
-use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
 use files::Files;
+use linux::cgroup;
+use linux::tree::Dir;
 use metadata::{Metadata, Skipped};
 
 /// What was unpacked.

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::metadata::{Metadata, Skipped};
-use crate::os::tree::Dir;
 use crate::squashfs::format::inode::{File, Tail};
 use crate::squashfs::read::{BlockReader, Image};
 use crate::telemetry::progress::Meter;
+use linux::tree::Dir;
 
 /// A file to be made.
 pub struct Target {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use super::Error;
 use super::source::{Place, SourceFile, hash};
-use crate::os::tree::Dir;
 use crate::squashfs::format::inode::Tail;
+use linux::tree::Dir;
 
 /// Bytes that are compared at a time.
 const STEP: usize = 1 << 20;

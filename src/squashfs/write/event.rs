@@ -8,8 +8,8 @@ use crossbeam_channel::Receiver;
 use super::Error;
 use super::source::{Content, SourceFile};
 use super::worker::Packed;
-use crate::os::tree::Xattrs;
 use crate::squashfs::format::inode::{File, Tail};
+use linux::tree::Xattrs;
 
 /// Where the result of a worker's job will be: one value, sent once.
 pub type Slot<T> = Receiver<Result<T, Error>>;

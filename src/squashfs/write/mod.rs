@@ -37,8 +37,8 @@ pub(crate) use stream::pack_stream;
 use super::codec::Settings;
 use super::format::Compressor;
 use super::format::metadata::Reference;
-use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
+use linux::tree::Dir;
 
 /// Bytes in a data block unless told otherwise: mksquashfs's default, which the nodes boot.
 pub const DEFAULT_BLOCK: u32 = 131_072;

@@ -15,10 +15,10 @@ use super::sink::Sink;
 use super::stored::Stored;
 use super::tree::Writer;
 use super::{Error, Options, Summary, worker};
-use crate::os::cgroup;
-use crate::os::tree::Dir;
 use crate::squashfs::format::fragment::Fragment;
 use crate::telemetry::progress::Meter;
+use linux::cgroup;
+use linux::tree::Dir;
 
 /// Most bytes of blocks that wait for the writer.
 const QUEUED_BYTES: usize = 64 << 20;

@@ -12,9 +12,9 @@ use super::event::{Attributes, Kept, Special};
 use super::exclude::Exclude;
 use super::feed::Feeder;
 use super::source::{Place, Request, Version, version};
-use crate::os::tree::{Dir, Names, Stat, Xattrs};
 use crate::squashfs::format::inode::encode_device;
 use crate::squashfs::format::metadata::Reference;
+use linux::tree::{Dir, Names, Stat, Xattrs};
 
 /// Deepest directory that is entered: more levels than a path of PATH_MAX bytes can name.
 pub const MAX_DEPTH: usize = 2048;

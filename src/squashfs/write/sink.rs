@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::scan::Identity;
-use crate::os::tree::copy_range;
 use crate::squashfs::format::metadata::Header;
 use crate::squashfs::format::superblock::{self, Superblock};
+use linux::tree::copy_range;
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 20;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
 use super::Error;
-use crate::os::tree::{self, Dir, Stat, Xattrs};
 use crate::squashfs::marks::without_marks;
+use linux::tree::{self, Dir, Stat, Xattrs};
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use super::event::{Attributes, Event};
 use super::feed::Feeder;
 use super::sink::Sink;
 use super::{Error, Options, Summary, pipeline};
-use crate::os::tree::Dir;
 use crate::telemetry::progress::Meter;
+use linux::tree::Dir;
 
 /// Packs what `feed` feeds into the image `out`, which appears whole or not at all.
 pub(crate) fn pack_stream<F>(

@@ -20,7 +20,7 @@ use super::environment::environment;
 use super::flow::Inbox;
 use super::registry::{Activity, Identity, Live};
 use crate::jail::{self, Child, Program, Spawn, Stdio3};
-use crate::os::pty::Window;
+use linux::pty::Window;
 use record::Recorder;
 use stdio::Stdio;
 

@@ -13,7 +13,7 @@ use super::super::flow::Inbox;
 use super::super::registry::Live;
 use super::Discard;
 use super::record::Recorder;
-use crate::os::pty::Master;
+use linux::pty::Master;
 
 /// What is read from a program at once, and so the most that waits for a client's window.
 const READ: usize = 64 << 10;

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 
 use super::super::registry::Live;
-use crate::os::pty::Window;
+use linux::pty::Window;
 
 /// One session's recording. A write that fails ends the recording, not the session.
 #[derive(Debug)]

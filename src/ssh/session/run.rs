@@ -23,7 +23,7 @@ use super::pump::{self, Stream};
 use super::record::Recorder;
 use super::stdio::Stdio;
 use crate::jail::Child;
-use crate::os::pty::{Master, Window};
+use linux::pty::{Master, Window};
 
 /// How long a program may take to end after it was told to, before its channel is closed anyway.
 const HANGUP: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use tokio::net::unix::pipe;
 
 use super::super::channel::Terminal;
 use crate::jail::Stdio3;
-use crate::os::pty::Master;
+use linux::pty::Master;
 
 /// A pipe of this size takes as much at once as is read and written at once.
 const PIPE: i32 = 256 << 10;

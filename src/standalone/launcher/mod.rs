@@ -32,11 +32,11 @@ use super::data;
 use super::objects::Objects;
 use super::records::{self, Job, Records};
 use crate::contract::Status;
-use crate::os::launch;
 use crate::ssh::hostkeys::{self, PublicHostKeys};
 use crate::telemetry::chain;
 use crate::workspace::{Layout, State};
 use directory::Directory;
+use linux::launch;
 use process::Identity;
 
 /// Where each job finds its own `mnt/`, and users the paths of IMS.

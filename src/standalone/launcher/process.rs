@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::env;
-use crate::os::launch;
+use linux::launch;
 
 /// How long the kernel may take to end what was killed; a process in a hung disk takes for ever.
 const KILL_TIME: Duration = Duration::from_secs(5);

@@ -23,9 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::os::service;
 use connections::{Connection, Connections};
 pub use hosts::{Hosts, machine_name};
+use linux::service;
 use paced::Paced;
 
 /// The first request of a connection must be there by then.

@@ -10,8 +10,8 @@ use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 use super::error::Error;
 use super::pax::Pax;
 use super::sparse::{Form, Lines, MAX_PIECES, Map, Piece, from_pax};
-use crate::os::tree::Xattrs;
 use crate::transfer::paths::shown;
+use linux::tree::Xattrs;
 
 /// Bytes of a block of an archive.
 const BLOCK: usize = 512;

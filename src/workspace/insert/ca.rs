@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::os::dir::Dir;
-use crate::os::entry::Attributes;
+use linux::dir::Dir;
+use linux::entry::Attributes;
 
 /// Where the image has them.
 const TARGET: &str = "/etc/cray/ca";

@@ -17,7 +17,7 @@ pub use signals::remove_stale_signals;
 
 use super::state::write_durably;
 use super::{Error, remove};
-use crate::os::dir::Dir;
+use linux::dir::Dir;
 use resolv::Resolv;
 use signals::Tmp;
 

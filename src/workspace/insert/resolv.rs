@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::os::dir::{Dir, Time};
-use crate::os::entry::Attributes;
+use linux::dir::{Dir, Time};
+use linux::entry::Attributes;
 
 const ETC: &str = "/etc";
 const NAME: &str = "resolv.conf";

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::Error;
 use crate::contract::files::{BUILD_FAILED, COMPLETE, EXITING, FAILED, POD_ERROR, READY};
-use crate::os::dir::{Dir, Time};
+use linux::dir::{Dir, Time};
 
 const TMP: &str = "/tmp";
 

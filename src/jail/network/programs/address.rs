@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{DATAGRAM, DNS, Parts, STREAM, TUPLE, ask, wire_port, wire4, wire6};
-use crate::os::bpf::asm::Reg::{Fp, R1, R2, R6, R7, R8, R9};
-use crate::os::bpf::asm::{Asm, Helper, Insn, Label, Size};
+use linux::bpf::asm::Reg::{Fp, R1, R2, R6, R7, R8, R9};
+use linux::bpf::asm::{Asm, Helper, Insn, Label, Size};
 
 /// `struct bpf_sock_addr`.
 mod context {

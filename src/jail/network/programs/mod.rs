@@ -11,10 +11,10 @@ mod packet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Rules;
-use crate::os::bpf::Hook;
-use crate::os::bpf::asm::Reg::{Fp, R0, R1, R2, R3, R4, R5, R6, R7, R8};
-use crate::os::bpf::asm::{Asm, Helper, Insn, Label, Reg, Size};
 use address::{Call, Family};
+use linux::bpf::Hook;
+use linux::bpf::asm::Reg::{Fp, R0, R1, R2, R3, R4, R5, R6, R7, R8};
+use linux::bpf::asm::{Asm, Helper, Insn, Label, Reg, Size};
 
 /// What the programs are made of.
 #[derive(Debug, Clone, Copy)]

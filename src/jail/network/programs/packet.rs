@@ -4,9 +4,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::{DNS, ICMP, ICMPV6, Parts, TCP, TUPLE, UDP, ask, pointer, wire_port, wire4, wire6};
-use crate::os::bpf::Hook;
-use crate::os::bpf::asm::Reg::{Fp, R0, R1, R2, R3, R4, R6, R7, R8, R9};
-use crate::os::bpf::asm::{Asm, Helper, Insn, Label, Size};
+use linux::bpf::Hook;
+use linux::bpf::asm::Reg::{Fp, R0, R1, R2, R3, R4, R6, R7, R8, R9};
+use linux::bpf::asm::{Asm, Helper, Insn, Label, Size};
 
 /// The loopback interface is the first of every network namespace.
 const LOOPBACK_INTERFACE: u32 = 1;

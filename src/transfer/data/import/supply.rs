@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 
 use super::super::layout;
-use crate::os::openat;
 use crate::transfer::archive::{self, Kind, Reader};
 use crate::transfer::source::{Compression, decompressed};
+use linux::openat;
 
 /// Longest document that is read: a list of all images of a large site fits many times.
 const MAX_DOCUMENT: u64 = 256 << 20;

@@ -1,6 +1,6 @@
 //! What is mounted where, read from `/proc/self/mountinfo` (proc(5)).
 //!
-//! Called by `os::mount`, and by `workspace` and `squashfs` to see what a user left mounted.
+//! Called by `mount`, and by `workspace` and `squashfs` to see what a user left mounted.
 
 use std::ffi::OsString;
 use std::io;

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio_util::sync::CancellationToken;
 
 use super::run::{self, Error, Output, run};
-use crate::os::exec::close_on_exec_from;
+use crate::exec::close_on_exec_from;
 
 /// The kernel ends such a command, and not the agent, where memory runs out.
 const OOM_SCORE: &[u8] = b"500";
@@ -65,9 +65,9 @@ fn isolate(command: &mut Command) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::mountinfo;
-    use crate::os::process::Process;
-    use crate::os::process::run::tests::sh;
+    use crate::mountinfo;
+    use crate::process::Process;
+    use crate::process::run::tests::sh;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
         assert!(matches!(error, Error::Cancelled { .. }), "{error}");
         assert!(mountinfo::at_or_below(dir.path()).unwrap().is_empty());
         let sleeper = || {
-            crate::os::process::all().into_iter().filter(Process::runs).find(|process| {
+            crate::process::all().into_iter().filter(Process::runs).find(|process| {
                 let line = std::fs::read(format!("/proc/{}/cmdline", process.pid));
                 line.is_ok_and(|line| line == b"sleep\x004711\0")
             })

@@ -76,7 +76,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::warn!(error = %crate::telemetry::chain(&error), "mount is left behind");
+            tracing::warn!(error = %crate::error::chain(&error), "mount is left behind");
         }
     }
 }

@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpid, getppid};
 use tokio_util::sync::CancellationToken;
 
 use super::OwnChild;
-use crate::os::pty::{self, Pty, Window};
+use crate::pty::{self, Pty, Window};
 
 /// How long a cancellation may go unseen.
 const POLL_MS: u16 = 100;
@@ -367,10 +367,7 @@ pub(super) mod tests {
         .unwrap_err();
         assert!(matches!(error, Error::Cancelled { .. }));
         let deadline = Instant::now() + Duration::from_secs(10);
-        while pids
-            .iter()
-            .any(|pid| crate::os::process::Process::read(*pid).is_some_and(|p| p.runs()))
-        {
+        while pids.iter().any(|pid| crate::process::Process::read(*pid).is_some_and(|p| p.runs())) {
             assert!(Instant::now() < deadline, "still running: {pids:?}");
             std::thread::yield_now();
         }

@@ -1,4 +1,6 @@
-//! Mounts, namespaces, processes, capabilities: the only room with `unsafe` and `nix`.
+//! What the program asks of the Linux kernel: mounts, namespaces, processes, capabilities, files.
+//!
+//! The only crate of the workspace that may use `unsafe`, `libc` and `nix`. It knows nothing of jobs.
 //!
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
 
@@ -10,6 +12,7 @@ pub mod cgroup2;
 pub mod dir;
 pub mod disk;
 pub mod entry;
+pub mod error;
 pub mod exec;
 pub mod fd;
 pub mod fdpass;
@@ -31,8 +34,6 @@ pub mod seccomp;
 pub mod service;
 pub mod stdio;
 pub mod tcp;
-#[cfg(test)]
-mod test_entry;
 pub mod tree;
 pub mod trusted;
 pub mod unix;
