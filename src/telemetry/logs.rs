@@ -34,6 +34,9 @@ pub enum Format {
     Json,
 }
 
+/// The crates of this workspace that log.
+const OUR_CRATES: [&str; 2] = ["ims_job_agent", "linux"];
+
 /// The least important events that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
@@ -45,13 +48,17 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level as a filter: libraries are kept one step quieter than the agent's own rooms.
-    fn directives(self) -> &'static str {
+    /// The level as a filter: libraries are kept one step quieter than what is of this workspace.
+    fn directives(self) -> String {
+        let ours = |others: &str, level: &str| {
+            let ours = OUR_CRATES.map(|name| format!(",{name}={level}"));
+            format!("{others}{}", ours.concat())
+        };
         match self {
-            Level::Debug => "info,ims_job_agent=debug",
-            Level::Info => "warn,ims_job_agent=info",
-            Level::Warning => "warn",
-            Level::Error => "error",
+            Level::Debug => ours("info", "debug"),
+            Level::Info => ours("warn", "info"),
+            Level::Warning => "warn".into(),
+            Level::Error => "error".into(),
         }
     }
 }
