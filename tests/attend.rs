@@ -11,7 +11,7 @@ use support::process::Process;
 use support::stand::{Objects, Stand};
 use support::{SOON, agent, eventually, free_port, tree};
 
-/// An agent of our own with further arguments, on the record of a job that has ended.
+/// An agent of our own with further arguments.
 struct Attended {
     stand: Stand,
     job: String,
@@ -21,17 +21,13 @@ struct Attended {
 
 impl Attended {
     async fn start(arguments: &[&str]) -> Self {
-        let stand = Stand::start(Objects::Embedded).await;
+        let mut stand = Stand::start(Objects::Embedded).await;
         let root = stand.dir.path().join("root");
         tree::make_small_root(&root);
         let image = stand.dir.path().join("base.sqsh");
         tree::squash(&root, &image);
         let image = stand.import("base", &image).await;
-        let record = stand.customize(&image, true).await;
-        record.reaches("waiting_on_user").await;
-        stand.key.exec(record.port, "touch /tmp/failed");
-        record.reaches("error").await;
-        let (job, port) = (record.id.clone(), free_port());
+        let (job, port) = (stand.job_without_agent(&image).await, free_port());
         let agent = start(&stand, &job, port, arguments);
         let attended = Attended { stand, job, port, agent };
         attended.reaches("waiting_on_user").await;

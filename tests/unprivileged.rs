@@ -42,7 +42,7 @@ struct Pod {
 
 impl Pod {
     async fn start(capabilities: &str, jail: bool) -> Self {
-        let stand = stand().await;
+        let mut stand = stand().await;
         let root = stand.dir.path().join("root");
         tree::make_small_root(&root);
         // Without CAP_SYS_ADMIN nobody can unpack such an attribute.
@@ -51,12 +51,7 @@ impl Pod {
         let image = stand.dir.path().join("base.sqsh");
         tree::squash(&root, &image);
         let image_id = stand.import("base", &image).await;
-        // Only for its record: the agent that standalone starts is not the one to test.
-        let record = stand.customize(&image_id, true).await;
-        record.reaches("waiting_on_user").await;
-        stand.key.exec(record.port, "touch /tmp/failed");
-        record.reaches("error").await;
-        let (job, port) = (record.id.clone(), free_port());
+        let (job, port) = (stand.job_without_agent(&image_id).await, free_port());
         let agent = start_agent(&stand, capabilities, jail, &job, port).await;
         let pod = Pod { stand, job, port, agent };
         pod.reaches("waiting_on_user").await;

@@ -229,6 +229,20 @@ impl Stand {
         Job { stand: self, id: ims::id(&record), port: ssh_port(&record) }
     }
 
+    /// Makes the record of a customize job for `image` as it is before an agent begins, for an agent that
+    /// the test starts itself. Gives its id.
+    pub async fn job_without_agent(&mut self, image: &str) -> String {
+        let job = self.customize(image, true).await;
+        job.reaches("waiting_on_user").await;
+        self.key.exec(job.port, "touch /tmp/failed");
+        job.reaches("error").await;
+        let id = job.id.clone();
+        // Started again, standalone has nothing more to do with a job that has ended.
+        self.restart().await;
+        self.ims.patch(&format!("v3/jobs/{id}"), json!({"status": "creating"})).await;
+        id
+    }
+
     /// Registers an archive as a recipe, as the procedures of IMS do.
     pub async fn recipe(&self, archive: &Path, values: &[(&str, &str)]) -> String {
         let pair = |(key, value): &(&str, &str)| json!({"key": key, "value": value});
