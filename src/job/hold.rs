@@ -139,6 +139,7 @@ impl<'a> Held<'a> {
     ) -> anyhow::Result<Published> {
         let (job, contract) = (self.job, &self.job.contract);
         job.reporter.renew().context(Unconnected)?;
+        job.reporter.report_missed().await;
         let store = connect::store(&contract.s3, contract.ims.timeout).context(Unconnected)?;
         let probing = preflight::write(&store, &contract.s3.bucket, contract.job_id, stop);
         Box::pin(probing).await.inspect_err(|_| job.probe_left.store(true, Ordering::Relaxed))?;

@@ -1,7 +1,7 @@
 //! What IMS, the log and the probes are told of a job, and the outcome that is made of its end.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -61,6 +61,8 @@ pub(super) struct Reporter {
     access: ImsAccess,
     /// How long a status is reported again that IMS refuses.
     patience: Duration,
+    /// The job is in this status, and IMS did not take it.
+    missed: Mutex<Option<Status>>,
     pub job_id: Option<String>,
     pub board: Board,
     /// Cancelled by SIGTERM and SIGINT.
@@ -77,7 +79,7 @@ impl Reporter {
     ) -> anyhow::Result<Self> {
         let ims = Mutex::new(connect::ims(access)?);
         let (access, patience) = (access.clone(), Duration::ZERO);
-        Ok(Self { ims, access, patience, job_id, board, stop })
+        Ok(Self { ims, access, patience, missed: Mutex::default(), job_id, board, stop })
     }
 
     /// For a job that is held for so long.
@@ -98,14 +100,29 @@ impl Reporter {
 
     /// Reports that the job has come to `status`.
     pub async fn enter(&self, status: Status) -> Result<(), ims::Error> {
-        self.patch(status).await.map(drop)
+        self.patch(status).await?;
+        *self.missed() = None;
+        Ok(())
     }
 
     /// Reports a status without which the job can go on: its work must not be lost for it.
     pub async fn enter_if_possible(&self, status: Status) {
         if let Err(error) = self.enter(status).await {
             tracing::warn!(%status, "the job status could not be reported: {}", chain(&error));
+            *self.missed() = Some(status);
         }
+    }
+
+    /// Reports the status that IMS did not take, if there is one.
+    pub async fn report_missed(&self) {
+        let missed = *self.missed();
+        if let Some(status) = missed {
+            self.enter_if_possible(status).await;
+        }
+    }
+
+    fn missed(&self) -> MutexGuard<'_, Option<Status>> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does the work and reports how it ended. A panic in it is an error like any other.
@@ -188,6 +205,7 @@ impl Reporter {
         };
         told.map(Some)
     }
+
     /// A job that succeeded is worth the patience of one that is held.
     async fn report_end(&self, id: &str, status: Status) -> Result<ims::Job, ims::Error> {
         let patience = if status == Status::Success { self.patience } else { Duration::ZERO };

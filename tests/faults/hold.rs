@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::pod::{Agent, Pod, Volume};
 use crate::support::proxy::{ALWAYS, Fault};
+use crate::support::tls::TlsFront;
 use crate::support::{SOON, eventually, free_port, tree};
 
 const SUCCEEDED: [&str; 4] =
@@ -143,6 +144,54 @@ async fn credentials_are_read_anew_while_the_job_is_held() {
     held(&status, "cannot connect to IMS and the store").await;
     fs::remove_dir(directory.join("secret_key")).unwrap();
     fs::write(directory.join("secret_key"), "test-secret\n").unwrap();
+    agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+    assert_published(&pod, "etc/motd", "work of hours\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oauth_secret_is_read_anew_while_the_job_is_held() {
+    let mut pod = patient_pod("1h", "0").await;
+    let directory = pod.stand.dir.path().join("oauth");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("client-id"), "admin-client").unwrap();
+    fs::write(directory.join("client-secret"), "first").unwrap();
+    fs::write(directory.join("endpoint"), format!("{}/token", pod.ims.url())).unwrap();
+    pod.vars.insert("OAUTH_CONFIG_DIR", directory.display().to_string());
+    {
+        let mut records = pod.records.lock().unwrap();
+        (records.guarded, records.client_secret) = (true, Some("first"));
+    }
+    let (agent, status) = waiting(&pod).await;
+    {
+        let mut records = pod.records.lock().unwrap();
+        (records.revoked, records.client_secret) = (records.tokens, Some("second"));
+    }
+    pod.touch("complete");
+    held(&status, "401").await;
+    fs::write(directory.join("client-secret"), "second").unwrap();
+    agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+    assert_published(&pod, "etc/motd", "work of hours\n").await;
+}
+
+/// A CA file that does not fit is repaired as a site does it: the file is replaced, and nothing is started
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ca_file_is_read_anew_while_the_job_is_held() {
+    let mut pod = patient_pod("1h", "0").await;
+    let front = TlsFront::start(&pod.s3.url(), pod.stand.dir.path()).await;
+    let authorities = pod.stand.dir.path().join("ca.pem");
+    fs::copy(pod.stand.dir.path().join("first.pem"), &authorities).unwrap();
+    pod.vars.insert("S3_ENDPOINT", front.url());
+    pod.vars.insert("S3_SSL_VALIDATE", authorities.display().to_string());
+    let (agent, status) = waiting(&pod).await;
+    let renewed = front.replace_certificate();
+    pod.touch("complete");
+    held(&status, "invalid peer certificate").await;
+    pod.assert_no_image().await;
+    // Half written, as while it is replaced.
+    fs::write(&authorities, &renewed[..renewed.len() / 2]).unwrap();
+    held(&status, "CA file").await;
+    fs::write(&authorities, renewed).unwrap();
     agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
 }

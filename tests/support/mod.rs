@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod recipe;
 pub mod ssh;
 pub mod stand;
+pub mod tls;
 pub mod tree;
 
 use std::net::TcpListener;

@@ -39,6 +39,8 @@ pub struct Records {
     pub tokens: usize,
     /// The first so many of them are refused.
     pub revoked: usize,
+    /// Who wants a token says this, if there is one.
+    pub client_secret: Option<&'static str>,
 }
 
 /// Everything around an agent, and its directory.
@@ -329,6 +331,11 @@ fn group(stat: &[u8]) -> Option<u32> {
 fn answer(records: &mut Records, parts: &Parts, body: &Bytes) -> Option<Response> {
     let path = parts.uri.path();
     if path == "/token" {
+        let form = String::from_utf8_lossy(body);
+        let said = |secret: &str| form.contains(&format!("client_secret={secret}"));
+        if !records.client_secret.is_none_or(said) {
+            return Some(StatusCode::UNAUTHORIZED.into_response());
+        }
         records.tokens += 1;
         let token = format!("token-{}", records.tokens);
         return Some(Json(json!({"access_token": token, "expires_in": 3600})).into_response());
