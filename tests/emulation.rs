@@ -86,6 +86,7 @@ async fn works(pod: &Pod, said: &[&str]) {
 }
 
 async fn fails(pod: &Pod, causes: &[&str]) {
+    pod.renew_job();
     pod.run().ends(1, &["error"], causes).await;
 }
 
