@@ -155,11 +155,19 @@ async fn save_to(
             let names = names(&files);
             let object = |name: &str| Object::new(bucket, format!("{prefix}/{name}"));
             let (meter, options) = (Meter::hidden(), put::Options::default());
-            for (name, file) in files {
-                store.put_file(&object(name), file, &options, &meter, cancel).await?;
+            let at = format!("s3://{bucket}/{prefix}");
+            // What is saved already is worth more than a tidy store.
+            let kept = |saved: usize| match &names[..saved] {
+                [] => format!("nothing is in {at}"),
+                saved => format!("{at} has only {}", saved.join(", ")),
+            };
+            for (saved, (name, file)) in files.into_iter().enumerate() {
+                let put = store.put_file(&object(name), file, &options, &meter, cancel).await;
+                put.with_context(|| format!("cannot upload {name}; {}", kept(saved)))?;
             }
-            store.put_bytes(&object(INDEX), &index, &options, cancel).await?;
-            Ok((format!("s3://{bucket}/{prefix}"), names))
+            let put = store.put_bytes(&object(INDEX), &index, &options, cancel).await;
+            put.with_context(|| format!("cannot upload {INDEX}; {}", kept(names.len())))?;
+            Ok((at, names))
         }
     }
 }

@@ -106,6 +106,19 @@ async fn a_deadline_saves_the_work_in_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_could_be_saved_stays_and_is_named() {
+    let (mut pod, _) = pod(true).await;
+    pod.vars.insert("IMS_JOB_RESCUE", "s3://boot-images/saved".into());
+    let agent = worked_on(&pod).await;
+    pod.s3.fail("PUT manifest.json", Fault::Status(403), ALWAYS);
+    pod.s3.fail("PUT saved kernel", Fault::Status(403), ALWAYS);
+    pod.touch("complete");
+    let said = format!("cannot upload kernel; s3://boot-images/saved/{JOB} has only rootfs");
+    agent.ends(1, &FAILED, &["cannot upload manifest", &said]).await;
+    assert_eq!(pod.stand.keys("saved/").await, [format!("saved/{JOB}/rootfs")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_saved_of_a_job_that_its_user_gave_up() {
     let (pod, place) = pod(true).await;
     let agent = worked_on(&pod).await;
