@@ -53,9 +53,9 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     let directory = open_directory(job).await?;
     if !job.options.after_build {
         job.reporter.enter(Status::FetchingRecipe).await?;
+        // Before hours of a build. After it, publishing holds the job instead.
+        Box::pin(preflight::check(job, store)).await?;
     }
-    // Before hours of a build.
-    Box::pin(preflight::check(job, store)).await?;
     let result = create(job, store, &directory, debug).await;
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     remove(directory, leave).await;

@@ -241,22 +241,25 @@ pub(super) fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
     Ok(Some(record))
 }
 
+/// What an earlier run of this job has left, if it has; an error if it was another job.
+pub(super) fn left_state(claim: &Claim) -> anyhow::Result<Option<State>> {
+    let state = State::load(claim.layout())?;
+    if let Some(state) = &state {
+        anyhow::ensure!(
+            state.job_id == claim.job_id(),
+            "{} holds the work of job {}: give this job a directory of its own, or remove that one",
+            claim.layout().agent().display(),
+            state.job_id
+        );
+    }
+    Ok(state)
+}
+
 /// The state of an earlier run of this job that got as far as letting the user in. Nothing may be
 /// fetched over what another job has left, nor over the base of changes that a user has made.
 pub(super) fn left_image(claim: &Claim) -> anyhow::Result<Option<State>> {
-    let layout = claim.layout();
-    let Some(state) = State::load(layout)? else { return Ok(None) };
-    let agent = layout.agent();
-    anyhow::ensure!(
-        state.job_id == claim.job_id(),
-        "{} holds the work of job {}: give this job a directory of its own, or remove that one",
-        agent.display(),
-        state.job_id
-    );
-    if !state.is_made() {
-        return Ok(None);
-    }
-    let image = layout.image();
+    let Some(state) = left_state(claim)?.filter(State::is_made) else { return Ok(None) };
+    let (image, agent) = (claim.layout().image(), claim.layout().agent());
     let size = std::fs::metadata(&image)
         .with_context(|| format!("the image of an earlier run is gone: {}", image.display()))?
         .len();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::customize::left_image;
+use super::customize::left_state;
 use super::package::blocking;
 use super::report::Reporter;
 use super::{Job, create};
@@ -63,6 +63,17 @@ pub(super) async fn before(job: &Job, store: &Store) -> anyhow::Result<Option<Pu
     }
     ensure_not_ended(&record)?;
     Ok(None)
+}
+
+/// The image that is the job's result already, whether or not the job has ended.
+pub(super) async fn earlier_result(
+    reporter: &Reporter,
+    store: &Store,
+) -> anyhow::Result<Option<Published>> {
+    match record(reporter).await? {
+        Some(record) => result(reporter, record, store).await,
+        None => Ok(None),
+    }
 }
 
 async fn result(
@@ -144,8 +155,7 @@ async fn remove(job: &Job) -> anyhow::Result<()> {
         (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());
     blocking(move || {
         let claim: Claim = workspace::claim(&parent, &job_id)?;
-        // Whose it is.
-        left_image(&claim)?;
+        left_state(&claim)?;
         Ok(workspace::discard(&claim)?)
     })
     .await

@@ -15,6 +15,7 @@ use crate::jail;
 use crate::publish::Published;
 use crate::s3::Store;
 use crate::squashfs::Engine;
+use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
 
@@ -50,10 +51,14 @@ pub async fn repackage(
 
 async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Published> {
     let store = connect::store(&repackaging.s3, repackaging.ims.timeout)?;
+    let (root, stop) = (repackaging.root.clone(), reporter.stop.clone());
+    let opening = blocking(move || open(&root, &stop));
+    if let Some(published) = Box::pin(published::earlier_result(reporter, &store)).await? {
+        tidy(opening).await;
+        return Ok(published);
+    }
     reporter.enter(Status::PackagingArtifacts).await?;
-    let root = repackaging.root.clone();
-    let stop = reporter.stop.clone();
-    let (layout, left) = blocking(move || open(&root, &stop)).await?;
+    let (layout, left) = opening.await?;
     let to = Destination {
         image_name: repackaging.image.name.clone(),
         arch: repackaging.image.arch,
@@ -75,6 +80,17 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     blocking(move || close(&layout, left, leave)).await?;
     result
+}
+
+/// Removes what a killed `package` has left that had published its image.
+async fn tidy(opening: impl Future<Output = anyhow::Result<(Layout, Option<Workspace>)>>) {
+    let closed = async {
+        let (layout, left) = opening.await?;
+        blocking(move || close(&layout, left, Leave::Nothing)).await
+    };
+    if let Err(error) = closed.await {
+        tracing::warn!("what is left of the job is not removed: {}", chain(error.as_ref()));
+    }
 }
 
 /// What a killed agent has begun to publish of a build: its directory lies two levels above the root.

@@ -106,6 +106,12 @@ impl Error {
         matches!(self, Error::Refused { status: 404, .. })
     }
 
+    /// True where what was to be removed is not there. A bucket that is said not to be there proves
+    /// nothing: the object was written into it a moment ago.
+    pub(super) fn is_removed(&self) -> bool {
+        matches!(self, Error::Refused { status: 404, code, .. } if code != "NoSuchBucket")
+    }
+
     /// True where the store has no room for more: a full disk, a quota. Asking again changes nothing until
     /// somebody has made room.
     pub fn is_out_of_space(&self) -> bool {

@@ -180,7 +180,7 @@ impl Store {
             request.bucket(&object.bucket).key(&object.key).upload_id(id).send()
         };
         match self.call("abort the upload of", &object.to_string(), &never, abort).await {
-            Err(error) if !error.is_not_found() => Err(error),
+            Err(error) if !error.is_removed() => Err(error),
             _ => Ok(()),
         }
     }

@@ -331,7 +331,7 @@ impl Store {
             })
             .await;
         match deleted {
-            Err(error) if !error.is_not_found() => Err(error),
+            Err(error) if !error.is_removed() => Err(error),
             _ => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::pod::{Agent, JOB, OTHER_JOB, Pod, Volume};
-use crate::support::proxy::Fault;
+use crate::support::proxy::{ALWAYS, Fault};
 use crate::support::{SOON, eventually};
 
 const SUCCEEDED: [&str; 4] =
@@ -153,6 +153,25 @@ async fn a_job_that_is_over_stays_over() {
     let deleted = "IMS_JOB_ID=5a7b1c9e-0000-4000-8000-00000000fa19";
     let log = sent_away(pod.run_through(&["env", deleted], &[]), 1).await;
     assert!(log.contains("IMS has no record of the job"), "{log}");
+}
+
+/// Its image stays the only one, also where `package` was to publish it and IMS did not take the last status.
+#[tokio::test(flavor = "multi_thread")]
+async fn package_does_not_publish_again_what_is_published() {
+    let pod = Pod::start().await;
+    let mut agent = pod.run();
+    agent.reaches("waiting_on_user").await;
+    pod.ims.fail("POST /images", Fault::Status(422), ALWAYS);
+    pod.touch("complete");
+    let statuses = ["fetching_image", "waiting_on_user", "packaging_artifacts", "error"];
+    agent.ends(1, &statuses, &["422"]).await;
+    pod.ims.heal();
+    pod.records.lock().unwrap().refuse = Some(("success", 404));
+    let log = sent_away(pod.package(&[]), 4).await;
+    assert!(log.contains("image complete"), "{log}");
+    pod.records.lock().unwrap().refuse = None;
+    pod.package(&[]).ends(0, &["success"], &["has published its image"]).await;
+    pod.assert_image().await;
 }
 
 /// A process that has a copy of all mounts of the moment, as a container's runtime may.
