@@ -7,9 +7,8 @@ use uuid::Uuid;
 use super::connect::Connection;
 use super::exit::Exit;
 use super::output;
-use crate::contract::{Arch, ImageNames, boot_file, kernel_name};
+use crate::contract::{Arch, Engine, ImageNames, boot_file, kernel_name};
 use crate::job;
-use crate::squashfs::Engine;
 
 /// Pack an image root and register it with IMS, as a job does after `complete`
 ///

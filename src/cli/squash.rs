@@ -8,11 +8,12 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
+use crate::contract::Engine;
 use crate::squashfs::codec::Settings;
+use crate::squashfs::external;
 use crate::squashfs::format::Compressor;
 use crate::squashfs::reuse::{self, Changes};
 use crate::squashfs::write::{self, Exclude, Options, Summary};
-use crate::squashfs::{Engine, external};
 use crate::telemetry::progress::{Meter, Unit};
 use linux::cgroup;
 

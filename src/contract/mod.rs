@@ -4,6 +4,7 @@
 //! once; every other room gets values from it.
 
 mod arch;
+mod engine;
 pub mod files;
 mod job;
 mod pod;
@@ -13,6 +14,7 @@ mod values;
 pub mod vars;
 
 pub use arch::Arch;
+pub use engine::Engine;
 pub use job::{
     Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
     kernel_name, record,

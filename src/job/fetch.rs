@@ -37,7 +37,9 @@ async fn fetch(job: &Job, store: &Store, path: &Path, what: What) -> anyhow::Res
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     job.reporter.board.watch(&meter);
     let (source, stop) = (Arc::new(source), &job.reporter.stop);
-    Ok(get::to_file(store.http(), source, path, &options, &meter, stop).await?)
+    let fetched = get::to_file(store.http(), source, path, &options, &meter, stop).await?;
+    meter.finish();
+    Ok(fetched)
 }
 
 /// The presigned URL that the pod was given, for as long as it works; then one of our own.

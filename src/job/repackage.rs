@@ -10,11 +10,10 @@ use super::base::Base;
 use super::package::{Destination, Package, blocking, package};
 use super::report::{Outcome, Reporter};
 use super::{connect, published};
-use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
+use crate::contract::{Engine, ImageNames, ImsAccess, S3Access, Status};
 use crate::jail;
 use crate::publish::Published;
 use crate::s3::Store;
-use crate::squashfs::Engine;
 use crate::telemetry::status::Board;
 use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
 

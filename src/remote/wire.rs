@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::contract::{ImageNames, Session, Status};
+use crate::contract::{Engine, ImageNames, Session, Status};
 use crate::ims::Link;
 use crate::jail::Rights;
 use crate::net::Trust;
-use crate::squashfs::Engine;
 use crate::squashfs::reuse::Range;
 use crate::ssh::Forwarding;
 use crate::workspace::Mode;

@@ -13,29 +13,9 @@ pub mod write;
 pub use unpack::unpack;
 pub use write::{Options, Summary, pack};
 
-/// Who packs, `--engine`.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    clap::ValueEnum,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-pub enum Engine {
-    /// This program: blocks of the base image are used again, the rest is compressed.
-    #[default]
-    Own,
-    /// mksquashfs with its defaults: everything is compressed anew.
-    Mksquashfs,
-}
-
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,6 @@ use super::reuse::{self, Changes, Record};
 use super::testing::nasty::{noise, text};
 use super::testing::{Overlaid, assert_same, directory, image, overlaid, pack};
 use super::write::Options;
-use crate::telemetry::progress::Meter;
 
 const BLOCK: usize = 4096;
 
@@ -111,14 +110,14 @@ proptest! {
         first.iter().for_each(|action| act(&root, action));
         pack(&root, &base, &options());
         assert_same(&image(&base), &directory(&root), "full");
-        let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+        let cancel = CancellationToken::new();
         let (changed, out) = (dir.path().join("changed"), dir.path().join("out"));
-        super::unpack(&base, &changed, Some(2), &meter, &cancel).unwrap();
+        super::unpack(&base, &changed, Some(2), &(), &cancel).unwrap();
         assert_same(&directory(&changed), &directory(&root), "unpacked");
         let record = Record::new(&base, &changed).unwrap();
         then.iter().for_each(|action| act(&changed, action));
         for changes in [Changes::Recorded(&record), Changes::Content] {
-            reuse::pack(&base, changes, &changed, &out, &options(), &meter, &cancel).unwrap();
+            reuse::pack(&base, changes, &changed, &out, &options(), &(), &cancel).unwrap();
             assert_same(&image(&out), &directory(&changed), &format!("{changes:?}"));
         }
     }
@@ -144,9 +143,9 @@ proptest! {
             then.iter().filter(shown).for_each(|action| act(root, action));
         });
         let changes = Changes::Overlay { upper: &upper, work: indexed.then_some(&work) };
-        let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+        let cancel = CancellationToken::new();
         let out = dir.path().join("out");
-        reuse::pack(&base, changes, &root, &out, &options(), &meter, &cancel).unwrap();
+        reuse::pack(&base, changes, &root, &out, &options(), &(), &cancel).unwrap();
         assert_same(&image(&out), &seen, mount_options);
     }
 }

@@ -12,7 +12,6 @@ use super::testing::image::try_image;
 use super::testing::nasty::{make, make_large, noise, text};
 use super::testing::{Mounted, assert_same, directory, image, pack, tool};
 use super::write::{Exclude, Options};
-use crate::telemetry::progress::Meter;
 
 fn options(compressor: Compressor) -> Options {
     let mut options = Options::default();
@@ -66,8 +65,7 @@ fn every_reader_sees_the_tree_that_was_packed() {
         assert_same(&directory(&theirs), &expected, &format!("unsquashfs, {compressor:?}"));
         fs::remove_dir_all(&theirs).unwrap();
         let ours = dir.path().join("ours");
-        let meter = Meter::hidden();
-        super::unpack(&out, &ours, None, &meter, &CancellationToken::new()).unwrap();
+        super::unpack(&out, &ours, None, &(), &CancellationToken::new()).unwrap();
         assert_same(&directory(&ours), &expected, &format!("our unpacker, {compressor:?}"));
         fs::remove_dir_all(&ours).unwrap();
     }
@@ -123,8 +121,7 @@ fn images_of_mksquashfs_are_read_whatever_its_options() {
         tool("mksquashfs", &arguments);
         assert_same(&image(&out), &expected, &format!("{variant:?}"));
         let ours = dir.path().join("ours");
-        let meter = Meter::hidden();
-        super::unpack(&out, &ours, None, &meter, &CancellationToken::new()).unwrap();
+        super::unpack(&out, &ours, None, &(), &CancellationToken::new()).unwrap();
         assert_same(&directory(&ours), &expected, &format!("unpacked, {variant:?}"));
         fs::remove_dir_all(&ours).unwrap();
     }
@@ -192,7 +189,7 @@ fn a_failed_pack_leaves_what_was_there() {
     cancel.cancel();
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();
-    let failed = super::pack(&root, &out, &Options::default(), &Meter::hidden(), &cancel);
+    let failed = super::pack(&root, &out, &Options::default(), &(), &cancel);
     assert!(failed.is_err());
     assert_eq!(fs::read(&out).unwrap(), b"old");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
@@ -236,7 +233,7 @@ fn damage(good: &[u8], round: u64, at: &Path) {
     let _ = try_image(&path);
     let dir = at.with_extension("dir").join("inner");
     fs::create_dir_all(dir.parent().unwrap()).unwrap();
-    let _ = super::unpack(&path, &dir, Some(2), &Meter::hidden(), &CancellationToken::new());
+    let _ = super::unpack(&path, &dir, Some(2), &(), &CancellationToken::new());
     let parent = dir.parent().unwrap();
     assert!(fs::read_dir(parent).unwrap().all(|it| it.unwrap().file_name() == "inner"));
     fs::remove_dir_all(parent).unwrap();

@@ -173,6 +173,4 @@ fn users(path: &Path) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod test_tree;
-#[cfg(test)]
 mod tests;

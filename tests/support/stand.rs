@@ -188,9 +188,8 @@ impl Stand {
 
     pub async fn put_to(&self, object: &Object, path: &Path) -> s3::Uploaded {
         let file = std::fs::File::open(path).unwrap();
-        let meter = ims_job_agent::telemetry::progress::Meter::hidden();
         self.store
-            .put_file(object, file, &s3::put::Options::default(), &meter, &CancellationToken::new())
+            .put_file(object, file, &s3::put::Options::default(), &(), &CancellationToken::new())
             .await
             .unwrap()
     }

@@ -187,6 +187,7 @@ async fn download(
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     let source = Arc::new(FixedUrl::new(url));
     get::to_file(&http, source, path, &options, &meter, &reporter.stop).await?;
+    meter.finish();
     Ok(())
 }
 

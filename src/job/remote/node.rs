@@ -302,6 +302,7 @@ impl Node {
         let source = Arc::new(AskedFor(self.pod.clone()));
         let meter = Meter::start("fetch", Unit::Bytes, 0);
         get::to_file(&http, source, to, &options, &meter, &self.stop).await?;
+        meter.finish();
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub use self::error::Error;
 use self::link::{First, Link};
 use self::output::Output;
 use crate::net::Policy;
-use crate::telemetry::progress::Meter;
+use progress::Progress;
 
 /// Why a source has no URL: an error of whatever looks it up.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
@@ -103,19 +103,17 @@ pub struct Downloaded {
 }
 
 /// Downloads an object to `path`, which is replaced; removed again unless this succeeds.
-///
-/// A `meter` with a total is that of a longer step: this download counts for it and does not end it.
+/// `meter` counts bytes.
 pub async fn to_file(
     http: &reqwest::Client,
     source: Arc<dyn Source>,
     path: &Path,
     options: &Options,
-    meter: &Meter,
+    meter: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Downloaded, Error> {
-    let is_whole_step = meter.total() == 0;
     let resume = options.resume && options.md5.as_ref().is_some_and(|md5| !md5.is_empty());
-    let output = Output::create(path, meter.clone(), resume, options.policy.answer)?;
+    let output = Output::create(path, meter, resume, options.policy.answer)?;
     let partial = Partial::new(path);
     let download = Download { link: Link::new(http.clone(), source, options), output, options };
     let downloaded =
@@ -128,16 +126,13 @@ pub async fn to_file(
         downloaded => downloaded?,
     };
     partial.keep();
-    if is_whole_step {
-        meter.finish();
-    }
     Ok(downloaded)
 }
 
 /// One download on its way.
 struct Download<'a> {
     link: Link,
-    output: Output,
+    output: Output<'a>,
     options: &'a Options,
 }
 

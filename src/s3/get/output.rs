@@ -7,30 +7,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use progress::Progress;
 use reqwest::Response;
 
 use super::error::Error;
 use super::link::Link;
 use crate::net::pace;
-use crate::telemetry::progress::Meter;
 
 /// Bytes collected before they are written.
 pub(super) const BLOCK: usize = 1 << 20;
 
-pub(super) struct Output {
+pub(super) struct Output<'a> {
     pub file: Arc<File>,
     pub path: PathBuf,
-    pub meter: Meter,
+    pub meter: &'a dyn Progress,
     /// Bytes up to which an earlier download has written, if this one goes on with it.
     pub there: u64,
     /// Time in which the pace of an answer is judged.
     pub window: Duration,
 }
 
-impl Output {
+impl<'a> Output<'a> {
     pub(super) fn create(
         path: &Path,
-        meter: Meter,
+        meter: &'a dyn Progress,
         resume: bool,
         window: Duration,
     ) -> Result<Self, Error> {
@@ -43,9 +43,7 @@ impl Output {
 
     /// Checks that `size` bytes fit, with those that are there already, before hours are spent on them.
     pub(super) fn reserve(&self, size: u64) -> Result<(), Error> {
-        if self.meter.total() == 0 {
-            self.meter.set_total(size);
-        }
+        self.meter.set_total(size);
         // st_blocks counts units of 512 bytes (stat(2)).
         let taken = self.file.metadata().map_or(0, |found| found.blocks() * 512);
         let needed = size.saturating_sub(taken);

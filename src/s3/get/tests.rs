@@ -85,8 +85,8 @@ impl Client {
     async fn get(&self, urls: &[Url]) -> Result<Downloaded, Error> {
         let source = Arc::new(Urls(Mutex::new(urls.to_vec())));
         let http = net::client(&Trust::System, std::time::Duration::from_secs(20)).unwrap();
-        let (path, meter) = (self.path(), Meter::hidden());
-        to_file(&http, source, &path, &self.options, &meter, &self.cancel).await
+        let path = self.path();
+        to_file(&http, source, &path, &self.options, &(), &self.cancel).await
     }
 
     /// The error of a download, of which nothing may be left.
@@ -351,8 +351,8 @@ async fn a_full_disk_is_named_with_its_figures() {
     for server in [known, unknown] {
         let options = Options { size: None, ..options() };
         let source = Arc::new(FixedUrl::new(server.url));
-        let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
-        let error = to_file(&http, source, &path, &options, &meter, &cancel).await.unwrap_err();
+        let cancel = CancellationToken::new();
+        let error = to_file(&http, source, &path, &options, &(), &cancel).await.unwrap_err();
         let Error::NoSpace { needed, free, .. } = error else { panic!("{error}") };
         assert!(needed > free, "{needed} needed, {free} free");
         assert!(!path.exists());
@@ -363,7 +363,7 @@ async fn a_full_disk_is_named_with_its_figures() {
 async fn what_a_broken_try_has_left_does_not_count_as_missing_room() {
     // 1000 KiB of room for 977 KiB.
     let http = net::client(&Trust::System, std::time::Duration::from_secs(20)).unwrap();
-    let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+    let cancel = CancellationToken::new();
     let without_ranges = Server::start(|number, _| {
         let body = match number {
             0 => cut_off(object()[..900_000].to_vec()),
@@ -380,7 +380,7 @@ async fn what_a_broken_try_has_left_does_not_count_as_missing_room() {
         std::fs::write(&path, &object()[..900_000]).unwrap();
         let options = Options { resume, ..options() };
         let source = Arc::new(FixedUrl::new(server.url));
-        to_file(&http, source, &path, &options, &meter, &cancel).await.unwrap();
+        to_file(&http, source, &path, &options, &(), &cancel).await.unwrap();
     }
 }
 

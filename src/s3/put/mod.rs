@@ -31,7 +31,7 @@ use super::error::Error;
 use super::etag::{self, MIN_PART_SIZE};
 use super::object::Object;
 use super::store::Store;
-use crate::telemetry::progress::Meter;
+use progress::Progress;
 
 /// Metadata key of the md5 (hex) of the whole object (contract section 5).
 const MD5_KEY: &str = "md5sum";
@@ -87,7 +87,7 @@ impl Store {
         object: &Object,
         file: File,
         options: &Options,
-        meter: &Meter,
+        meter: &dyn Progress,
         cancel: &CancellationToken,
     ) -> Result<Uploaded, Error> {
         let local = |source| Error::Local { target: object.to_string(), source };
@@ -140,7 +140,7 @@ impl Store {
     ) -> Result<Uploaded, Error> {
         let local = |source| Error::Local { target: object.to_string(), source };
         let file = linux::fs::memory_file(bytes).map_err(local)?;
-        self.put_file(object, file, options, &Meter::hidden(), cancel).await
+        self.put_file(object, file, options, &(), cancel).await
     }
 }
 
@@ -157,7 +157,7 @@ struct Upload<'a> {
     copies_refused: AtomicBool,
     /// Bytes.
     copied: AtomicU64,
-    meter: &'a Meter,
+    meter: &'a dyn Progress,
 }
 
 impl Upload<'_> {

@@ -25,7 +25,7 @@ async fn upload(lab: &Lab, bytes: &[u8]) -> Result<Uploaded, Error> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     let object = Object::new(BUCKET, "1/rootfs");
-    lab.store.put_file(&object, file, &options(), &Meter::hidden(), &CancellationToken::new()).await
+    lab.store.put_file(&object, file, &options(), &(), &CancellationToken::new()).await
 }
 
 fn is_part(seen: &Seen) -> bool {
@@ -190,7 +190,7 @@ async fn cancelling_aborts_before_it_returns() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes()).unwrap();
     let object = Object::new(BUCKET, "1/rootfs");
-    let uploaded = lab.store.put_file(&object, file, &options(), &Meter::hidden(), &cancel).await;
+    let uploaded = lab.store.put_file(&object, file, &options(), &(), &cancel).await;
     assert!(matches!(uploaded, Err(Error::Cancelled)), "{uploaded:?}");
     assert_eq!(count(&lab, is_abort), 1);
     assert!(lab.keys().await.is_empty());

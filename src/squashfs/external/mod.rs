@@ -2,8 +2,8 @@
 //!
 //! Called by `workspace` (unpack) and `publish` (pack).
 
+mod bar;
 mod pack;
-mod progress;
 mod unpack;
 mod version;
 

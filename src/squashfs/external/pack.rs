@@ -7,15 +7,14 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::version::installed;
-use super::{Error, free_beside, progress, says_full};
-use crate::telemetry::progress::Meter;
+use super::{Error, bar, free_beside, says_full};
 use linux::{mountinfo, process};
+use progress::Progress;
 
 /// The least that mksquashfs gets to work with; it refuses much less.
 const LEAST_MEMORY: u64 = 128 << 20;
 
 /// An image root to be packed.
-#[derive(Debug)]
 pub struct Pack<'a> {
     pub root: &'a Path,
     /// The squashfs file; it is there only once it is complete.
@@ -24,7 +23,7 @@ pub struct Pack<'a> {
     /// Bytes this process may use, if that is bounded: mksquashfs takes a quarter.
     pub memory: Option<u64>,
     /// Set to percent.
-    pub meter: &'a Meter,
+    pub meter: &'a dyn Progress,
     pub cancel: &'a CancellationToken,
 }
 
@@ -79,7 +78,7 @@ fn run(pack: &Pack, partial: &Path) -> Result<(), Error> {
     let free_before = free_beside(pack.out);
     let mut command = command(pack, partial);
     let output = process::run_on_terminal(&mut command, pack.cancel, |line| {
-        if let Some(percent) = progress::percent(line) {
+        if let Some(percent) = bar::percent(line) {
             pack.meter.set(percent);
         }
     })

@@ -6,19 +6,18 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::version::installed;
-use super::{Error, free_beside, progress, says_full};
-use crate::telemetry::progress::Meter;
+use super::{Error, bar, free_beside, says_full};
 use linux::process;
+use progress::Progress;
 
 /// An image to be unpacked.
-#[derive(Debug)]
 pub struct Unpack<'a> {
     pub image: &'a Path,
     /// Made if it is not there; what is in it is overwritten.
     pub root: &'a Path,
     pub threads: usize,
     /// Set to percent.
-    pub meter: &'a Meter,
+    pub meter: &'a dyn Progress,
     pub cancel: &'a CancellationToken,
 }
 
@@ -31,7 +30,7 @@ pub fn unpack(unpack: &Unpack) -> Result<(), Error> {
     command.args(["-f", "-xattrs", "-processors"]).arg(unpack.threads.max(1).to_string());
     command.arg("-d").arg(unpack.root).arg(unpack.image);
     let output = process::run_on_terminal(&mut command, unpack.cancel, |line| {
-        if let Some(percent) = progress::percent(line) {
+        if let Some(percent) = bar::percent(line) {
             unpack.meter.set(percent);
         }
     })

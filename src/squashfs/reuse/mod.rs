@@ -25,10 +25,10 @@ pub use record::Record;
 use super::format::options::Options as CompressorOptions;
 use super::read::Image;
 use super::write::{self, Error, Options, Summary, scan, sink::Sink};
-use crate::telemetry::progress::Meter;
 use carry::Carry;
 use linux::disk::filesystem;
 use linux::tree::Dir;
+use progress::Progress;
 
 /// How the changes since the base are known.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +71,7 @@ pub fn pack(
     root: &Path,
     out: &Path,
     options: &Options,
-    meter: &Meter,
+    meter: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Outcome, Error> {
     let reason = match open(base, options) {
@@ -121,7 +121,7 @@ fn reuse(
     root: &Path,
     out: &Path,
     options: &Options,
-    meter: &Meter,
+    meter: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Outcome, Error> {
     let mut sink = Sink::create(out)?;

@@ -14,7 +14,6 @@ use super::super::testing::{
 };
 use super::super::write::Options;
 use super::{Changes, Outcome, Record};
-use crate::telemetry::progress::Meter;
 
 /// A base image and a mounted overlay on it.
 struct Lab {
@@ -56,8 +55,8 @@ impl Lab {
     /// Changes the unpacked base and packs it in each of the ways for plain directories.
     fn unpacked(&self, change: impl Fn(&Path)) -> PathBuf {
         let root = self.path("unpacked");
-        let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
-        super::super::unpack(&self.base, &root, None, &meter, &cancel).unwrap();
+        let cancel = CancellationToken::new();
+        super::super::unpack(&self.base, &root, None, &(), &cancel).unwrap();
         let record = Record::new(&self.base, &root).unwrap();
         change(&root);
         let expected = directory(&root);
@@ -73,9 +72,9 @@ impl Lab {
     }
 
     fn reuse(&self, changes: Changes, root: &Path, out: &Path) -> Outcome {
-        let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+        let cancel = CancellationToken::new();
         let options = Options::default();
-        super::pack(&self.base, changes, root, out, &options, &meter, &cancel).unwrap()
+        super::pack(&self.base, changes, root, out, &options, &(), &cancel).unwrap()
     }
 
     /// The ranges that could be copied inside an object store really are the same bytes.
@@ -283,8 +282,8 @@ fn a_change_that_hides_is_found_by_content_and_by_record() {
         fs::write(root.join("other"), text(2, 300_000)).unwrap();
     });
     let root = lab.path("unpacked");
-    let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
-    super::super::unpack(&lab.base, &root, None, &meter, &cancel).unwrap();
+    let cancel = CancellationToken::new();
+    super::super::unpack(&lab.base, &root, None, &(), &cancel).unwrap();
     let record = Record::new(&lab.base, &root).unwrap();
     let file = root.join("file");
     let time = fs::metadata(&file).unwrap().modified().unwrap();
@@ -317,16 +316,16 @@ fn images_of_mksquashfs_serve_as_base() {
 fn a_base_that_does_not_fit_or_is_damaged_is_not_used() {
     let lab = Lab::new(|root| fs::write(root.join("file"), text(1, 300_000)).unwrap());
     let (root, out) = (lab.path("root"), lab.path("new.sqsh"));
-    let (meter, cancel) = (Meter::hidden(), CancellationToken::new());
+    let cancel = CancellationToken::new();
     let mut options = Options::default();
     options.settings.block_size = 4096;
     let outcome =
-        super::pack(&lab.base, Changes::Content, &root, &out, &options, &meter, &cancel).unwrap();
+        super::pack(&lab.base, Changes::Content, &root, &out, &options, &(), &cancel).unwrap();
     assert!(outcome.ranges.is_empty());
     assert_same(&image(&out), &directory(&root), "other block size");
     // The merged tree is read then, so it must be there.
     let changes = Changes::Overlay { upper: &root, work: None };
-    let packed = super::pack(&lab.base, changes, &root, &out, &options, &meter, &cancel);
+    let packed = super::pack(&lab.base, changes, &root, &out, &options, &(), &cancel);
     assert!(packed.unwrap_err().to_string().contains("no overlay is mounted"));
     let mut bytes = fs::read(&lab.base).unwrap();
     let table = Image::open(&lab.base).unwrap().superblock().inode_table as usize;

@@ -4,6 +4,7 @@
 pub mod describe;
 pub mod image;
 pub mod nasty;
+pub mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,14 +12,13 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::write::{Options, Summary};
-use crate::telemetry::progress::Meter;
 
 pub use describe::{assert_same, directory};
 pub use image::image;
 
 /// Packs with nobody watching.
 pub fn pack(root: &Path, out: &Path, options: &Options) -> Summary {
-    super::pack(root, out, options, &Meter::hidden(), &CancellationToken::new()).unwrap()
+    super::pack(root, out, options, &(), &CancellationToken::new()).unwrap()
 }
 
 /// Runs a program that must succeed; the packages are those that scripts/test installs.

@@ -24,11 +24,11 @@ use super::format::inode::decode_device;
 use super::format::metadata::Reference;
 use super::format::{Inode, Kind};
 use super::read::{Image, Node, Step, Walker};
-use crate::telemetry::progress::Meter;
 use files::Files;
 use linux::cgroup;
 use linux::tree::Dir;
 use metadata::{Metadata, Skipped};
+use progress::Progress;
 
 /// What was unpacked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn unpack(
     image: &Path,
     dir: &Path,
     threads: Option<usize>,
-    meter: &Meter,
+    meter: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Summary, Error> {
     let image = Image::open(image)?;

@@ -14,8 +14,8 @@ use super::Error;
 use super::metadata::{Metadata, Skipped};
 use crate::squashfs::format::inode::{File, Tail};
 use crate::squashfs::read::{BlockReader, Image};
-use crate::telemetry::progress::Meter;
 use linux::tree::Dir;
+use progress::Progress;
 
 /// A file to be made.
 pub struct Target {
@@ -59,7 +59,7 @@ pub fn run(
     jobs: Receiver<Job>,
     image: &Image,
     skipped: &Skipped,
-    meter: &Meter,
+    meter: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let mut reader = BlockReader::new(image)?;

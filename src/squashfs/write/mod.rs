@@ -37,8 +37,8 @@ pub(crate) use stream::pack_stream;
 use super::codec::Settings;
 use super::format::Compressor;
 use super::format::metadata::Reference;
-use crate::telemetry::progress::Meter;
 use linux::tree::Dir;
+use progress::Progress;
 
 /// Bytes in a data block unless told otherwise: mksquashfs's default, which the nodes boot.
 pub const DEFAULT_BLOCK: u32 = 131_072;
@@ -89,7 +89,7 @@ pub fn pack(
     root: &Path,
     out: &Path,
     options: &Options,
-    meter: &Meter,
+    meter: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Summary, Error> {
     let dir = Dir::open(root).map_err(|e| Error::read("open", root, e))?;

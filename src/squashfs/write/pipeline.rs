@@ -16,9 +16,9 @@ use super::stored::Stored;
 use super::tree::Writer;
 use super::{Error, Options, Summary, worker};
 use crate::squashfs::format::fragment::Fragment;
-use crate::telemetry::progress::Meter;
 use linux::cgroup;
 use linux::tree::Dir;
+use progress::Progress;
 
 /// Most bytes of blocks that wait for the writer.
 const QUEUED_BYTES: usize = 64 << 20;
@@ -32,7 +32,7 @@ pub(crate) struct Job<'a> {
     pub root: &'a Dir,
     pub root_path: &'a Path,
     pub options: &'a Options,
-    pub meter: &'a Meter,
+    pub meter: &'a dyn Progress,
     pub cancel: &'a CancellationToken,
 }
 

@@ -11,7 +11,6 @@ use super::event::{Attributes, Event};
 use super::feed::Feeder;
 use super::sink::Sink;
 use super::{Error, Options, Summary, pipeline};
-use crate::telemetry::progress::Meter;
 use linux::tree::Dir;
 
 /// Packs what `feed` feeds into the image `out`, which appears whole or not at all.
@@ -32,8 +31,7 @@ where
     let parent = out.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let root = Dir::open(parent).map_err(|e| Error::read("open", parent, e))?;
     // Progress is that of the input, which the caller counts.
-    let meter = Meter::hidden();
-    let job = pipeline::Job { root: &root, root_path: parent, options, meter: &meter, cancel };
+    let job = pipeline::Job { root: &root, root_path: parent, options, meter: &(), cancel };
     pipeline::run(&job, sink, start, feed)
 }
 

@@ -20,7 +20,7 @@ use crate::squashfs::format::inode::File;
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::format::superblock::{Superblock, flags};
 use crate::squashfs::format::{Inode, Kind};
-use crate::telemetry::progress::Meter;
+use progress::Progress;
 use tokio_util::sync::CancellationToken;
 
 /// A directory whose content is being written.
@@ -35,7 +35,7 @@ pub struct Writer<'a> {
     sink: Sink,
     encoder: Encoder,
     options: &'a Options,
-    meter: &'a Meter,
+    meter: &'a dyn Progress,
     cancel: &'a CancellationToken,
     inodes: Table,
     directories: Table,

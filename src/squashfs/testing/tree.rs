@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Runs a shell script in `dir`, ended by its first failure.
-pub(crate) fn sh(script: &str, dir: &Path) {
+pub fn sh(script: &str, dir: &Path) {
     let status = Command::new("bash").args(["-ec", script]).current_dir(dir).status().unwrap();
     assert!(status.success(), "{script}");
 }
 
 /// Makes a tree with everything in it that an image can hold.
-pub(crate) fn make(root: &Path) {
+pub fn make(root: &Path) {
     std::fs::create_dir_all(root).unwrap();
     sh(TREE, root);
 }
@@ -56,10 +56,10 @@ struct Entry {
 
 /// All of a tree, by path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listing(BTreeMap<PathBuf, Entry>);
+pub struct Listing(BTreeMap<PathBuf, Entry>);
 
 impl Listing {
-    pub(crate) fn of(root: &Path) -> Self {
+    pub fn of(root: &Path) -> Self {
         let mut entries = BTreeMap::new();
         add(root, Path::new(""), &mut entries, &mut BTreeMap::new());
         Self(entries)
@@ -67,7 +67,7 @@ impl Listing {
 
     /// Fails with the entries that differ.
     #[track_caller]
-    pub(crate) fn assert_same(&self, found: &Self) {
+    pub fn assert_same(&self, found: &Self) {
         let differs = |(path, entry): &(&PathBuf, &Entry)| found.0.get(*path) != Some(*entry);
         let mut faults: Vec<String> = self
             .0
