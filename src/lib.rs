@@ -18,7 +18,6 @@ pub mod recipe;
 pub mod remote;
 pub mod s3;
 pub mod sftp;
-pub mod squashfs;
 pub mod ssh;
 pub mod standalone;
 pub mod telemetry;

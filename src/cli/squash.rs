@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
 use crate::contract::Engine;
-use crate::squashfs::codec::Settings;
-use crate::squashfs::external;
-use crate::squashfs::format::Compressor;
-use crate::squashfs::reuse::{self, Changes};
-use crate::squashfs::write::{self, Exclude, Options, Summary};
 use crate::telemetry::progress::{Meter, Unit};
 use linux::cgroup;
+use squashfs::codec::Settings;
+use squashfs::external;
+use squashfs::format::Compressor;
+use squashfs::reuse::{self, Changes};
+use squashfs::write::{self, Exclude, Options, Summary};
 
 /// Pack a directory tree into a squashfs image
 ///

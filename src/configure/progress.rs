@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Configuration, Source};
 use crate::publish::manifest::Artifact;
-use crate::squashfs::reuse::Range;
+use squashfs::reuse::Range;
 
 /// Of `state.json`; a file of another version counts as none.
 const VERSION: u32 = 1;

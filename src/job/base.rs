@@ -11,9 +11,9 @@ use super::fetch::Lookup;
 use crate::ims::Link;
 use crate::s3::Store;
 use crate::s3::put::{Reuse, Shared};
-use crate::squashfs::diff::{self, Diff};
-use crate::squashfs::reuse::{Changes, Range, Record};
 use crate::workspace::Workspace;
+use squashfs::diff::{self, Diff};
+use squashfs::reuse::{Changes, Range, Record};
 
 /// Version of `changes.json`.
 const VERSION: &str = "1.0";

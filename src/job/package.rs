@@ -21,14 +21,14 @@ use crate::ims::Link;
 use crate::publish::journal::Journal;
 use crate::publish::{self, Published, boot};
 use crate::s3::Store;
-use crate::squashfs::reuse::{self, Range};
-use crate::squashfs::{self, Options, external};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::workspace;
 use linux::cgroup;
 use linux::disk::human;
+use squashfs::reuse::{self, Range};
+use squashfs::{Options, external};
 
 /// What is packaged, and under which names.
 #[derive(Debug, Clone)]

@@ -13,9 +13,9 @@ use crate::contract::{Engine, ImageNames, Session, Status};
 use crate::ims::Link;
 use crate::jail::Rights;
 use crate::net::Trust;
-use crate::squashfs::reuse::Range;
 use crate::ssh::Forwarding;
 use crate::workspace::Mode;
+use squashfs::reuse::Range;
 
 /// What comes before everything else is a [`Task`].
 #[derive(Debug, Serialize, Deserialize)]

@@ -35,7 +35,7 @@ pub enum Format {
 }
 
 /// The crates of this workspace that log.
-const OUR_CRATES: [&str; 2] = ["ims_job_agent", "linux"];
+const OUR_CRATES: [&str; 3] = ["ims_job_agent", "linux", "squashfs"];
 
 /// The least important events that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

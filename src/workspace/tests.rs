@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::open::image_id;
 use super::*;
-use crate::squashfs::external;
-use crate::squashfs::testing::tree::{self, Listing, sh};
 use linux::capability::CapSet;
+use squashfs::external;
+use squashfs::test_tree::{self, Listing, sh};
 
 /// A job's directory with a packed image in it, and the tree that the image was made of.
 struct Job {
@@ -22,7 +22,7 @@ impl Job {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (tree, image) = (dir.path().join("tree"), dir.path().join("rootfs.sqsh"));
-        tree::make(&tree);
+        test_tree::make(&tree);
         pack(&tree, &image);
         Self { dir, image, tree }
     }
