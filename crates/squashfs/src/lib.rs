@@ -1,4 +1,6 @@
-//! Squashfs 4.0: on-disk format, reader, writer, reuse of a base image, the external mksquashfs.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 
 pub mod codec;
 pub mod diff;

@@ -3,18 +3,18 @@
 use linux::tree::Xattrs;
 
 /// The namespace in which overlayfs keeps its marks. Not `user.overlay.`: there they are only in overlays
-/// that are mounted with `userxattr`, which jobs' are not; in others it is the user's, of container storage
-/// in the image for example.
+/// that are mounted with `userxattr`; in others it is the user's, of container storage in the image for
+/// example.
 const MARKS: &[u8] = b"trusted.overlay.";
 
 /// The mark's name if the attribute is one.
-pub fn mark(name: &[u8]) -> Option<&[u8]> {
+pub(crate) fn mark(name: &[u8]) -> Option<&[u8]> {
     name.strip_prefix(MARKS)
 }
 
 /// Attributes as a user of the overlay saw them: marks are left out, and those of an overlay inside
 /// the overlay, which are stored with a prefix more, get their names back.
-pub fn without_marks(xattrs: Xattrs) -> Xattrs {
+pub(crate) fn without_marks(xattrs: Xattrs) -> Xattrs {
     let escaped = |name: &[u8]| {
         let rest = mark(name)?.strip_prefix(b"overlay.")?;
         Some([MARKS, rest].concat())

@@ -59,6 +59,7 @@ struct Entry {
 pub struct Listing(BTreeMap<PathBuf, Entry>);
 
 impl Listing {
+    /// What is at `root` and below it.
     pub fn of(root: &Path) -> Self {
         let mut entries = BTreeMap::new();
         add(root, Path::new(""), &mut entries, &mut BTreeMap::new());

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::error::Error;
 use crate::transfer::paths::{parts, shown};
-use squashfs::format::directory::MAX_NAME;
+use squashfs::format::MAX_NAME;
 use squashfs::write::{self, Attributes, Feeder, MAX_DEPTH, Special};
 
 /// Links followed on the way to one entry, as many as Linux follows.

@@ -9,7 +9,7 @@ use crate::format::Compressor;
 const XZ_MEMORY: u64 = 32 << 20;
 
 /// Decompresses blocks of one compressor; not shared between threads.
-pub struct Decoder {
+pub(crate) struct Decoder {
     kind: Kind,
 }
 
@@ -22,7 +22,7 @@ enum Kind {
 }
 
 impl Decoder {
-    pub fn new(compressor: Compressor) -> Result<Self, Error> {
+    pub(crate) fn new(compressor: Compressor) -> Result<Self, Error> {
         let kind = match compressor {
             Compressor::Gzip => Kind::Gzip(libdeflater::Decompressor::new()),
             Compressor::Zstd => Kind::Zstd(
@@ -38,7 +38,7 @@ impl Decoder {
 
     /// Unpacks `input` to the start of `out`; how many bytes it made. More than `out` holds is an
     /// error.
-    pub fn decode(&mut self, input: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+    pub(crate) fn decode(&mut self, input: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         match &mut self.kind {
             Kind::Gzip(decompressor) => decompressor
                 .zlib_decompress(input, out)

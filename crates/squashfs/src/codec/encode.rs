@@ -19,6 +19,7 @@ const LZ4_LEVEL: i32 = 0;
 /// Which compressor, and how hard it tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
+    /// The compressor; images with lzma can be read and not made.
     pub compressor: Compressor,
     /// gzip 1 to 12 (libdeflate's), zstd 1 to 22, xz 0 to 9, lz4 0 to 12; `None` for the default.
     pub level: Option<i32>,
@@ -67,7 +68,7 @@ impl Settings {
 }
 
 /// Compresses blocks with one compressor; not shared between threads.
-pub struct Encoder {
+pub(crate) struct Encoder {
     kind: Kind,
 }
 
@@ -80,7 +81,7 @@ enum Kind {
 }
 
 impl Encoder {
-    pub fn new(settings: &Settings) -> Result<Self, Error> {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let level = settings.level()?;
         let kind = match settings.compressor {
             Compressor::Gzip => {
@@ -104,7 +105,7 @@ impl Encoder {
 
     /// Compresses `input` into `out` (what was there is dropped). `false`: it would not shrink, and
     /// `out` holds nothing of use.
-    pub fn encode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
+    pub(crate) fn encode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
         if input.len() < 2 {
             return Ok(false);
         }

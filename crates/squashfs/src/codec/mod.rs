@@ -1,16 +1,18 @@
 //! The compressors of squashfs, both ways; one encoder or decoder a thread.
 //!
-//! Used by `read` (all data and metadata), `write` and `reuse`. A block that does not shrink is stored
-//! as it is: encoders say so instead of giving a longer one.
+//! A block that does not shrink is stored as it is: encoders say so instead of giving a longer one.
 
 mod decode;
 mod encode;
 
-pub use decode::Decoder;
-pub use encode::{Encoder, Settings};
+pub(crate) use decode::Decoder;
+pub(crate) use encode::Encoder;
+pub use encode::Settings;
 
 use super::format::Compressor;
 
+/// Why blocks cannot be compressed or decompressed.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("compressor {0} is not supported")]

@@ -5,7 +5,7 @@ use super::super::reuse::Range;
 use crate::format::inode::{File, Tail};
 
 /// Readers of both images.
-pub struct Contents<'a> {
+pub(super) struct Contents<'a> {
     old: &'a Image,
     new: &'a Image,
     old_reader: BlockReader<'a>,
@@ -16,7 +16,7 @@ pub struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    pub fn new(old: &'a Image, new: &'a Image, known: &'a [Range]) -> Result<Self, Error> {
+    pub(super) fn new(old: &'a Image, new: &'a Image, known: &'a [Range]) -> Result<Self, Error> {
         let form = |image: &Image| (image.compressor(), image.superblock().block_size);
         Ok(Self {
             old,
@@ -29,7 +29,7 @@ impl<'a> Contents<'a> {
     }
 
     /// True if both files have the same bytes.
-    pub fn same(&mut self, old: &File, new: &File) -> Result<bool, Error> {
+    pub(super) fn same(&mut self, old: &File, new: &File) -> Result<bool, Error> {
         if old.size != new.size {
             return Ok(false);
         }

@@ -1,7 +1,6 @@
 //! What differs between two images: added, removed, and changed in content, mode, owner, attributes.
 //!
-//! Content is compared as it is stored where that suffices, and unpacked only where it does not. Used
-//! by the command line and by `job`, which publishes it as `changes.json`.
+//! Content is compared as it is stored where that suffices, and unpacked only where it does not.
 
 mod content;
 mod report;

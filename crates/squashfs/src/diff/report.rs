@@ -10,8 +10,11 @@ use crate::format::Kind;
 /// All differences, each list in the order of a walk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Diff {
+    /// What only the new image has.
     pub added: Vec<Item>,
+    /// What only the old image has.
     pub removed: Vec<Item>,
+    /// What both have, each in its own way.
     pub changed: Vec<Change>,
 }
 
@@ -23,6 +26,7 @@ pub struct Item {
     /// The path's bytes in hexadecimal, if they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_hex: Option<String>,
+    /// `file`, `directory`, `symlink` and the like: see [`kind`].
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Of files, in bytes.
@@ -33,11 +37,16 @@ pub struct Item {
 /// Something that both images have, and that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
+    /// As in [`Item::path`].
     pub path: String,
+    /// As in [`Item::path_hex`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_hex: Option<String>,
+    /// What is not the same.
     pub what: Vec<What>,
+    /// As it is in the old image.
     pub old: Side,
+    /// As it is in the new image.
     pub new: Side,
 }
 
@@ -45,27 +54,37 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
+    /// What kind of thing it is.
     Type,
+    /// The bytes of a file, the target of a link, the number of a device.
     Content,
+    /// Permission bits.
     Mode,
+    /// User or group.
     Owner,
+    /// Extended attributes.
     Xattrs,
 }
 
 /// One image's version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Side {
+    /// See [`kind`].
     #[serde(rename = "type")]
     pub kind: &'static str,
+    /// Of files, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// Permission bits, octal.
     pub mode: String,
+    /// Owner.
     pub uid: u32,
+    /// Group.
     pub gid: u32,
 }
 
 impl Diff {
+    /// True if the images do not differ.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }

@@ -1,6 +1,4 @@
-//! The squashfs-tools as an engine: `mksquashfs` packs an image root, `unsquashfs` unpacks one.
-//!
-//! Called by `workspace` (unpack) and `publish` (pack).
+//! The squashfs-tools as an engine: `mksquashfs` packs a tree, `unsquashfs` unpacks one.
 
 mod bar;
 mod pack;
@@ -16,6 +14,8 @@ pub use unpack::{Unpack, unpack};
 use linux::disk::{self, human};
 use linux::process;
 
+/// Why a tool did not do its work.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{program} is needed: install the package squashfs-tools or squashfs")]

@@ -1,4 +1,4 @@
-//! Packing an image root with `mksquashfs`.
+//! Packing a tree with `mksquashfs`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,20 +14,23 @@ use progress::Progress;
 /// The least that mksquashfs gets to work with; it refuses much less.
 const LEAST_MEMORY: u64 = 128 << 20;
 
-/// An image root to be packed.
+/// A tree to be packed.
 pub struct Pack<'a> {
+    /// The tree.
     pub root: &'a Path,
     /// The squashfs file; it is there only once it is complete.
     pub out: &'a Path,
+    /// Compressing threads.
     pub threads: usize,
     /// Bytes this process may use, if that is bounded: mksquashfs takes a quarter.
     pub memory: Option<u64>,
     /// Set to percent.
     pub meter: &'a dyn Progress,
+    /// Ends the tool early.
     pub cancel: &'a CancellationToken,
 }
 
-/// Packs: squashfs 4.0, gzip, 128 KiB blocks, extended attributes (contract section 4). Returns the
+/// Packs: squashfs 4.0, gzip, 128 KiB blocks, extended attributes. Returns the
 /// size in bytes.
 ///
 /// Warnings of mksquashfs are logged; a file that cannot be read is an error, not an empty file in

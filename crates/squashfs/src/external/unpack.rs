@@ -12,12 +12,15 @@ use progress::Progress;
 
 /// An image to be unpacked.
 pub struct Unpack<'a> {
+    /// The squashfs file.
     pub image: &'a Path,
     /// Made if it is not there; what is in it is overwritten.
     pub root: &'a Path,
+    /// Decompressing threads.
     pub threads: usize,
     /// Set to percent.
     pub meter: &'a dyn Progress,
+    /// Ends the tool early.
     pub cancel: &'a CancellationToken,
 }
 

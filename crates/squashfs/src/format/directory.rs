@@ -4,19 +4,19 @@
 use super::{Fill, u16_at, u32_at};
 
 /// Bytes of a header on disk.
-pub const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// Bytes of an entry on disk, its name left out.
-pub const ENTRY: usize = 8;
+pub(crate) const ENTRY: usize = 8;
 /// Most entries under one header.
-pub const MAX_RUN: usize = 256;
+pub(crate) const MAX_RUN: usize = 256;
 /// Longest name, as everywhere in Linux.
 pub const MAX_NAME: usize = 255;
 /// A directory inode's size counts three bytes more than its listing has ("." and ".." of old).
-pub const SIZE_EXTRA: u32 = 3;
+pub(crate) const SIZE_EXTRA: u32 = 3;
 
 /// `struct squashfs_dir_header`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// Entries that follow, 1 to 256 (stored less one).
     pub count: u32,
     /// Inode block of all entries in the run.
@@ -26,7 +26,7 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn parse(bytes: &[u8; HEADER]) -> Self {
+    pub(crate) fn parse(bytes: &[u8; HEADER]) -> Self {
         Self {
             count: u32_at(bytes, 0).saturating_add(1),
             inode_block: u32_at(bytes, 4),
@@ -34,7 +34,7 @@ impl Header {
         }
     }
 
-    pub fn encode(self) -> [u8; HEADER] {
+    pub(crate) fn encode(self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         out[..4].copy_from_slice(&(self.count - 1).to_le_bytes());
         out[4..8].copy_from_slice(&self.inode_block.to_le_bytes());
@@ -45,7 +45,7 @@ impl Header {
 
 /// `struct squashfs_dir_entry` without its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Offset of the inode in its unpacked metadata block.
     pub inode_offset: u16,
     /// Inode number less the header's.
@@ -57,7 +57,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn parse(bytes: &[u8; ENTRY]) -> Self {
+    pub(crate) fn parse(bytes: &[u8; ENTRY]) -> Self {
         Self {
             inode_offset: u16_at(bytes, 0),
             number_delta: u16_at(bytes, 2) as i16,
@@ -66,7 +66,7 @@ impl Entry {
         }
     }
 
-    pub fn encode(self) -> [u8; ENTRY] {
+    pub(crate) fn encode(self) -> [u8; ENTRY] {
         let mut out = [0; ENTRY];
         out[..2].copy_from_slice(&self.inode_offset.to_le_bytes());
         out[2..4].copy_from_slice(&self.number_delta.to_le_bytes());
@@ -78,7 +78,7 @@ impl Entry {
 
 /// One entry of a directory index: the first name after a metadata block's boundary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexEntry {
+pub(crate) struct IndexEntry {
     /// Bytes from the listing's start to the header that begins here.
     pub position: u32,
     /// Block of the directory table in which that header lies.
@@ -87,14 +87,14 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.position.to_le_bytes());
         out.extend_from_slice(&self.block.to_le_bytes());
         out.extend_from_slice(&(self.name.len() as u32 - 1).to_le_bytes());
         out.extend_from_slice(&self.name);
     }
 
-    pub fn read<F: Fill>(from: &mut F) -> Result<Option<Self>, F::Error> {
+    pub(crate) fn read<F: Fill>(from: &mut F) -> Result<Option<Self>, F::Error> {
         let head: [u8; 12] = from.take()?;
         let length = u32_at(&head, 8) as usize;
         if length >= MAX_NAME {

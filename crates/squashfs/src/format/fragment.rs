@@ -4,10 +4,10 @@ use super::block::BlockWord;
 use super::{u32_at, u64_at};
 
 /// Bytes of an entry on disk.
-pub const SIZE: usize = 16;
+pub(crate) const SIZE: usize = 16;
 
 /// The fragment number of a file that has no fragment.
-pub const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// `struct squashfs_fragment_entry`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

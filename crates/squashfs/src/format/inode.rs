@@ -24,26 +24,36 @@ pub struct Inode {
     pub gid: u16,
     /// Seconds since 1970-01-01 UTC.
     pub mtime: u32,
+    /// Inode numbers begin with 1.
     pub number: u32,
+    /// Names of the inode.
     pub nlink: u32,
     /// Number of the attribute set, [`xattr::NONE`] for none.
     pub xattr: u32,
+    /// The type, and what only that type has.
     pub kind: Kind,
 }
 
 /// What an inode is, and where its content lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
+    /// A directory, whose entries [`Image::list`](crate::read::Image::list) gives.
     Directory(Directory),
+    /// A regular file.
     File(File),
+    /// A symbolic link with its target.
     Symlink(Vec<u8>),
     /// Device numbers are kept as stored (Linux's 32-bit encoding).
     BlockDevice(u32),
+    /// As of a block device.
     CharDevice(u32),
+    /// A named pipe.
     Fifo,
+    /// A socket.
     Socket,
 }
 
+/// Where the listing of a directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
     /// Block of the directory table in which the listing starts.
@@ -54,17 +64,19 @@ pub struct Directory {
     pub size: u32,
     /// Inode number of the directory above; for the root one more than the last number in use.
     pub parent: u32,
-    pub index: Vec<IndexEntry>,
+    pub(crate) index: Vec<IndexEntry>,
 }
 
+/// Where the content of a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
+    /// Bytes.
     pub size: u64,
     /// Byte offset of the first data block in the image.
     pub start: u64,
     /// Bytes of the file that are holes.
     pub sparse: u64,
-    pub blocks: Vec<BlockWord>,
+    pub(crate) blocks: Vec<BlockWord>,
     /// The last part of the file when it is packed with others.
     pub tail: Option<Tail>,
 }
@@ -72,11 +84,14 @@ pub struct File {
 /// Where a file's tail lies: number of the fragment, offset in the unpacked fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tail {
+    /// Number of the fragment.
     pub fragment: u32,
+    /// Bytes before the tail in the unpacked fragment.
     pub offset: u32,
 }
 
 /// Why bytes are not an inode.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     #[error("unknown inode type {0}")]
@@ -91,7 +106,7 @@ pub enum Invalid {
 
 impl Kind {
     /// The basic type number, which directory entries hold too.
-    pub fn type_number(&self) -> u16 {
+    pub(crate) fn type_number(&self) -> u16 {
         match self {
             Self::Directory(_) => 1,
             Self::File(_) => 2,
@@ -106,7 +121,7 @@ impl Kind {
 
 impl File {
     /// Number of entries in the block list of a file of `size` bytes.
-    pub fn block_count(size: u64, block_size: u32, has_tail: bool) -> u64 {
+    pub(crate) fn block_count(size: u64, block_size: u32, has_tail: bool) -> u64 {
         let block_size = u64::from(block_size);
         if has_tail { size / block_size } else { size.div_ceil(block_size) }
     }
@@ -119,7 +134,7 @@ impl File {
 
 impl Inode {
     /// Appends the inode as stored, in the basic form if that can hold it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let extended = self.needs_extended();
         let kind = self.kind.type_number() + if extended { EXTENDED } else { 0 };
         for half in [kind, self.mode, self.uid, self.gid] {
@@ -190,7 +205,7 @@ impl Inode {
     }
 
     /// Reads an inode of an image with blocks of `block_size` bytes.
-    pub fn read<F: Fill>(from: &mut F, block_size: u32) -> Result<Self, F::Error>
+    pub(crate) fn read<F: Fill>(from: &mut F, block_size: u32) -> Result<Self, F::Error>
     where
         F::Error: From<Invalid>,
     {

@@ -12,19 +12,20 @@ const RAW: u16 = 0x8000;
 
 /// The two bytes ahead of each metadata block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// Bytes on disk after the header.
     pub stored: u16,
+    /// True if the block is not compressed.
     pub raw: bool,
 }
 
 impl Header {
-    pub fn parse(bytes: [u8; 2]) -> Self {
+    pub(crate) fn parse(bytes: [u8; 2]) -> Self {
         let word = u16::from_le_bytes(bytes);
         Self { stored: word & !RAW, raw: word & RAW != 0 }
     }
 
-    pub fn encode(self) -> [u8; 2] {
+    pub(crate) fn encode(self) -> [u8; 2] {
         (self.stored | if self.raw { RAW } else { 0 }).to_le_bytes()
     }
 }
@@ -35,14 +36,17 @@ impl Header {
 pub struct Reference(pub u64);
 
 impl Reference {
+    /// The structure `offset` bytes into the unpacked block at `block`.
     pub fn new(block: u64, offset: u16) -> Self {
         Self(block << 16 | u64::from(offset))
     }
 
+    /// Byte offset of the block from the start of its table.
     pub fn block(self) -> u64 {
         self.0 >> 16
     }
 
+    /// Byte offset in the unpacked block.
     pub fn offset(self) -> usize {
         usize::from(self.0 as u16)
     }

@@ -1,22 +1,23 @@
 //! The on-disk structures of squashfs 4.0 (little endian), one file a structure.
 //!
 //! Source of the layout: Linux `fs/squashfs/squashfs_fs.h` and
-//! `Documentation/filesystems/squashfs.rst`. Used by `read` and `write`; nothing here does I/O.
+//! `Documentation/filesystems/squashfs.rst`. Nothing here does I/O.
 
-pub mod block;
-pub mod directory;
-pub mod fragment;
+pub(crate) mod block;
+pub(crate) mod directory;
+pub(crate) mod fragment;
 pub mod inode;
 pub mod metadata;
-pub mod options;
+pub(crate) mod options;
 pub mod superblock;
-pub mod xattr;
+pub(crate) mod xattr;
 
+pub use directory::MAX_NAME;
 pub use inode::{Inode, Kind};
 pub use superblock::{Compressor, Superblock};
 
 /// Where a structure's bytes come from, in order; `read` gives bytes of metadata blocks.
-pub trait Fill {
+pub(crate) trait Fill {
     type Error;
 
     /// Fills `buffer` whole with the next bytes.

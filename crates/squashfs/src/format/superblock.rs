@@ -23,11 +23,17 @@ pub mod flags {
 /// The compressor of an image, with its number on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compressor {
+    /// zlib, the usual one.
     Gzip = 1,
+    /// The old form of xz; such images can be read.
     Lzma = 2,
+    /// LZO1X.
     Lzo = 3,
+    /// LZMA2.
     Xz = 4,
+    /// LZ4, fast and large.
     Lz4 = 5,
+    /// Zstandard.
     Zstd = 6,
 }
 
@@ -49,29 +55,41 @@ impl Compressor {
 /// `u64::MAX` means that the table is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
+    /// Inodes of the image.
     pub inode_count: u32,
     /// Seconds since 1970-01-01 UTC.
     pub mkfs_time: u32,
     /// Bytes in a data block, a power of two from 4 KiB to 1 MiB.
     pub block_size: u32,
+    /// Fragment blocks.
     pub fragment_count: u32,
+    /// What all blocks are compressed with.
     pub compressor: Compressor,
+    /// Bits of [`flags`].
     pub flags: u16,
+    /// Owners and groups, each number once.
     pub id_count: u16,
     /// Reference of the root directory's inode: metadata block offset in the upper 48 bits, offset in
     /// the unpacked block in the lower 16.
     pub root_inode: u64,
     /// Length of the image in bytes, padding left out.
     pub bytes_used: u64,
+    /// Where the owners and groups are.
     pub id_table: u64,
+    /// Where the extended attributes are.
     pub xattr_table: u64,
+    /// Where the inodes are.
     pub inode_table: u64,
+    /// Where the listings are.
     pub directory_table: u64,
+    /// Where the list of the fragment blocks is.
     pub fragment_table: u64,
+    /// Where the list of the inodes by number is, for NFS.
     pub export_table: u64,
 }
 
 /// Why bytes are not a superblock that this program reads.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("only {0} bytes, a squashfs superblock has 96")]
@@ -125,7 +143,7 @@ impl Superblock {
     }
 
     /// The superblock as it is stored.
-    pub fn encode(&self) -> [u8; SIZE] {
+    pub(crate) fn encode(&self) -> [u8; SIZE] {
         let mut out = Vec::with_capacity(SIZE);
         for word in [MAGIC, self.inode_count, self.mkfs_time, self.block_size, self.fragment_count]
         {

@@ -20,13 +20,14 @@ pub struct BlockReader<'a> {
 }
 
 impl<'a> BlockReader<'a> {
+    /// A reader of blocks of `image`.
     pub fn new(image: &'a Image) -> Result<Self, Error> {
         let decoder = Decoder::new(image.compressor())?;
         Ok(Self { image, decoder, stored: Vec::new(), unpacked: Vec::new(), fragment: None })
     }
 
     /// Reads the bytes of a block as they are stored.
-    pub fn stored(&mut self, start: u64, word: BlockWord) -> Result<&[u8], Error> {
+    pub(crate) fn stored(&mut self, start: u64, word: BlockWord) -> Result<&[u8], Error> {
         let superblock = self.image.superblock();
         let end = start.checked_add(word.stored().into());
         if end.is_none_or(|end| end > superblock.bytes_used) {

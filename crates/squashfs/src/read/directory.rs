@@ -12,6 +12,7 @@ use crate::format::metadata::Reference;
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
+    /// No slash is in it.
     pub name: Vec<u8>,
     /// Place of the inode.
     pub inode: Reference,

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use crate::codec;
 use crate::format::{inode, superblock};
 
+/// Why an image cannot be read.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot open the image {}", path.display())]

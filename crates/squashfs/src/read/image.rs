@@ -59,12 +59,13 @@ impl Image {
         Ok(image)
     }
 
+    /// What the image says of itself.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
     }
 
     /// The compressor's options if the image has them.
-    pub fn options(&self) -> Option<&Options> {
+    pub(crate) fn options(&self) -> Option<&Options> {
         self.options.as_ref()
     }
 

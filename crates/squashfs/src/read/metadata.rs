@@ -14,7 +14,7 @@ use crate::format::{Fill, Superblock};
 const CACHED: usize = 2048;
 
 /// An unpacked metadata block.
-pub struct Block {
+pub(super) struct Block {
     /// Never empty.
     pub data: Vec<u8>,
     /// Byte offset of the block behind it.
@@ -22,7 +22,7 @@ pub struct Block {
 }
 
 /// Reads metadata blocks of one image.
-pub struct Metadata {
+pub(super) struct Metadata {
     file: File,
     bytes_used: u64,
     state: Mutex<State>,
@@ -36,14 +36,14 @@ struct State {
 }
 
 impl Metadata {
-    pub fn new(file: File, superblock: &Superblock) -> Result<Self, Error> {
+    pub(super) fn new(file: File, superblock: &Superblock) -> Result<Self, Error> {
         let decoder = Decoder::new(superblock.compressor)?;
         let state = State { decoder, blocks: HashMap::new(), order: VecDeque::new() };
         Ok(Self { file, bytes_used: superblock.bytes_used, state: Mutex::new(state) })
     }
 
     /// The block at a byte offset of the image.
-    pub fn block(&self, position: u64) -> Result<Arc<Block>, Error> {
+    pub(super) fn block(&self, position: u64) -> Result<Arc<Block>, Error> {
         let mut state = self.lock();
         if let Some(block) = state.blocks.get(&position) {
             return Ok(block.clone());
@@ -99,7 +99,7 @@ impl Metadata {
 }
 
 /// Reads on from a place in a table, block after block.
-pub struct Cursor<'a> {
+pub(super) struct Cursor<'a> {
     metadata: &'a Metadata,
     block: Arc<Block>,
     /// Byte offset of the current block in the image.
@@ -112,7 +112,12 @@ pub struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Starts at `at` in the table at byte `table`, which ends at byte `end`.
-    pub fn new(metadata: &'a Metadata, table: u64, at: Reference, end: u64) -> Result<Self, Error> {
+    pub(super) fn new(
+        metadata: &'a Metadata,
+        table: u64,
+        at: Reference,
+        end: u64,
+    ) -> Result<Self, Error> {
         let outside = || Error::damaged("a reference outside of its table", table);
         let position = table.checked_add(at.block()).filter(|it| *it < end).ok_or_else(outside)?;
         let block = metadata.block(position)?;
@@ -125,7 +130,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The place of the next byte.
-    pub fn place(&mut self) -> Result<Reference, Error> {
+    pub(super) fn place(&mut self) -> Result<Reference, Error> {
         self.advance()?;
         Ok(Reference::new(self.position - self.table, self.offset as u16))
     }

@@ -20,6 +20,7 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// For one walk of `image`.
     pub fn new(image: &Image) -> Self {
         let superblock = image.superblock();
         let table = superblock.bytes_used - superblock.directory_table;
@@ -48,6 +49,7 @@ pub struct Node {
     pub path: Vec<u8>,
     /// Place of the inode: names with the same place are hard links.
     pub at: Reference,
+    /// What is there.
     pub inode: Inode,
 }
 
@@ -62,8 +64,11 @@ impl Node {
 /// One step of a walk; a directory's content comes between its `Enter` and `Leave`.
 #[derive(Debug)]
 pub enum Step {
+    /// A directory, before its entries.
     Enter(Node),
+    /// Something else.
     Node(Node),
+    /// The end of the directory that was entered last.
     Leave,
 }
 
@@ -81,6 +86,7 @@ pub struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
+    /// Begins at the root of `image`.
     pub fn new(image: &'a Image) -> Self {
         Self { image, guard: Guard::new(image), levels: Vec::new(), started: false }
     }

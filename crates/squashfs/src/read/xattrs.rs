@@ -18,7 +18,7 @@ const MAX_COUNT: u32 = 65536;
 const MAX_SET: usize = 1 << 24;
 
 /// Where the attributes' tables are.
-pub struct Table {
+pub(super) struct Table {
     /// Of the entries.
     start: u64,
     count: u32,
@@ -28,7 +28,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn open(file: &File, superblock: &Superblock) -> Result<Option<Self>, Error> {
+    pub(super) fn open(file: &File, superblock: &Superblock) -> Result<Option<Self>, Error> {
         let position = superblock.xattr_table;
         if position == ABSENT {
             return Ok(None);
@@ -47,7 +47,7 @@ impl Table {
 }
 
 /// Reads set `number`.
-pub fn read(image: &Image, number: u32) -> Result<Xattrs, Error> {
+pub(super) fn read(image: &Image, number: u32) -> Result<Xattrs, Error> {
     if number == NONE {
         return Ok(Vec::new());
     }

@@ -18,11 +18,12 @@ pub struct Range {
     pub base: u64,
     /// Byte offset in the new image.
     pub new: u64,
+    /// Bytes.
     pub length: u64,
 }
 
 /// The plan of what is taken over.
-pub struct Carry {
+pub(super) struct Carry {
     /// In the order of the base, which is that of the new image.
     pub ranges: Vec<Range>,
     /// New number of each of the base's fragments, [`fragment::NONE`] for those that do not stay.
@@ -33,7 +34,7 @@ pub struct Carry {
 
 impl Carry {
     /// Plans for the files at `live` to stay, and for nothing else.
-    pub fn new(image: &Image, live: &HashSet<Reference>) -> Result<Self, Error> {
+    pub(super) fn new(image: &Image, live: &HashSet<Reference>) -> Result<Self, Error> {
         let block_size = image.superblock().block_size;
         let (mut data, mut alive, mut dead) = (Vec::new(), Vec::new(), Vec::new());
         image.inodes(|at, inode| {
@@ -71,7 +72,7 @@ impl Carry {
     }
 
     /// The same with the ranges one behind the other from byte `position` of the new image.
-    pub fn placed(mut self, mut position: u64) -> Self {
+    pub(super) fn placed(mut self, mut position: u64) -> Self {
         for range in &mut self.ranges {
             range.new = position;
             position += range.length;
@@ -80,7 +81,7 @@ impl Carry {
     }
 
     /// The fragments that stay, by their new numbers.
-    pub fn fragments(&self, image: &Image) -> Result<Vec<Fragment>, Error> {
+    pub(super) fn fragments(&self, image: &Image) -> Result<Vec<Fragment>, Error> {
         let mut fragments = Vec::new();
         for (old, new) in (0..).zip(&self.numbers) {
             if *new != fragment::NONE {
@@ -92,7 +93,7 @@ impl Carry {
     }
 
     /// Feeds the tails of broken fragments, so that they are packed again.
-    pub fn rescue(&self, image: &Image, feeder: &mut Feeder) -> Result<(), Error> {
+    pub(super) fn rescue(&self, image: &Image, feeder: &mut Feeder) -> Result<(), Error> {
         let mut reader = BlockReader::new(image)?;
         for old in &self.rescued {
             feeder.rescued(*old, reader.tail(old.tail, old.length)?)?;
@@ -101,7 +102,7 @@ impl Carry {
     }
 
     /// The content of a live file, where it is in the new image.
-    pub fn resolve(&self, image: &Image, at: Reference) -> Result<Kept, Error> {
+    pub(super) fn resolve(&self, image: &Image, at: Reference) -> Result<Kept, Error> {
         let Kind::File(mut file) = image.inode(at)?.kind else {
             return Err(damaged("an inode that was a file").into());
         };

@@ -18,7 +18,7 @@ use linux::tree::Stat;
 const BATCH: usize = 64;
 
 /// A file of the tree, and the base's that it may be the same as.
-pub struct Candidate {
+pub(super) struct Candidate {
     pub place: Arc<Place>,
     pub name: Vec<u8>,
     pub stat: Stat,
@@ -27,17 +27,17 @@ pub struct Candidate {
 }
 
 /// A file that is the same as the base's.
-pub type Match = (Identity, (Version, Reference));
+pub(super) type Match = (Identity, (Version, Reference));
 
 /// Gathers candidates and hands them to workers.
-pub struct Comparer<'scope> {
+pub(super) struct Comparer<'scope> {
     queue: Sender<Vec<Candidate>>,
     workers: Vec<ScopedJoinHandle<'scope, Result<Vec<Match>, Error>>>,
     batch: Vec<Candidate>,
 }
 
 impl<'scope> Comparer<'scope> {
-    pub fn start<'env>(
+    pub(super) fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
         image: &'scope Image,
         threads: usize,
@@ -53,7 +53,7 @@ impl<'scope> Comparer<'scope> {
         Self { queue, workers, batch: Vec::new() }
     }
 
-    pub fn add(&mut self, candidate: Candidate) -> Result<(), Error> {
+    pub(super) fn add(&mut self, candidate: Candidate) -> Result<(), Error> {
         self.batch.push(candidate);
         if self.batch.len() == BATCH { self.flush() } else { Ok(()) }
     }
@@ -66,7 +66,7 @@ impl<'scope> Comparer<'scope> {
     }
 
     /// All files that are the same.
-    pub fn finish(mut self, walked: Result<(), Error>) -> Result<Vec<Match>, Error> {
+    pub(super) fn finish(mut self, walked: Result<(), Error>) -> Result<Vec<Match>, Error> {
         let flushed = walked.and_then(|()| self.flush());
         drop(self.queue);
         let (mut matches, mut errors) = (Vec::new(), Vec::new());

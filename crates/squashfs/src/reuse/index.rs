@@ -25,14 +25,14 @@ const INO32_GEN: u8 = 1;
 
 /// The changed inodes by the number of the base's inode.
 #[derive(Default)]
-pub struct Index {
+pub(super) struct Index {
     entries: HashMap<u32, (Vec<u8>, Stat)>,
     place: Option<Arc<Place>>,
 }
 
 impl Index {
     /// Reads the index of an overlay's work directory; without one nothing is indexed.
-    pub fn read(work: Option<&Path>) -> Result<Self, Error> {
+    pub(super) fn read(work: Option<&Path>) -> Result<Self, Error> {
         let Some(path) = work.map(|work| work.join("index")) else { return Ok(Self::default()) };
         let dir = match Dir::open(&path) {
             Ok(dir) => dir,
@@ -56,7 +56,7 @@ impl Index {
     }
 
     /// What the overlay shows instead of the base's inode `number`.
-    pub fn get(&self, number: u32) -> Option<(&Arc<Place>, &[u8], &Stat)> {
+    pub(super) fn get(&self, number: u32) -> Option<(&Arc<Place>, &[u8], &Stat)> {
         let (name, stat) = self.entries.get(&number)?;
         Some((self.place.as_ref()?, name, stat))
     }

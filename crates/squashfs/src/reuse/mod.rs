@@ -36,7 +36,12 @@ pub enum Changes<'a> {
     /// The base was mounted under an overlay; these are its upper layer and, if it was mounted with
     /// `index=on`, its work directory, not mounted any more or left alone. Only the base's metadata
     /// and what is in them are read.
-    Overlay { upper: &'a Path, work: Option<&'a Path> },
+    Overlay {
+        /// The upper layer.
+        upper: &'a Path,
+        /// The work directory.
+        work: Option<&'a Path>,
+    },
     /// The base was unpacked to the root, and recorded then.
     Recorded(&'a Record),
     /// Nothing is known: files of the same path and size are compared with the base.
@@ -48,6 +53,7 @@ pub enum Changes<'a> {
 /// What a reuse pack did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
+    /// What was packed.
     pub summary: Summary,
     /// Byte ranges of the base in the new image, in order, for copies inside an object store. Empty if
     /// the base was not used.

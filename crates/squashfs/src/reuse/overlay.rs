@@ -51,7 +51,7 @@ enum Step<'a> {
 
 /// Notes which of the base's files stay; upper files that may be copies of the base's are compared:
 /// a change of mode alone copies the whole file up.
-pub fn survey(
+pub(super) fn survey(
     image: &Image,
     tree: &Tree,
     found: &mut Found,
@@ -96,7 +96,7 @@ pub fn survey(
 }
 
 /// Feeds the merged tree to the pipeline.
-pub fn feed(
+pub(super) fn feed(
     image: &Image,
     tree: &Tree,
     found: &Found,

@@ -20,7 +20,7 @@ use crate::format::{Inode, Kind};
 use linux::tree::{Dir, Stat};
 
 /// The directory that is walked: the tree, or an overlay's upper layer.
-pub struct Tree<'a> {
+pub(super) struct Tree<'a> {
     pub dir: &'a Dir,
     pub path: &'a Path,
     pub exclude: &'a [Exclude],
@@ -30,7 +30,7 @@ pub struct Tree<'a> {
 
 /// What stays of the base.
 #[derive(Default)]
-pub struct Found {
+pub(super) struct Found {
     pub survey: Survey,
     /// Files of the directory whose content the base has.
     pub unchanged: Unchanged,
@@ -43,7 +43,7 @@ pub struct Found {
 }
 
 /// Walks the tree, and the base beside it.
-pub fn run(
+pub(super) fn run(
     image: &Image,
     tree: &Tree,
     changes: Changes,
@@ -114,7 +114,7 @@ fn directory(
 }
 
 /// A file to be compared with the base's inode `at`; `None` if their sizes differ already.
-pub fn candidate(
+pub(super) fn candidate(
     place: &Arc<Place>,
     name: &[u8],
     stat: &Stat,
@@ -168,7 +168,7 @@ impl Beside<'_> {
 }
 
 /// Looks a name up in a sorted listing.
-pub fn find(
+pub(super) fn find(
     image: &Image,
     entries: &[DirEntry],
     name: &[u8],

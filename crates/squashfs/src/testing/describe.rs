@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use crate::write::source::hash;
 
 /// Path and description of everything in a tree.
-pub type Tree = BTreeMap<PathBuf, String>;
+pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
 /// Describes the tree at `root`: type, mode, owner, time, content, target, device, attributes, and
 /// which names are one file.
-pub fn directory(root: &Path) -> Tree {
+pub(crate) fn directory(root: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut links = HashMap::new();
     visit(root, Path::new(""), &mut tree, &mut links);
@@ -22,7 +22,7 @@ pub fn directory(root: &Path) -> Tree {
 }
 
 /// A link count may tell of names that are not in the tree: those do not count.
-pub fn forget_single_names(tree: &mut Tree) {
+pub(crate) fn forget_single_names(tree: &mut Tree) {
     let mut names: HashMap<String, usize> = HashMap::new();
     let first = |text: &str| {
         let start = text.find("first=").unwrap();
@@ -88,9 +88,9 @@ fn visit(root: &Path, path: &Path, tree: &mut Tree, links: &mut HashMap<(u64, u6
 }
 
 /// Files above this are described by their first and last bytes.
-pub const WHOLE: u64 = 1 << 28;
+pub(crate) const WHOLE: u64 = 1 << 28;
 /// So many of them at either end.
-pub const ENDS: u64 = 1 << 16;
+pub(crate) const ENDS: u64 = 1 << 16;
 
 fn content(path: &Path, size: u64) -> Vec<u8> {
     if size <= WHOLE {
@@ -105,7 +105,7 @@ fn content(path: &Path, size: u64) -> Vec<u8> {
 }
 
 /// The text for one extended attribute.
-pub fn attribute(name: &[u8], value: &[u8]) -> String {
+pub(crate) fn attribute(name: &[u8], value: &[u8]) -> String {
     let name = name.escape_ascii();
     if value.len() < 40 {
         format!("{name}={}", value.escape_ascii())
@@ -115,7 +115,7 @@ pub fn attribute(name: &[u8], value: &[u8]) -> String {
 }
 
 /// Fails with the differences alone: whole trees are too long to read.
-pub fn assert_same(found: &Tree, expected: &Tree, context: &str) {
+pub(crate) fn assert_same(found: &Tree, expected: &Tree, context: &str) {
     let mut differences = Vec::new();
     for path in found.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>() {
         let (a, b) = (found.get(path), expected.get(path));
@@ -132,7 +132,7 @@ pub fn assert_same(found: &Tree, expected: &Tree, context: &str) {
 }
 
 /// The text for one inode; `first` is the first of its names if it has several.
-pub fn describe(
+pub(crate) fn describe(
     what: &str,
     mode: u32,
     uid: u32,

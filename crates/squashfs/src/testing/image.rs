@@ -12,7 +12,7 @@ use crate::read::{BlockReader, Error, Image, Node, Step, Walker};
 use crate::write::source::hash;
 
 /// Describes all of an image, or says why it cannot be read.
-pub fn try_image(path: &Path) -> Result<Tree, Error> {
+pub(crate) fn try_image(path: &Path) -> Result<Tree, Error> {
     let image = Image::open(path)?;
     let mut reader = BlockReader::new(&image)?;
     let mut tree = Tree::new();
@@ -27,7 +27,7 @@ pub fn try_image(path: &Path) -> Result<Tree, Error> {
     Ok(tree)
 }
 
-pub fn image(path: &Path) -> Tree {
+pub(crate) fn image(path: &Path) -> Tree {
     try_image(path).unwrap()
 }
 

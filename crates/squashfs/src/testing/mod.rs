@@ -1,9 +1,9 @@
 //! What the tests of this room share: trees of all that squashfs can hold, and descriptions of trees
 //! that can be compared.
 
-pub mod describe;
-pub mod image;
-pub mod nasty;
+pub(crate) mod describe;
+pub(crate) mod image;
+pub(crate) mod nasty;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::write::{Options, Summary};
 
-pub use describe::{assert_same, directory};
-pub use image::image;
+pub(crate) use describe::{assert_same, directory};
+pub(crate) use image::image;
 
 /// Packs with nobody watching.
-pub fn pack(root: &Path, out: &Path, options: &Options) -> Summary {
+pub(crate) fn pack(root: &Path, out: &Path, options: &Options) -> Summary {
     super::pack(root, out, options, &(), &CancellationToken::new()).unwrap()
 }
 
 /// Runs a program that must succeed; the packages are those that scripts/test installs.
-pub fn tool(program: &str, arguments: &[&str]) {
+pub(crate) fn tool(program: &str, arguments: &[&str]) {
     let output = Command::new(program)
         .args(arguments)
         .output()
@@ -35,14 +35,19 @@ pub fn tool(program: &str, arguments: &[&str]) {
 }
 
 /// What is left of an overlay on an image when it is unmounted, and the tree that its user saw.
-pub struct Overlaid {
+pub(crate) struct Overlaid {
     pub upper: PathBuf,
     pub work: PathBuf,
     pub seen: describe::Tree,
 }
 
 /// Changes an image through a real overlay with its layers in `dir`.
-pub fn overlaid(base: &Path, dir: &Path, options: &str, change: impl FnOnce(&Path)) -> Overlaid {
+pub(crate) fn overlaid(
+    base: &Path,
+    dir: &Path,
+    options: &str,
+    change: impl FnOnce(&Path),
+) -> Overlaid {
     let [lower, merged, upper, work] =
         ["lower", "merged", "upper", "work"].map(|name| dir.join(name));
     for dir in [&merged, &upper, &work] {
@@ -64,10 +69,10 @@ pub fn overlaid(base: &Path, dir: &Path, options: &str, change: impl FnOnce(&Pat
 }
 
 /// An image that the kernel has mounted, until it is dropped.
-pub struct Mounted<'a>(&'a Path);
+pub(crate) struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
-    pub fn new(image: &Path, at: &'a Path) -> Self {
+    pub(crate) fn new(image: &Path, at: &'a Path) -> Self {
         std::fs::create_dir_all(at).unwrap();
         tool("mount", &["-o", "loop,ro", image.to_str().unwrap(), at.to_str().unwrap()]);
         Self(at)

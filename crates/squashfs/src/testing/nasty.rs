@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 /// Bytes that do not compress and depend on the seed alone.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(length + 8);
     while out.len() < length {
@@ -22,7 +22,7 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Bytes that compress well.
-pub fn text(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn text(seed: u64, length: usize) -> Vec<u8> {
     (0..)
         .flat_map(|i: u64| format!("line {} of {seed}\n", i / 3).into_bytes())
         .take(length)
@@ -30,7 +30,7 @@ pub fn text(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Makes the tree in the empty directory `root`. Needs root, for devices and attributes.
-pub fn make(root: &Path) {
+pub(crate) fn make(root: &Path) {
     contents(root);
     specials(root);
     names(root);
@@ -74,7 +74,7 @@ fn contents(root: &Path) {
 }
 
 /// Adds a file of more than 4 GiB, nearly all of it a hole.
-pub fn make_large(root: &Path) {
+pub(crate) fn make_large(root: &Path) {
     File::create(root.join("large")).unwrap().write_all_at(b"end of it", 5 << 30).unwrap();
 }
 

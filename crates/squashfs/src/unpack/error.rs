@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::read;
 
+/// Why an image was not unpacked.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

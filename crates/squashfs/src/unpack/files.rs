@@ -19,18 +19,18 @@ const MOST_FRAGMENTS: usize = 8;
 /// Small files of one fragment: where each one's tail is, and its length.
 type Gathered = Vec<(Target, Tail, u32)>;
 
-pub struct Files {
+pub(super) struct Files {
     jobs: Sender<Job>,
     block_size: u64,
     gathered: VecDeque<(u32, Gathered)>,
 }
 
 impl Files {
-    pub fn new(jobs: Sender<Job>, block_size: u32) -> Self {
+    pub(super) fn new(jobs: Sender<Job>, block_size: u32) -> Self {
         Self { jobs, block_size: block_size.into(), gathered: VecDeque::new() }
     }
 
-    pub fn add(&mut self, target: Target, file: File) -> Result<(), Error> {
+    pub(super) fn add(&mut self, target: Target, file: File) -> Result<(), Error> {
         match file.tail {
             Some(tail) if file.blocks.is_empty() => self.small(target, tail, file.size as u32),
             _ => self.large(target, file),
@@ -38,7 +38,7 @@ impl Files {
     }
 
     /// Hands over what is left.
-    pub fn finish(&mut self) -> Result<(), Error> {
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
         while let Some((_, files)) = self.gathered.pop_front() {
             self.send(Job::Small(files))?;
         }

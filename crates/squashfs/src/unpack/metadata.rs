@@ -11,7 +11,7 @@ use linux::tree::{Dir, Xattrs};
 
 /// An inode's metadata, ready to be set.
 #[derive(Debug)]
-pub struct Metadata {
+pub(super) struct Metadata {
     owner: (u32, u32),
     /// Symlinks have none.
     mode: Option<u16>,
@@ -20,24 +20,24 @@ pub struct Metadata {
 }
 
 /// Counts what could not be set.
-pub struct Skipped {
+pub(super) struct Skipped {
     xattrs: AtomicU64,
     root: bool,
 }
 
 impl Skipped {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { xattrs: AtomicU64::new(0), root: Uid::effective().is_root() }
     }
 
     /// Attributes that were left out, and whether all owners were.
-    pub fn totals(&self) -> (u64, bool) {
+    pub(super) fn totals(&self) -> (u64, bool) {
         (self.xattrs.load(Ordering::Relaxed), !self.root)
     }
 }
 
 impl Metadata {
-    pub fn of(image: &Image, inode: &Inode) -> Result<Self, read::Error> {
+    pub(super) fn of(image: &Image, inode: &Inode) -> Result<Self, read::Error> {
         Ok(Self {
             owner: image.owner(inode)?,
             mode: (!matches!(inode.kind, Kind::Symlink(_))).then_some(inode.mode),
@@ -48,7 +48,7 @@ impl Metadata {
 
     /// Sets all on `name`: attributes after the owner, whose change drops `security.capability`, and
     /// the mode after both, which drop setuid. The error tells what could not be done.
-    pub fn apply(
+    pub(super) fn apply(
         &self,
         dir: &Dir,
         name: &[u8],

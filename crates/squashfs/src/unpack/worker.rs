@@ -18,7 +18,7 @@ use linux::tree::Dir;
 use progress::Progress;
 
 /// A file to be made.
-pub struct Target {
+pub(super) struct Target {
     pub dir: Arc<Dir>,
     pub name: Vec<u8>,
     pub metadata: Metadata,
@@ -27,7 +27,7 @@ pub struct Target {
 }
 
 /// A file that several workers may write at a time.
-pub struct Large {
+pub(super) struct Large {
     target: Target,
     pub file: File,
     out: std::fs::File,
@@ -35,7 +35,7 @@ pub struct Large {
     left: AtomicUsize,
 }
 
-pub enum Job {
+pub(super) enum Job {
     Small(Vec<(Target, Tail, u32)>),
     /// Blocks of a file; the first lies at byte `start` of the image.
     Piece {
@@ -46,7 +46,7 @@ pub enum Job {
 }
 
 impl Large {
-    pub fn create(target: Target, file: File, pieces: usize) -> Result<Self, Error> {
+    pub(super) fn create(target: Target, file: File, pieces: usize) -> Result<Self, Error> {
         let out = create(&target)?;
         // What is not written stays a hole.
         out.set_len(file.size).map_err(|e| Error::write("extend", &target.shown, e))?;
@@ -55,7 +55,7 @@ impl Large {
 }
 
 /// Works until the queue's sender is gone.
-pub fn run(
+pub(super) fn run(
     jobs: Receiver<Job>,
     image: &Image,
     skipped: &Skipped,

@@ -13,7 +13,7 @@ const MAX_INDEX: usize = u16::MAX as usize;
 
 /// The entries of a directory while its content is written; names in one piece of memory.
 #[derive(Default)]
-pub struct Listing {
+pub(super) struct Listing {
     names: Vec<u8>,
     entries: Vec<Child>,
 }
@@ -28,7 +28,7 @@ struct Child {
 
 impl Listing {
     /// Adds a name; names come in byte order.
-    pub fn push(&mut self, name: &[u8], number: u32, kind: u16, inode: Reference) {
+    pub(super) fn push(&mut self, name: &[u8], number: u32, kind: u16, inode: Reference) {
         self.names.extend_from_slice(name);
         self.entries.push(Child { name_end: self.names.len() as u32, number, kind, inode });
     }
@@ -39,7 +39,7 @@ impl Listing {
     }
 
     /// Writes the listing to the directory table; the directory's part of the inode.
-    pub fn write(
+    pub(super) fn write(
         &self,
         parent: u32,
         table: &mut Table,

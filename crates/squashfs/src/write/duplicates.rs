@@ -25,7 +25,7 @@ const STEP: usize = 1 << 20;
 const END: u32 = u32::MAX;
 
 /// What was packed so far.
-pub struct Duplicates<'a> {
+pub(super) struct Duplicates<'a> {
     root: &'a Dir,
     root_path: &'a Path,
     paths: Paths,
@@ -56,7 +56,7 @@ struct Large {
 }
 
 impl<'a> Duplicates<'a> {
-    pub fn new(root: &'a Dir, root_path: &'a Path) -> Self {
+    pub(super) fn new(root: &'a Dir, root_path: &'a Path) -> Self {
         Self {
             root,
             root_path,
@@ -69,7 +69,7 @@ impl<'a> Duplicates<'a> {
     }
 
     /// Where a small file with the same bytes was packed.
-    pub fn find_small(&self, bytes: &[u8], hash: u64) -> Result<Option<Tail>, Error> {
+    pub(super) fn find_small(&self, bytes: &[u8], hash: u64) -> Result<Option<Tail>, Error> {
         let mut at = self.by_hash.get(&hash).copied().unwrap_or(END);
         while let Some(candidate) = self.small.get(at as usize) {
             if candidate.length as usize == bytes.len() {
@@ -85,7 +85,7 @@ impl<'a> Duplicates<'a> {
         Ok(None)
     }
 
-    pub fn add_small(
+    pub(super) fn add_small(
         &mut self,
         place: &Arc<Place>,
         name: &[u8],
@@ -100,7 +100,7 @@ impl<'a> Duplicates<'a> {
     }
 
     /// The number of a file with blocks that has the same bytes.
-    pub fn find_large(
+    pub(super) fn find_large(
         &mut self,
         source: &SourceFile,
         block_size: u32,
@@ -123,7 +123,7 @@ impl<'a> Duplicates<'a> {
         Ok(None)
     }
 
-    pub fn add_large(&mut self, place: &Arc<Place>, name: &[u8], size: u64, number: u32) {
+    pub(super) fn add_large(&mut self, place: &Arc<Place>, name: &[u8], size: u64, number: u32) {
         let path = self.paths.add(place, name, self.root_path);
         let index = self.large.len() as u32;
         let next = self.by_size.insert(size, index).unwrap_or(END);

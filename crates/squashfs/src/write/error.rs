@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::codec;
 
+/// Why a tree was not packed.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action} {}", path.display())]

@@ -12,21 +12,26 @@ use crate::format::inode::{File, Tail};
 use linux::tree::Xattrs;
 
 /// Where the result of a worker's job will be: one value, sent once.
-pub type Slot<T> = Receiver<Result<T, Error>>;
+pub(crate) type Slot<T> = Receiver<Result<T, Error>>;
 
 /// Owner, permissions and the like, as an inode will have them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {
+    /// Permission bits with setuid, setgid and sticky.
     pub mode: u16,
+    /// Owner.
     pub uid: u32,
+    /// Group.
     pub gid: u32,
+    /// Seconds since 1970-01-01 UTC.
     pub mtime: u32,
+    /// Extended attributes with their whole names.
     pub xattrs: Xattrs,
 }
 
 /// A name in a directory, and the inode's number.
 #[derive(Debug, Clone)]
-pub struct Named {
+pub(crate) struct Named {
     pub name: Vec<u8>,
     pub number: u32,
     pub nlink: u32,
@@ -36,7 +41,7 @@ pub struct Named {
 /// One step of the walk, in byte order of the names, a directory's content between its `Enter` and
 /// `Leave`.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     Enter(Named),
     Leave,
     Special(Named, Special),
@@ -71,19 +76,25 @@ pub enum Event {
     Stored(Named, u32),
 }
 
+/// What has neither entries nor bytes. Device numbers are as an inode has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Special {
+    /// A symbolic link with its target.
     Symlink(Vec<u8>),
+    /// A block device.
     BlockDevice(u32),
+    /// A character device.
     CharDevice(u32),
+    /// A named pipe.
     Fifo,
+    /// A socket.
     Socket,
 }
 
 /// The place of a tail in the base image, with its length: the same bytes once, however many files
 /// share them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OldTail {
+pub(crate) struct OldTail {
     pub tail: Tail,
     pub length: u32,
 }
@@ -91,21 +102,21 @@ pub struct OldTail {
 /// A file of the base image: data blocks at their new place; the tail at its new place, or still to be
 /// found among the rescued.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub(crate) struct Kept {
     pub file: File,
     pub rescued: Option<OldTail>,
 }
 
 /// Some events, and the contents of the files among them.
 #[derive(Debug)]
-pub struct Batch {
+pub(crate) struct Batch {
     pub events: Vec<Event>,
     pub contents: Option<Slot<Vec<Content>>>,
 }
 
 /// What the writer takes, one after the other.
 #[derive(Debug)]
-pub enum Item {
+pub(crate) enum Item {
     Enter(Named),
     Leave,
     Special(Named, Special),
@@ -131,7 +142,7 @@ pub enum Item {
 
 /// Where a file's content is.
 #[derive(Debug)]
-pub enum Data {
+pub(crate) enum Data {
     /// In the blocks since the last file, and in a tail. Checked for changes when all is read.
     New { size: u64, tail: Option<Tail>, check: Option<Arc<SourceFile>> },
     /// The same as the file with this number among those with blocks.

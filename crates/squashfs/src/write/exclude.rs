@@ -8,6 +8,7 @@ pub struct Exclude {
 }
 
 impl Exclude {
+    /// What the pattern matches; slashes around it are of no meaning.
     pub fn new(pattern: &[u8]) -> Self {
         let components = pattern
             .split(|byte| *byte == b'/')

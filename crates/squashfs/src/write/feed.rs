@@ -57,15 +57,18 @@ impl<'a> Feeder<'a> {
         self.number + 1
     }
 
+    /// A directory; what follows is in it, until [`Feeder::leave`]. The first is the root, with an empty name.
     pub fn enter(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Error> {
         let named = self.named(name, attributes, 1)?;
         self.push(Event::Enter(named), 0)
     }
 
+    /// The end of the directory that was entered last.
     pub fn leave(&mut self) -> Result<(), Error> {
         self.push(Event::Leave, 0)
     }
 
+    /// A link, a device, a pipe or a socket, which has `nlink` names.
     pub fn special(
         &mut self,
         name: &[u8],

@@ -6,7 +6,7 @@ use crate::format::metadata::{BLOCK, HEADER, Header, Reference};
 
 /// One table of metadata blocks.
 #[derive(Default)]
-pub struct Table {
+pub(super) struct Table {
     packed: Vec<u8>,
     open: Vec<u8>,
     scratch: Vec<u8>,
@@ -16,11 +16,11 @@ pub struct Table {
 
 impl Table {
     /// The place of the next byte.
-    pub fn reference(&self) -> Reference {
+    pub(super) fn reference(&self) -> Reference {
         Reference::new(self.packed.len() as u64, self.open.len() as u16)
     }
 
-    pub fn write(&mut self, mut bytes: &[u8], encoder: &mut Encoder) -> Result<(), Error> {
+    pub(super) fn write(&mut self, mut bytes: &[u8], encoder: &mut Encoder) -> Result<(), Error> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.open.len()));
             self.open.extend_from_slice(now);
@@ -33,7 +33,7 @@ impl Table {
     }
 
     /// The table as it goes into the image, and where each of its blocks starts in it.
-    pub fn finish(mut self, encoder: &mut Encoder) -> Result<(Vec<u8>, Vec<u64>), Error> {
+    pub(super) fn finish(mut self, encoder: &mut Encoder) -> Result<(Vec<u8>, Vec<u64>), Error> {
         if !self.open.is_empty() {
             self.close_block(encoder)?;
         }

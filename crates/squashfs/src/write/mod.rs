@@ -48,11 +48,13 @@ pub const DEFAULT_BLOCK: u32 = 131_072;
 /// How to pack.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Compressor and size of a block.
     pub settings: Settings,
     /// Compressing threads; `None` for as many as the cgroup allows.
     pub threads: Option<usize>,
     /// SOURCE_DATE_EPOCH: the image's time, and the latest that any inode may have.
     pub epoch: Option<u32>,
+    /// What is left out.
     pub exclude: Vec<Exclude>,
 }
 
@@ -74,6 +76,7 @@ impl Default for Options {
 /// What was packed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
+    /// Inodes of the image.
     pub inodes: u32,
     /// Bytes of the image without its padding.
     pub bytes_used: u64,

@@ -16,7 +16,7 @@ use super::worker::Work;
 use crate::format::inode::{File, Tail};
 
 /// The planner's state while it runs.
-pub struct Planner<'a> {
+pub(super) struct Planner<'a> {
     pub work: Sender<Work>,
     pub items: Sender<Item>,
     pub duplicates: Duplicates<'a>,
@@ -34,7 +34,7 @@ pub struct Planner<'a> {
 
 impl Planner<'_> {
     /// Plans all batches; how many duplicates there were.
-    pub fn run(mut self, batches: Receiver<Batch>) -> Result<u64, Error> {
+    pub(super) fn run(mut self, batches: Receiver<Batch>) -> Result<u64, Error> {
         for batch in batches {
             let contents = match batch.contents {
                 Some(slot) => slot.recv()??,

@@ -20,14 +20,14 @@ use linux::tree::{Dir, Names, Stat, Xattrs};
 pub const MAX_DEPTH: usize = 2048;
 
 /// Device and inode number of a file: its identity while it exists.
-pub type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
-pub fn identity(stat: &Stat) -> Identity {
+pub(crate) fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
 }
 
 /// One step of a walk. Names are relative to the place.
-pub enum Step<'a> {
+pub(crate) enum Step<'a> {
     Enter { place: &'a Arc<Place>, name: &'a [u8], stat: &'a Stat },
     Leave,
     Node { place: &'a Arc<Place>, name: &'a [u8], stat: &'a Stat },
@@ -41,7 +41,7 @@ struct Level {
 
 /// Visits everything below `root`, itself included, without what is excluded and without the file
 /// `skip` (the image that is being written, should it lie in the tree).
-pub fn walk(
+pub(crate) fn walk(
     root: &Dir,
     root_path: &Path,
     exclude: &[Exclude],
@@ -90,7 +90,7 @@ fn level(place: Arc<Place>) -> Result<Level, Error> {
 }
 
 /// Opens a directory below a place.
-pub fn child(place: &Arc<Place>, name: &[u8]) -> Result<Arc<Place>, Error> {
+pub(crate) fn child(place: &Arc<Place>, name: &[u8]) -> Result<Arc<Place>, Error> {
     let dir = place.dir.child(name).map_err(|e| Error::read("enter", &place.display(name), e))?;
     let (path, root) = (place.below(name), place.root.clone());
     Ok(Arc::new(Place { dir, path, root, is_upper_layer: place.is_upper_layer }))
@@ -98,7 +98,7 @@ pub fn child(place: &Arc<Place>, name: &[u8]) -> Result<Arc<Place>, Error> {
 
 /// What a first walk finds out.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// Names in the tree of every inode that has more than one link.
     pub links: HashMap<Identity, u32>,
     /// Bytes of content in all files, each inode once.
@@ -107,12 +107,12 @@ pub struct Survey {
 
 impl Survey {
     /// Counts one name; true if it is the inode's first.
-    pub fn count(&mut self, stat: &Stat) -> bool {
+    pub(crate) fn count(&mut self, stat: &Stat) -> bool {
         self.count_link(stat, stat.st_nlink > 1)
     }
 
     /// The same for an inode of which the caller knows whether it can have other names in the tree.
-    pub fn count_link(&mut self, stat: &Stat, linked: bool) -> bool {
+    pub(crate) fn count_link(&mut self, stat: &Stat, linked: bool) -> bool {
         let first = if linked {
             let names = self.links.entry(identity(stat)).or_default();
             *names += 1;
@@ -127,13 +127,13 @@ impl Survey {
     }
 
     /// How many names of the inode are in the tree.
-    pub fn names(&self, stat: &Stat) -> u32 {
+    pub(crate) fn names(&self, stat: &Stat) -> u32 {
         self.links.get(&identity(stat)).copied().unwrap_or(1)
     }
 }
 
 /// Counts links and bytes, so that a file's link count is that of the tree and progress has a total.
-pub fn survey(
+pub(crate) fn survey(
     root: &Dir,
     root_path: &Path,
     exclude: &[Exclude],
@@ -155,14 +155,19 @@ pub fn survey(
 /// Files whose content a base image holds: by identity, what stat(2) told when that was seen, and the
 /// place of the inode in the base.
 #[derive(Debug, Default)]
-pub struct Unchanged {
+pub(crate) struct Unchanged {
     pub files: HashMap<Identity, (Version, Reference)>,
 }
 
 impl Unchanged {
     /// The base's inode for a file; an error if the file has changed since it was compared: its old
     /// content would stay in the image.
-    pub fn get(&self, stat: &Stat, place: &Place, name: &[u8]) -> Result<Option<Reference>, Error> {
+    pub(crate) fn get(
+        &self,
+        stat: &Stat,
+        place: &Place,
+        name: &[u8],
+    ) -> Result<Option<Reference>, Error> {
         match self.files.get(&identity(stat)) {
             None => Ok(None),
             Some((seen, at)) if *seen == version(stat) => Ok(Some(*at)),
@@ -172,10 +177,10 @@ impl Unchanged {
 }
 
 /// Where the content of a base's inode is in the new image.
-pub type Resolve<'a> = &'a dyn Fn(Reference) -> Result<Kept, Error>;
+pub(crate) type Resolve<'a> = &'a dyn Fn(Reference) -> Result<Kept, Error>;
 
 /// Feeds the tree to the pipeline.
-pub fn feed(
+pub(crate) fn feed(
     root: &Dir,
     root_path: &Path,
     exclude: &[Exclude],
@@ -209,7 +214,7 @@ pub fn feed(
 }
 
 /// Feeds one thing that is no directory as `name`; `source` tells where it lies.
-pub fn node(
+pub(crate) fn node(
     name: &[u8],
     source: (&Arc<Place>, &[u8]),
     stat: &Stat,
@@ -253,7 +258,7 @@ fn special(place: &Place, name: &[u8], stat: &Stat) -> Result<Special, Error> {
 }
 
 /// An inode's attributes from stat(2); the feeder limits the time.
-pub fn attributes(stat: &Stat, xattrs: Xattrs) -> Attributes {
+pub(crate) fn attributes(stat: &Stat, xattrs: Xattrs) -> Attributes {
     Attributes {
         mode: (stat.st_mode & 0o7777) as u16,
         uid: stat.st_uid,

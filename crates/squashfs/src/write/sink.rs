@@ -17,7 +17,7 @@ const BUFFER: usize = 1 << 20;
 const PADDING: u64 = 4096;
 
 /// Writes an image from front to back, its superblock last.
-pub struct Sink {
+pub(crate) struct Sink {
     file: File,
     path: PathBuf,
     partial: PathBuf,
@@ -29,7 +29,7 @@ pub struct Sink {
 
 impl Sink {
     /// Starts the image that shall be at `path`; what is there stays until the new one is whole.
-    pub fn create(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let partial = path.with_file_name(name);
@@ -51,13 +51,13 @@ impl Sink {
     }
 
     /// Which file it is, so that a walk can leave it out.
-    pub fn identity(&self) -> Result<Identity, Error> {
+    pub(crate) fn identity(&self) -> Result<Identity, Error> {
         let data = self.file.metadata().map_err(|e| self.error(e))?;
         Ok((data.dev(), data.ino()))
     }
 
     /// Leaves room for the superblock and writes the compressor's option block, if there is one.
-    pub fn begin(&mut self, options: Option<&[u8]>) -> Result<(), Error> {
+    pub(crate) fn begin(&mut self, options: Option<&[u8]>) -> Result<(), Error> {
         self.write(&[0; superblock::SIZE])?;
         if let Some(bytes) = options {
             let header = Header { stored: bytes.len() as u16, raw: true };
@@ -68,11 +68,11 @@ impl Sink {
     }
 
     /// Byte offset at which the next byte will lie.
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         if self.buffer.len() + bytes.len() > BUFFER {
             self.flush()?;
         }
@@ -86,7 +86,7 @@ impl Sink {
     }
 
     /// Copies a range of another file, inside the kernel if it can.
-    pub fn copy(&mut self, from: &File, offset: u64, length: u64) -> Result<(), Error> {
+    pub(crate) fn copy(&mut self, from: &File, offset: u64, length: u64) -> Result<(), Error> {
         self.flush()?;
         let copied = copy_range(from, offset, &self.file, self.position, length)
             .map_err(|e| self.error(e))?;
@@ -106,7 +106,7 @@ impl Sink {
     }
 
     /// Pads the image, writes its superblock and gives it its name.
-    pub fn finish(mut self, superblock: &Superblock) -> Result<(), Error> {
+    pub(crate) fn finish(mut self, superblock: &Superblock) -> Result<(), Error> {
         self.flush()?;
         self.file
             .set_len(self.position.next_multiple_of(PADDING))

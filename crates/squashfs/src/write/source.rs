@@ -15,7 +15,7 @@ use linux::tree::{self, Dir, Stat, Xattrs};
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     pub dir: Dir,
     /// Relative to the root, no slash at either end; empty for the root.
     pub path: Vec<u8>,
@@ -27,19 +27,19 @@ pub struct Place {
 
 impl Place {
     /// The path of `name` as a person would write it.
-    pub fn display(&self, name: &[u8]) -> PathBuf {
+    pub(crate) fn display(&self, name: &[u8]) -> PathBuf {
         let mut path = self.root.join(std::ffi::OsStr::from_bytes(&self.path));
         path.push(std::ffi::OsStr::from_bytes(name));
         path
     }
 
     /// Attributes as a user sees them.
-    pub fn clean(&self, xattrs: Xattrs) -> Xattrs {
+    pub(crate) fn clean(&self, xattrs: Xattrs) -> Xattrs {
         if self.is_upper_layer { without_marks(xattrs) } else { xattrs }
     }
 
     /// The path of `name` below the root.
-    pub fn below(&self, name: &[u8]) -> Vec<u8> {
+    pub(crate) fn below(&self, name: &[u8]) -> Vec<u8> {
         let mut path = self.path.clone();
         if !path.is_empty() {
             path.push(b'/');
@@ -51,7 +51,7 @@ impl Place {
 
 /// A file to be read, as it was when the walk came by.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     pub place: Arc<Place>,
     /// In `place`; the image may have another one for it.
     pub name: Vec<u8>,
@@ -60,14 +60,14 @@ pub struct Request {
 
 /// What a file holds, or how to get at it.
 #[derive(Debug)]
-pub struct Content {
+pub(crate) struct Content {
     pub request: Request,
     pub xattrs: Xattrs,
     pub bytes: Bytes,
 }
 
 #[derive(Debug)]
-pub enum Bytes {
+pub(crate) enum Bytes {
     /// All of a file that is shorter than a block, with its hash.
     Whole { bytes: Vec<u8>, hash: u64 },
     /// A file of a block or more.
@@ -76,7 +76,7 @@ pub enum Bytes {
 
 /// An open file of the tree.
 #[derive(Debug)]
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     file: File,
     stat: Stat,
     path: PathBuf,
@@ -84,7 +84,7 @@ pub struct SourceFile {
 
 impl Request {
     /// Opens the file and reads it whole if it is shorter than `block_size`.
-    pub fn fetch(self, block_size: u32) -> Result<Content, Error> {
+    pub(crate) fn fetch(self, block_size: u32) -> Result<Content, Error> {
         let source = self.open()?;
         let xattrs = tree::file_xattrs(&source.file)
             .map_err(|e| Error::read("read the attributes of", &source.path, e))?;
@@ -108,7 +108,7 @@ impl Request {
     }
 
     /// Opens the file; an error if it is no longer the one that the walk saw.
-    pub fn open(&self) -> Result<SourceFile, Error> {
+    pub(crate) fn open(&self) -> Result<SourceFile, Error> {
         let path = self.place.display(&self.name);
         let file = match self.place.dir.open_file(&self.name) {
             Ok(file) => file,
@@ -123,22 +123,22 @@ impl Request {
 
 impl SourceFile {
     /// Bytes in the file when the walk came by.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.stat.st_size as u64
     }
 
     /// True if the file has holes: fewer blocks on disk than its size takes.
-    pub fn has_holes(&self) -> bool {
+    pub(crate) fn has_holes(&self) -> bool {
         (self.stat.st_blocks as u64).saturating_mul(512) < self.size()
     }
 
     /// Where data begins at or after `offset`.
-    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, Error> {
+    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<u64>, Error> {
         tree::next_data(&self.file, offset).map_err(|e| Error::read("seek in", &self.path, e))
     }
 
     /// Reads exactly the bytes at `offset`; fewer mean that the file was cut short.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
         self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => Error::Changed(self.path.clone()),
             _ => Error::read("read", &self.path, e),
@@ -146,7 +146,7 @@ impl SourceFile {
     }
 
     /// An error if the file is not as the walk saw it.
-    pub fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let now = tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
         if version(&now) == version(&self.stat) {
             Ok(())
@@ -158,18 +158,18 @@ impl SourceFile {
 
 /// Inode, size and time of last change of the content: what stat(2) can tell of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Version {
+pub(crate) struct Version {
     inode: u64,
     size: i64,
     mtime: (i64, i64),
 }
 
-pub fn version(stat: &Stat) -> Version {
+pub(crate) fn version(stat: &Stat) -> Version {
     Version { inode: stat.st_ino, size: stat.st_size, mtime: (stat.st_mtime, stat.st_mtime_nsec) }
 }
 
 /// A quick hash by which equal contents are found; equality is always checked by bytes.
-pub fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 

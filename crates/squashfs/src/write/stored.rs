@@ -1,6 +1,6 @@
 //! Contents that streamed by before there was a name for them: where each of them is.
 //!
-//! Used by the planner. A stream cannot be read a second time to compare bytes, so that equal short
+//! A stream cannot be read a second time to compare bytes, so that equal short
 //! contents are found by a cryptographic hash.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use crate::format::inode::Tail;
 
 /// Where a content is.
 #[derive(Debug, Clone, Copy)]
-pub enum Place {
+pub(super) enum Place {
     /// All of it in a fragment; nowhere if it is empty.
     Small { size: u32, tail: Option<Tail> },
     /// In blocks: its number among the files with blocks.
@@ -21,7 +21,7 @@ pub enum Place {
 
 impl Place {
     /// The content as the writer takes it.
-    pub fn data(self) -> Data {
+    pub(super) fn data(self) -> Data {
         match self {
             Self::Small { size, tail } => Data::New { size: size.into(), tail, check: None },
             Self::Blocks(blocks_of) => Data::Same { blocks_of },
@@ -31,26 +31,26 @@ impl Place {
 
 /// All contents, numbered in the order in which they came.
 #[derive(Debug, Default)]
-pub struct Stored {
+pub(super) struct Stored {
     places: Vec<Place>,
     tails: HashMap<[u8; 32], Tail>,
 }
 
 impl Stored {
-    pub fn add(&mut self, place: Place) {
+    pub(super) fn add(&mut self, place: Place) {
         self.places.push(place);
     }
 
-    pub fn get(&self, content: u32) -> Option<Place> {
+    pub(super) fn get(&self, content: u32) -> Option<Place> {
         self.places.get(content as usize).copied()
     }
 
     /// Where the same bytes are.
-    pub fn known(&self, bytes: &[u8]) -> Option<Tail> {
+    pub(super) fn known(&self, bytes: &[u8]) -> Option<Tail> {
         self.tails.get(&<[u8; 32]>::from(Sha256::digest(bytes))).copied()
     }
 
-    pub fn remember(&mut self, bytes: &[u8], tail: Tail) {
+    pub(super) fn remember(&mut self, bytes: &[u8], tail: Tail) {
         self.tails.insert(Sha256::digest(bytes).into(), tail);
     }
 }

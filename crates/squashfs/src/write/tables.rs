@@ -9,14 +9,14 @@ use crate::codec::Encoder;
 
 /// Owners and groups, each number stored once.
 #[derive(Default)]
-pub struct Ids {
+pub(super) struct Ids {
     ids: Vec<u32>,
     known: HashMap<u32, u16>,
 }
 
 impl Ids {
     /// The index of a uid or gid.
-    pub fn add(&mut self, id: u32) -> Result<u16, Error> {
+    pub(super) fn add(&mut self, id: u32) -> Result<u16, Error> {
         if let Some(index) = self.known.get(&id) {
             return Ok(*index);
         }
@@ -29,18 +29,18 @@ impl Ids {
         Ok(index)
     }
 
-    pub fn count(&self) -> u16 {
+    pub(super) fn count(&self) -> u16 {
         self.ids.len() as u16
     }
 
-    pub fn finish(self, sink: &mut Sink, encoder: &mut Encoder) -> Result<u64, Error> {
+    pub(super) fn finish(self, sink: &mut Sink, encoder: &mut Encoder) -> Result<u64, Error> {
         lookup_table(self.ids.iter().map(|id| id.to_le_bytes()), sink, encoder)
     }
 }
 
 /// Writes fixed-size entries in metadata blocks and behind them where each block is; the position of
 /// that list, for the superblock.
-pub fn lookup_table<const N: usize>(
+pub(super) fn lookup_table<const N: usize>(
     entries: impl Iterator<Item = [u8; N]>,
     sink: &mut Sink,
     encoder: &mut Encoder,

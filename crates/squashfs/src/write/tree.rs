@@ -31,7 +31,7 @@ struct OpenDirectory {
 }
 
 /// The state of an image while it is written.
-pub struct Writer<'a> {
+pub(super) struct Writer<'a> {
     sink: Sink,
     encoder: Encoder,
     options: &'a Options,
@@ -56,7 +56,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(sink: Sink, job: &Job<'a>, start: Start) -> Result<Self, Error> {
+    pub(super) fn new(sink: Sink, job: &Job<'a>, start: Start) -> Result<Self, Error> {
         Ok(Self {
             sink,
             encoder: Encoder::new(&job.options.settings)?,
@@ -80,7 +80,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes all items and finishes the image.
-    pub fn run(mut self, items: Receiver<Item>) -> Result<Summary, Error> {
+    pub(super) fn run(mut self, items: Receiver<Item>) -> Result<Summary, Error> {
         for item in items {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);

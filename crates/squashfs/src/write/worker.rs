@@ -11,7 +11,7 @@ use crate::codec::{Encoder, Settings};
 use crate::format::block::BlockWord;
 
 /// A piece of work; the result goes to `done`.
-pub enum Work {
+pub(crate) enum Work {
     /// Open files, and read the small ones.
     Read { requests: Vec<Request>, done: Sender<Result<Vec<Content>, Error>> },
     /// Read and compress one block of a file.
@@ -24,7 +24,7 @@ pub enum Work {
 
 /// A block as it goes into the image.
 #[derive(Debug)]
-pub struct Packed {
+pub(crate) struct Packed {
     pub bytes: Vec<u8>,
     pub word: BlockWord,
     /// Bytes of content in it.
@@ -32,7 +32,7 @@ pub struct Packed {
 }
 
 /// Works until the queue's senders are gone.
-pub fn run(work: Receiver<Work>, settings: &Settings) -> Result<(), Error> {
+pub(crate) fn run(work: Receiver<Work>, settings: &Settings) -> Result<(), Error> {
     let mut encoder = Encoder::new(settings)?;
     let mut input = Vec::new();
     for work in work {

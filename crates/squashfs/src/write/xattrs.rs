@@ -23,7 +23,7 @@ type Key = [u8; 32];
 
 /// Gathers sets. Known ones are found by a cryptographic hash, so that the sets need not be kept.
 #[derive(Default)]
-pub struct Attributes {
+pub(super) struct Attributes {
     entries: Table,
     sets: Table,
     count: u32,
@@ -35,7 +35,7 @@ pub struct Attributes {
 
 impl Attributes {
     /// The number of the set, for an inode.
-    pub fn add(&mut self, mut xattrs: Xattrs, encoder: &mut Encoder) -> Result<u32, Error> {
+    pub(super) fn add(&mut self, mut xattrs: Xattrs, encoder: &mut Encoder) -> Result<u32, Error> {
         let all = xattrs.len();
         xattrs.retain(|(name, value)| {
             let fits = name.len() <= LONGEST_NAME && value.len() <= LONGEST_VALUE;
@@ -88,7 +88,7 @@ impl Attributes {
     }
 
     /// Writes the tables; the position for the superblock.
-    pub fn finish(self, sink: &mut Sink, encoder: &mut Encoder) -> Result<u64, Error> {
+    pub(super) fn finish(self, sink: &mut Sink, encoder: &mut Encoder) -> Result<u64, Error> {
         if self.count == 0 {
             return Ok(ABSENT);
         }
