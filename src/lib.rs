@@ -17,7 +17,6 @@ pub mod publish;
 pub mod recipe;
 pub mod remote;
 pub mod s3;
-pub mod sftp;
 pub mod ssh;
 pub mod standalone;
 pub mod telemetry;

@@ -5,8 +5,8 @@ extern "C" fn before_main() {
     if first.as_deref() == Some(std::ffi::OsStr::new(crate::jail::ENTRY)) {
         crate::jail::entry();
     }
-    if first.as_deref() == Some(std::ffi::OsStr::new(crate::sftp::ENTRY)) {
-        crate::sftp::entry();
+    if first.as_deref() == Some(std::ffi::OsStr::new(sftp_server::ENTRY)) {
+        sftp_server::entry();
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Needs root and the package openssh-sftp-server; fails loudly without.
 
+#[path = "openssh/random.rs"]
 mod random;
 
 use std::fs;
@@ -10,8 +11,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use super::codec::Packet;
+use sftp_server::attrs::Attrs;
+use sftp_server::codec::{Fields, Packet};
 
+const OURS: &str = env!("CARGO_BIN_EXE_sftp-server");
 const OPENSSH: &str = "/usr/lib/openssh/sftp-server";
 
 struct Peer {
@@ -34,8 +37,7 @@ impl Peer {
     }
 
     fn ours(dir: &Path) -> Peer {
-        let own = std::env::current_exe().unwrap();
-        let mut peer = Peer::start(Command::new(own).arg(super::ENTRY), dir);
+        let mut peer = Peer::start(&mut Command::new(OURS), dir);
         peer.ask(Packet::new(1).u32(3));
         peer
     }
@@ -299,8 +301,7 @@ fn answers_are_those_of_openssh() {
     let [ours, theirs] = ["a", "b"].map(|name| dir.path().join(name));
     tree(&ours);
     tree(&theirs);
-    let own = std::env::current_exe().unwrap();
-    let mut our_peer = Peer::start(Command::new(own).arg(super::ENTRY), &ours);
+    let mut our_peer = Peer::start(&mut Command::new(OURS), &ours);
     let mut their_peer = Peer::start(&mut Command::new(OPENSSH), &theirs);
     let mut different = Vec::new();
     for (label, packet) in conversation() {
@@ -334,10 +335,10 @@ fn list(peer: &mut Peer, path: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
             assert_eq!(answer[..9], [101, 0, 0, 0, 7, 0, 0, 0, 1], "end of file");
             break;
         }
-        let mut fields = super::codec::Fields::new(bytes::Bytes::from(answer).slice(5..));
+        let mut fields = Fields::new(bytes::Bytes::from(answer).slice(5..));
         for _ in 0..fields.u32().unwrap() {
             let name = (fields.string().unwrap().to_vec(), fields.string().unwrap().to_vec());
-            super::attrs::Attrs::read(&mut fields).unwrap();
+            Attrs::read(&mut fields).unwrap();
             found.push(name);
         }
     }
@@ -406,38 +407,4 @@ fn what_cannot_be_answered_ends_the_session_and_nothing_else() {
     assert_eq!(peer.ask(by_path(99, b""))[..9], [101, 0, 0, 0, 7, 0, 0, 0, 8]);
     assert_eq!(peer.ask(by_path(17, b"."))[0], 105);
     assert!(peer.end().success());
-}
-
-/// A client over any pair of pipes, for the tests of other rooms.
-pub(crate) struct Client {
-    input: fs::File,
-    output: fs::File,
-}
-
-impl Client {
-    pub(crate) fn new(input: fs::File, output: fs::File) -> Client {
-        let mut client = Client { input, output };
-        client.ask(Packet::new(1).u32(3));
-        client
-    }
-
-    fn ask(&mut self, packet: Packet) -> Vec<u8> {
-        self.input.write_all(&packet.finish()).unwrap();
-        let mut length = [0; 4];
-        self.output.read_exact(&mut length).unwrap();
-        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
-        self.output.read_exact(&mut answer).unwrap();
-        answer
-    }
-
-    /// The attributes, or nothing if there is no such file.
-    pub(crate) fn stat(&mut self, path: &str) -> Option<Vec<u8>> {
-        let answer = self.ask(by_path(17, path.as_bytes()));
-        (answer[0] == 105).then_some(answer)
-    }
-
-    pub(crate) fn symlink(&mut self, target: &str, link: &str) {
-        let answer = self.ask(by_path(20, target.as_bytes()).string(link.as_bytes()));
-        assert_eq!(answer[8], 0, "made");
-    }
 }

@@ -114,8 +114,7 @@ fn conversation_by(seed: u64, length: usize) -> Result<(), String> {
         // Opening one waits for ever, in both servers.
         fs::remove_file(place.join("fifo")).unwrap();
     }
-    let own = std::env::current_exe().unwrap();
-    let mut our_peer = Peer::start(Command::new(own).arg(super::super::ENTRY), &ours);
+    let mut our_peer = Peer::start(&mut Command::new(OURS), &ours);
     let mut their_peer = Peer::start(&mut Command::new(OPENSSH), &theirs);
     for peer in [&mut our_peer, &mut their_peer] {
         peer.ask(Packet::new(1).u32(3));
@@ -157,7 +156,7 @@ fn random_requests_are_answered_as_by_openssh() {
 }
 
 #[test]
-#[ignore = "for hours by hand: cargo test --lib -- --ignored --nocapture more_random_requests"]
+#[ignore = "for hours by hand: cargo test -p sftp-server -- --ignored --nocapture more_random_requests"]
 fn more_random_requests() {
     for seed in 1000.. {
         conversation_by(seed, 2000).unwrap();

@@ -5,8 +5,8 @@
 //! `/` is the jail's. It answers as OpenSSH's sftp-server does; unlike it, reads and writes of one
 //! session run in parallel, and an unknown or malformed request is answered where it can be.
 
-mod attrs;
-mod codec;
+pub mod attrs;
+pub mod codec;
 mod extended;
 mod handles;
 mod listing;
@@ -41,7 +41,7 @@ pub fn serve_stdio() -> i32 {
         Ok(()) => 0,
         Err(error) => {
             // Nobody is left to hear of an error here.
-            let _ = writeln!(std::io::stderr(), "sftp: {}", crate::telemetry::chain(&error));
+            let _ = writeln!(std::io::stderr(), "sftp: {}", linux::error::chain(&error));
             1
         }
     }
@@ -52,5 +52,5 @@ pub fn entry() -> ! {
     linux::exec::exit_now(serve_stdio())
 }
 
-#[cfg(test)]
-pub(crate) mod tests;
+#[cfg(feature = "testing")]
+pub mod testing;
