@@ -14,14 +14,18 @@ const EXTENDED: u32 = 0x8000_0000;
 /// What a client sets, or is told. Times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attrs {
+    /// Bytes.
     pub size: Option<u64>,
+    /// User and group.
     pub owner: Option<(u32, u32)>,
+    /// Type and permission bits, as stat(2) has them.
     pub permissions: Option<u32>,
     /// Access, then modification.
     pub times: Option<(u32, u32)>,
 }
 
 impl Attrs {
+    /// Those of a file.
     pub fn of(metadata: &Metadata) -> Attrs {
         // The protocol has 32 bits for a time; OpenSSH cuts off what is above, and so do we.
         let times = (metadata.atime() as u32, metadata.mtime() as u32);
@@ -33,6 +37,7 @@ impl Attrs {
         }
     }
 
+    /// Reads them from a packet.
     pub fn read(fields: &mut Fields) -> Result<Attrs, Malformed> {
         let flags = fields.u32()?;
         let mut attrs = Attrs::default();
@@ -58,6 +63,7 @@ impl Attrs {
         Ok(attrs)
     }
 
+    /// Adds them to a packet.
     pub fn write(&self, packet: Packet) -> Packet {
         let flag = |present: bool, flag: u32| if present { flag } else { 0 };
         let flags = flag(self.size.is_some(), SIZE)

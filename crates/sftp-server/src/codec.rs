@@ -20,22 +20,27 @@ pub struct Malformed;
 pub struct Fields(Bytes);
 
 impl Fields {
+    /// The fields of `packet`, which begins after its length.
     pub fn new(packet: Bytes) -> Fields {
         Fields(packet)
     }
 
+    /// True if nothing is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// A byte.
     pub fn byte(&mut self) -> Result<u8, Malformed> {
         self.0.try_get_u8().map_err(|_| Malformed)
     }
 
+    /// A number of 32 bits.
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         self.0.try_get_u32().map_err(|_| Malformed)
     }
 
+    /// A number of 64 bits.
     pub fn u64(&mut self) -> Result<u64, Malformed> {
         self.0.try_get_u64().map_err(|_| Malformed)
     }
@@ -54,26 +59,31 @@ impl Fields {
 pub struct Packet(Vec<u8>);
 
 impl Packet {
+    /// A packet of a type, without fields.
     pub fn new(kind: u8) -> Packet {
         Packet::with_capacity(kind, 64)
     }
 
+    /// The same with room for `capacity` bytes of fields.
     pub fn with_capacity(kind: u8, capacity: usize) -> Packet {
         let mut bytes = Vec::with_capacity(capacity + 5);
         bytes.extend_from_slice(&[0, 0, 0, 0, kind]);
         Packet(bytes)
     }
 
+    /// Adds a number of 32 bits.
     pub fn u32(mut self, value: u32) -> Packet {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
+    /// Adds a number of 64 bits.
     pub fn u64(mut self, value: u64) -> Packet {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
+    /// Adds a counted string.
     pub fn string(self, value: &[u8]) -> Packet {
         let mut packet = self.u32(value.len() as u32);
         packet.0.extend_from_slice(value);

@@ -16,19 +16,19 @@ const VERSION: u8 = 2;
 const EXTENDED_REPLY: u8 = 201;
 
 /// The answer to the client's first packet: version 3 and what we add to it.
-pub fn version() -> Packet {
+pub(crate) fn version() -> Packet {
     EXTENSIONS.iter().fold(Packet::new(VERSION).u32(3), |packet, (name, version)| {
         packet.string(name.as_bytes()).string(version.as_bytes())
     })
 }
 
-pub fn limits(id: u32, handles: usize) -> Packet {
+pub(crate) fn limits(id: u32, handles: usize) -> Packet {
     let data = MAX_DATA as u64;
     let packet = Packet::new(EXTENDED_REPLY).u32(id).u64(MAX_PACKET as u64);
     packet.u64(data).u64(data).u64(handles as u64)
 }
 
-pub fn statvfs(id: u32, figures: io::Result<Figures>) -> Packet {
+pub(crate) fn statvfs(id: u32, figures: io::Result<Figures>) -> Packet {
     let figures = match figures {
         Ok(figures) => figures,
         Err(error) => return Status::of(&error).packet(id),
@@ -54,7 +54,7 @@ pub fn statvfs(id: u32, figures: io::Result<Figures>) -> Packet {
 /// `~`, `~/x`, `~user`, `~user/x` and relative paths, made absolute.
 ///
 /// One's own home is the working directory, as OpenSSH takes it: also where the home is missing.
-pub fn expand_path(session: &mut Session, id: u32, given: &[u8]) -> Packet {
+pub(crate) fn expand_path(session: &mut Session, id: u32, given: &[u8]) -> Packet {
     match expand(&mut session.users, given) {
         Some(path) => ops::realpath(id, &path),
         None => Status::NoSuchFile.saying(id, "no such user"),
@@ -73,7 +73,7 @@ fn expand(users: &mut Table, given: &[u8]) -> Option<PathBuf> {
     Some(if below.as_os_str().is_empty() { home } else { home.join(below) })
 }
 
-pub fn home_directory(session: &mut Session, id: u32, user: &[u8]) -> Packet {
+pub(crate) fn home_directory(session: &mut Session, id: u32, user: &[u8]) -> Packet {
     let home = match user {
         b"" => session.users.home_of_id(0),
         user => session.users.home_of(user),
@@ -85,7 +85,12 @@ pub fn home_directory(session: &mut Session, id: u32, user: &[u8]) -> Packet {
 }
 
 /// Both lists answered name by name, empty for an id that has none.
-pub fn users_groups(session: &mut Session, id: u32, users: Fields, groups: Fields) -> Packet {
+pub(crate) fn users_groups(
+    session: &mut Session,
+    id: u32,
+    users: Fields,
+    groups: Fields,
+) -> Packet {
     let names = |table: &mut Table, mut ids: Fields| -> Result<Vec<u8>, Malformed> {
         let mut names = Vec::new();
         while !ids.is_empty() {
@@ -103,14 +108,14 @@ pub fn users_groups(session: &mut Session, id: u32, users: Fields, groups: Field
     }
 }
 
-pub fn fsync(session: &Session, handle: HandleName) -> Status {
+pub(crate) fn fsync(session: &Session, handle: HandleName) -> Status {
     match session.handles.file(handle) {
         Some(open) => open.file.sync_all().into(),
         None => Status::NoSuchFile,
     }
 }
 
-pub fn fstatvfs(session: &Session, id: u32, handle: HandleName) -> Packet {
+pub(crate) fn fstatvfs(session: &Session, id: u32, handle: HandleName) -> Packet {
     match session.handles.file(handle) {
         Some(open) => statvfs(id, files::figures_of(&open.file)),
         None => Status::Failure.packet(id),
@@ -118,7 +123,7 @@ pub fn fstatvfs(session: &Session, id: u32, handle: HandleName) -> Packet {
 }
 
 /// What to copy, and where to.
-pub struct Copy {
+pub(crate) struct Copy {
     pub offset: u64,
     /// 0: all that there is.
     pub length: u64,
@@ -126,7 +131,12 @@ pub struct Copy {
 }
 
 /// Copies inside the server; not within one file, where both ends might overlap.
-pub fn copy_data(session: &Session, from: HandleName, to: HandleName, copy: &Copy) -> Status {
+pub(crate) fn copy_data(
+    session: &Session,
+    from: HandleName,
+    to: HandleName,
+    copy: &Copy,
+) -> Status {
     let (Some(from), Some(to)) = (session.handles.file(from), session.handles.file(to)) else {
         return Status::Failure;
     };
@@ -156,7 +166,7 @@ fn copy_range(from: &File, to: &File, copy: &Copy) -> io::Result<()> {
 }
 
 /// Hard links the file itself where `from` is a link, as link(2) does.
-pub fn hardlink(from: &Path, to: &Path) -> Status {
+pub(crate) fn hardlink(from: &Path, to: &Path) -> Status {
     std::fs::hard_link(from, to).into()
 }
 

@@ -9,7 +9,7 @@ use super::request::HandleName;
 
 /// An open file; reads and writes on it run in parallel.
 #[derive(Debug)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     pub file: File,
     /// Writes go to the end whatever their offset says.
     pub append: bool,
@@ -19,7 +19,7 @@ pub struct OpenFile {
 
 /// An open directory and how far it has been read.
 #[derive(Debug)]
-pub struct OpenDir {
+pub(crate) struct OpenDir {
     pub path: PathBuf,
     /// `.` and `..` come first; then what the directory holds.
     pub dots: u8,
@@ -27,14 +27,14 @@ pub struct OpenDir {
 }
 
 #[derive(Debug)]
-pub enum Handle {
+pub(crate) enum Handle {
     File(Arc<OpenFile>),
     Dir(OpenDir),
 }
 
 /// All open handles of a session.
 #[derive(Debug)]
-pub struct Handles {
+pub(crate) struct Handles {
     open: BTreeMap<u32, Handle>,
     /// Given back, the next to be given out last; OpenSSH's order.
     free: Vec<u32>,
@@ -42,12 +42,12 @@ pub struct Handles {
 }
 
 impl Handles {
-    pub fn new(most: usize) -> Handles {
+    pub(crate) fn new(most: usize) -> Handles {
         Handles { open: BTreeMap::new(), free: Vec::new(), most }
     }
 
     /// The number given to it; `None` when as many as may be are open.
-    pub fn insert(&mut self, handle: Handle) -> Option<u32> {
+    pub(crate) fn insert(&mut self, handle: Handle) -> Option<u32> {
         if self.open.len() >= self.most {
             return None;
         }
@@ -57,21 +57,21 @@ impl Handles {
         Some(number)
     }
 
-    pub fn file(&self, name: HandleName) -> Option<&Arc<OpenFile>> {
+    pub(crate) fn file(&self, name: HandleName) -> Option<&Arc<OpenFile>> {
         match self.open.get(&name?)? {
             Handle::File(file) => Some(file),
             Handle::Dir(_) => None,
         }
     }
 
-    pub fn dir(&mut self, name: HandleName) -> Option<&mut OpenDir> {
+    pub(crate) fn dir(&mut self, name: HandleName) -> Option<&mut OpenDir> {
         match self.open.get_mut(&name?)? {
             Handle::Dir(dir) => Some(dir),
             Handle::File(_) => None,
         }
     }
 
-    pub fn remove(&mut self, name: HandleName) -> Option<Handle> {
+    pub(crate) fn remove(&mut self, name: HandleName) -> Option<Handle> {
         let number = name?;
         let removed = self.open.remove(&number)?;
         self.free.push(number);

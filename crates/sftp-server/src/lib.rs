@@ -1,9 +1,6 @@
-//! The SFTP server (protocol 3) that runs inside the jail on stdin and stdout.
-//!
-//! Started by the jail as a session's process, without exec, so that it needs nothing of the image;
-//! or by main as `ENTRY`, for tests and as OpenSSH's `sftp -D`. It trusts the kernel for confinement:
-//! `/` is the jail's. It answers as OpenSSH's sftp-server does; unlike it, reads and writes of one
-//! session run in parallel, and an unknown or malformed request is answered where it can be.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 
 pub mod attrs;
 pub mod codec;
@@ -20,9 +17,6 @@ mod transfer;
 use std::io::Write;
 
 use linux::files;
-
-/// Hidden first argument by which main recognises that it is to serve SFTP on stdio.
-pub const ENTRY: &str = "__sftp";
 
 /// Serves until the client ends; the result is the exit status. Errors go to stderr, which the
 /// client's user sees.
@@ -45,11 +39,6 @@ pub fn serve_stdio() -> i32 {
             1
         }
     }
-}
-
-/// What `ENTRY` leads to.
-pub fn entry() -> ! {
-    linux::exec::exit_now(serve_stdio())
 }
 
 #[cfg(feature = "testing")]

@@ -12,7 +12,7 @@ use super::names::Table;
 const RECENT: i64 = 365 * 24 * 60 * 60 / 2;
 
 /// `drwxr-xr-x    5 markus   markus       1024 Jan 13 18:39 .ssh`
-pub fn line(
+pub(crate) fn line(
     name: &[u8],
     metadata: &Metadata,
     users: &mut Table,

@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() {
-    sftp_server::entry()
+    std::process::exit(sftp_server::serve_stdio())
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// One of passwd(5) or group(5), kept until the file changes.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     path: &'static str,
     stamp: Option<(u64, i64, i64)>,
     entries: Vec<Entry>,
@@ -26,27 +26,27 @@ struct Entry {
 }
 
 impl Table {
-    pub fn users() -> Table {
+    pub(crate) fn users() -> Table {
         Table { path: "/etc/passwd", stamp: None, entries: Vec::new() }
     }
 
-    pub fn groups() -> Table {
+    pub(crate) fn groups() -> Table {
         Table { path: "/etc/group", stamp: None, entries: Vec::new() }
     }
 
     /// The name, or nothing where the id has none.
-    pub fn name(&mut self, id: u32) -> Option<&[u8]> {
+    pub(crate) fn name(&mut self, id: u32) -> Option<&[u8]> {
         self.refresh();
         self.entries.iter().find(|entry| entry.id == id).map(|entry| entry.name.as_slice())
     }
 
-    pub fn home_of(&mut self, name: &[u8]) -> Option<PathBuf> {
+    pub(crate) fn home_of(&mut self, name: &[u8]) -> Option<PathBuf> {
         self.refresh();
         let entry = self.entries.iter().find(|entry| entry.name == name)?;
         Some(Path::new(OsStr::from_bytes(&entry.home)).to_owned())
     }
 
-    pub fn home_of_id(&mut self, id: u32) -> Option<PathBuf> {
+    pub(crate) fn home_of_id(&mut self, id: u32) -> Option<PathBuf> {
         self.refresh();
         let entry = self.entries.iter().find(|entry| entry.id == id)?;
         Some(Path::new(OsStr::from_bytes(&entry.home)).to_owned())

@@ -30,7 +30,7 @@ const ATTRS: u8 = 105;
 const ENTRIES: usize = 100;
 
 /// A session's state, but for the transfers in flight.
-pub struct Session {
+pub(crate) struct Session {
     pub handles: Handles,
     pub users: Table,
     pub groups: Table,
@@ -38,7 +38,7 @@ pub struct Session {
 }
 
 /// The bytes of a name as a path. Relative ones start at the working directory, the home.
-pub fn path(name: &[u8]) -> &Path {
+pub(crate) fn path(name: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(name))
 }
 
@@ -51,37 +51,37 @@ fn attrs(id: u32, metadata: io::Result<Metadata>) -> Packet {
 }
 
 /// One name and no attributes, as realpath and readlink are answered.
-pub fn name(id: u32, name: &Path) -> Packet {
+pub(crate) fn name(id: u32, name: &Path) -> Packet {
     let bytes = name.as_os_str().as_bytes();
     let packet = Packet::new(NAME).u32(id).u32(1).string(bytes).string(bytes);
     Attrs::default().write(packet)
 }
 
-pub fn stat(id: u32, path: &Path) -> Packet {
+pub(crate) fn stat(id: u32, path: &Path) -> Packet {
     attrs(id, fs::metadata(path))
 }
 
-pub fn lstat(id: u32, path: &Path) -> Packet {
+pub(crate) fn lstat(id: u32, path: &Path) -> Packet {
     attrs(id, fs::symlink_metadata(path))
 }
 
-pub fn mkdir(path: &Path, attrs: &Attrs) -> Status {
+pub(crate) fn mkdir(path: &Path, attrs: &Attrs) -> Status {
     let mode = attrs.permissions.map_or(0o777, |mode| mode & 0o7777);
     fs::DirBuilder::new().mode(mode).create(path).into()
 }
 
-pub fn readlink(id: u32, path: &Path) -> Packet {
+pub(crate) fn readlink(id: u32, path: &Path) -> Packet {
     answer(id, fs::read_link(path).map(|target| name(id, &target)))
 }
 
-pub fn realpath(id: u32, given: &Path) -> Packet {
+pub(crate) fn realpath(id: u32, given: &Path) -> Packet {
     let given = if given.as_os_str().is_empty() { Path::new(".") } else { given };
     answer(id, resolve(given).map(|resolved| name(id, &resolved)))
 }
 
 /// The absolute path without links, as OpenSSH's server finds it: unlike with realpath(3) the last
 /// component need not exist, and `..` takes a component away without asking whether it is a directory.
-pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     /// As OpenSSH (SYMLOOP_MAX): more links than that are a loop.
     const LINKS: usize = 32;
     let mut links = 0;
@@ -128,7 +128,7 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Version 3 renames onto nothing that exists; a hard link makes sure of it without a race.
-pub fn rename(from: &Path, to: &Path) -> Status {
+pub(crate) fn rename(from: &Path, to: &Path) -> Status {
     let found = match fs::symlink_metadata(from) {
         Ok(found) => found,
         Err(error) => return Status::of(&error),
@@ -165,7 +165,7 @@ fn set_each(steps: [Option<io::Result<()>>; 4]) -> Status {
     failed.map_or(Status::Ok, |error| Status::of(&error))
 }
 
-pub fn setstat(path: &Path, attrs: &Attrs) -> Status {
+pub(crate) fn setstat(path: &Path, attrs: &Attrs) -> Status {
     let permissions = |mode| fs::Permissions::from_mode(mode & 0o7777);
     set_each([
         attrs.size.map(|size| files::truncate(path, size)),
@@ -176,7 +176,7 @@ pub fn setstat(path: &Path, attrs: &Attrs) -> Status {
 }
 
 /// Of a link itself; a size is nonsense there.
-pub fn lsetstat(path: &Path, attrs: &Attrs) -> Status {
+pub(crate) fn lsetstat(path: &Path, attrs: &Attrs) -> Status {
     if attrs.size.is_some() {
         return Status::BadMessage;
     }
@@ -206,7 +206,7 @@ fn flags(asked: u32) -> OFlag {
 }
 
 impl Session {
-    pub fn open(&mut self, id: u32, path: &Path, asked: u32, attrs: &Attrs) -> Packet {
+    pub(crate) fn open(&mut self, id: u32, path: &Path, asked: u32, attrs: &Attrs) -> Packet {
         let flags = flags(asked);
         let opened = files::open(path, flags, attrs.permissions.unwrap_or(0o666) & 0o7777);
         let file = opened.and_then(|file| {
@@ -217,7 +217,7 @@ impl Session {
         self.give(id, file.map(|file| Handle::File(Arc::new(file))))
     }
 
-    pub fn opendir(&mut self, id: u32, path: &Path) -> Packet {
+    pub(crate) fn opendir(&mut self, id: u32, path: &Path) -> Packet {
         let dir = fs::read_dir(path)
             .map(|entries| Handle::Dir(OpenDir { path: path.to_owned(), dots: 0, entries }));
         self.give(id, dir)
@@ -231,21 +231,21 @@ impl Session {
         }
     }
 
-    pub fn close(&mut self, handle: HandleName) -> Status {
+    pub(crate) fn close(&mut self, handle: HandleName) -> Status {
         match self.handles.remove(handle) {
             Some(_) => Status::Ok,
             None => Status::NoSuchFile,
         }
     }
 
-    pub fn fstat(&mut self, id: u32, handle: HandleName) -> Packet {
+    pub(crate) fn fstat(&mut self, id: u32, handle: HandleName) -> Packet {
         match self.handles.file(handle) {
             Some(open) => attrs(id, open.file.metadata()),
             None => Status::Failure.packet(id),
         }
     }
 
-    pub fn fsetstat(&mut self, handle: HandleName, attrs: &Attrs) -> Status {
+    pub(crate) fn fsetstat(&mut self, handle: HandleName, attrs: &Attrs) -> Status {
         let Some(open) = self.handles.file(handle) else { return Status::Failure };
         let file = &open.file;
         let permissions = |mode| fs::Permissions::from_mode(mode & 0o7777);
@@ -257,7 +257,7 @@ impl Session {
         ])
     }
 
-    pub fn readdir(&mut self, id: u32, handle: HandleName) -> Packet {
+    pub(crate) fn readdir(&mut self, id: u32, handle: HandleName) -> Packet {
         let Some(dir) = self.handles.dir(handle) else { return Status::Failure.packet(id) };
         let mut found = Vec::new();
         while found.len() < ENTRIES {

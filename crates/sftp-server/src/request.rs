@@ -9,6 +9,7 @@ use super::codec::{Fields, Malformed};
 pub type HandleName = Option<u32>;
 
 /// Draft section 6, and OpenSSH's extensions (its file PROTOCOL, section 4).
+#[allow(missing_docs, reason = "they are the protocol's")]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
     Open {
@@ -99,14 +100,19 @@ pub const EXTENSIONS: &[(&str, &str)] = &[
 pub enum Message {
     /// The client's first: the highest version it speaks.
     Init {
+        /// OpenSSH's clients speak 3.
         version: u32,
     },
+    /// Something to be answered.
     Request {
+        /// The number that the answer has.
         id: u32,
+        /// What is asked.
         request: Request,
     },
     /// A request whose body does not parse, but which can be answered.
     Malformed {
+        /// The number that the answer has.
         id: u32,
     },
 }

@@ -19,7 +19,7 @@ use linux::files;
 
 /// Why a session ended before its client did.
 #[derive(Debug, thiserror::Error)]
-pub enum Ended {
+pub(crate) enum Ended {
     #[error("cannot read from the client")]
     Input(#[from] io::Error),
     #[error("a packet of {0} bytes where {MAX_PACKET} are the most")]
@@ -34,7 +34,7 @@ pub enum Ended {
 const MAX_HANDLES: u64 = 4096;
 
 /// Serves one client until its end of the input.
-pub fn serve(input: File, output: File) -> Result<(), Ended> {
+pub(crate) fn serve(input: File, output: File) -> Result<(), Ended> {
     let output = Arc::new(Output::new(output));
     let most = files::descriptor_limit().saturating_sub(5).clamp(16, MAX_HANDLES) as usize;
     let session = Session {

@@ -9,7 +9,7 @@ const STATUS: u8 = 101;
 
 /// Draft section 7; the numbers are the protocol's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     Ok = 0,
     Eof = 1,
     NoSuchFile = 2,
@@ -20,7 +20,7 @@ pub enum Status {
 }
 
 impl Status {
-    pub fn of(error: &io::Error) -> Status {
+    pub(crate) fn of(error: &io::Error) -> Status {
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR | libc::EBADF | libc::ELOOP) => Status::NoSuchFile,
             Some(libc::EPERM | libc::EACCES | libc::EFAULT) => Status::PermissionDenied,
@@ -44,12 +44,12 @@ impl Status {
         }
     }
 
-    pub fn packet(self, id: u32) -> Packet {
+    pub(crate) fn packet(self, id: u32) -> Packet {
         self.saying(id, self.message())
     }
 
     /// With a message of its own.
-    pub fn saying(self, id: u32, message: &str) -> Packet {
+    pub(crate) fn saying(self, id: u32, message: &str) -> Packet {
         // The last string is the language of the message; OpenSSH leaves it empty.
         Packet::new(STATUS).u32(id).u32(self as u32).string(message.as_bytes()).string(b"")
     }

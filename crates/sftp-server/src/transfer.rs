@@ -28,31 +28,31 @@ const IN_FLIGHT: usize = 64;
 const THREADS: usize = 4;
 
 /// Where answers go, one whole packet at a time.
-pub struct Output {
+pub(crate) struct Output {
     pipe: Mutex<File>,
 }
 
 impl Output {
-    pub fn new(pipe: File) -> Output {
+    pub(crate) fn new(pipe: File) -> Output {
         Output { pipe: Mutex::new(pipe) }
     }
 
     /// A client that is gone cannot be answered; its end is seen on the input.
-    pub fn send(&self, packet: Packet) {
+    pub(crate) fn send(&self, packet: Packet) {
         let bytes = packet.finish();
         let _ = lock(&self.pipe).write_all(&bytes);
     }
 }
 
 /// A read or a write to be done.
-pub struct Transfer {
+pub(crate) struct Transfer {
     pub id: u32,
     pub file: Arc<OpenFile>,
     pub offset: u64,
     pub kind: Kind,
 }
 
-pub enum Kind {
+pub(crate) enum Kind {
     Read(u32),
     Write(Bytes),
 }
@@ -149,14 +149,14 @@ struct Shared {
 }
 
 /// The threads and what they are doing.
-pub struct Transfers {
+pub(crate) struct Transfers {
     queue: Option<crossbeam_channel::Sender<(u64, Transfer)>>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Transfers {
-    pub fn start(output: Arc<Output>) -> io::Result<Transfers> {
+    pub(crate) fn start(output: Arc<Output>) -> io::Result<Transfers> {
         let (queue, jobs) = crossbeam_channel::bounded(IN_FLIGHT);
         let air = Mutex::default();
         let shared =
@@ -173,7 +173,7 @@ impl Transfers {
     }
 
     /// Starts it as soon as nothing in flight is in its way.
-    pub fn begin(&self, transfer: Transfer) {
+    pub(crate) fn begin(&self, transfer: Transfer) {
         let mut air = lock(&self.shared.air);
         while air.flights.len() >= IN_FLIGHT
             || air.flights.iter().any(|flight| transfer.conflicts(flight))
@@ -193,7 +193,7 @@ impl Transfers {
     }
 
     /// Waits until nothing is in flight.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut air = lock(&self.shared.air);
         while !air.flights.is_empty() {
             air = self.wait(air);
