@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use ims_job_agent::net::Trust;
-use ims_job_agent::s3::{Config, Object, Store, Uploaded, get, put};
 use ims_job_agent::telemetry::progress::Meter;
+use net::Trust;
+use s3_client::{Config, Object, Store, Uploaded, get, put};
 use tokio_util::sync::CancellationToken;
 
 const BUCKET: &str = "boot-images";

@@ -202,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(State::load(dir.path()).unwrap(), None);
         let artifact = Artifact {
-            link: crate::ims::Link::s3("s3://b/k", "e"),
+            link: ims_client::Link::s3("s3://b/k", "e"),
             media_type: "t".into(),
             md5: String::new(),
         };

@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::Job;
-use crate::ims;
 use crate::publish::manifest::{self, Artifact, Manifest};
-use crate::s3::get::{self, Downloaded, Source, SourceError};
-use crate::s3::{Object, Store};
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client as ims;
+use s3_client::get::{self, Downloaded, Source, SourceError};
+use s3_client::{Object, Store};
 
 /// Downloads the image of the job to `path`, verified.
 pub(super) async fn image(job: &Job, store: &Store, path: &Path) -> anyhow::Result<Downloaded> {

@@ -39,12 +39,12 @@ use uuid::Uuid;
 use crate::contract::{Action, Engine, Faults, ImsAccess, JobContract};
 use crate::jail;
 use crate::publish::Published;
-use crate::s3::Store;
 use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace;
 use linux::process::Reaper;
+use s3_client::Store;
 
 pub use limits::TimeLimits;
 pub use listen::Listen;

@@ -7,8 +7,8 @@ use progress::Progress;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::{self, Sums};
-use crate::s3::{self, Head, Object, Store, get};
 use crate::telemetry::progress::Meter;
+use s3_client::{self as s3, Head, Object, Store, get};
 
 /// An object and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

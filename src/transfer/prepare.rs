@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::{self, Compression, Source};
 use super::{arch, archive, boot, check, root};
-use crate::contract::Arch;
 use crate::publish;
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client::Arch;
 use squashfs::read::{self, Image};
 use squashfs::write::{self, Options};
 
