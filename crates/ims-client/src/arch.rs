@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum,
 )]
+/// A processor architecture.
+#[allow(missing_docs, reason = "the names say it")]
 pub enum Arch {
     #[default]
     #[serde(rename = "x86_64")]

@@ -30,11 +30,13 @@ const VERSION: &[&str] = &[];
 pub struct Config {
     /// `IMS_URL`.
     pub base: Url,
+    /// Which certificates are believed.
     pub trust: Trust,
     /// `None`: no authentication.
     pub oauth: Option<OAuthConfig>,
     /// `IMS_PYTHON_HELPER_TIMEOUT`: how long IMS is waited for where a user's work depends on it.
     pub timeout: Duration,
+    /// When requests are tried again.
     pub policy: Policy,
 }
 
@@ -48,6 +50,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client; no request is made.
     pub fn new(config: Config) -> Result<Self, Error> {
         if config.base.cannot_be_a_base() {
             return Err(Error::BadBase(config.base.to_string()));
@@ -122,18 +125,22 @@ impl Client {
         }
     }
 
+    /// A job by its id.
     pub async fn job(&self, id: &str, cancel: &CancellationToken) -> Result<Job, Error> {
         self.get(&["jobs", id], cancel).await
     }
 
+    /// An image by its id.
     pub async fn image(&self, id: &str, cancel: &CancellationToken) -> Result<Image, Error> {
         self.get(&["images", id], cancel).await
     }
 
+    /// A recipe by its id.
     pub async fn recipe(&self, id: &str, cancel: &CancellationToken) -> Result<Recipe, Error> {
         self.get(&["recipes", id], cancel).await
     }
 
+    /// A public key by its id.
     pub async fn public_key(
         &self,
         id: &str,
@@ -142,6 +149,7 @@ impl Client {
         self.get(&["public-keys", id], cancel).await
     }
 
+    /// Changes the status of a job.
     pub async fn set_job_status(
         &self,
         id: &str,
@@ -151,6 +159,7 @@ impl Client {
         self.patch(&["jobs", id], json!({ "status": status }), cancel).await
     }
 
+    /// Names the image that a job has made.
     pub async fn set_job_result(
         &self,
         id: &str,

@@ -16,6 +16,7 @@ use super::records::Link;
 const V3: &[&str] = &["v3"];
 
 /// A kind of records.
+#[allow(missing_docs, reason = "the names say it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Collection {
     Images,

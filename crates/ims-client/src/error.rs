@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 
 use net::{Failure, body, trust};
 
+/// Why IMS did not do what it was asked for.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{request}: IMS answered {status} {problem}")]
@@ -64,6 +66,7 @@ impl Error {
         }
     }
 
+    /// The HTTP status of the answer, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
             Error::Refused { status, .. } => Some(*status),

@@ -1,4 +1,6 @@
-//! The IMS REST API as a client: OAuth tokens, records, status patches.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 
 mod arch;
 mod client;

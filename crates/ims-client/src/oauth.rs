@@ -28,19 +28,27 @@ const ANSWER_LIMIT: usize = 256 << 10;
 /// Who we are to the token endpoint.
 #[derive(Debug, Clone)]
 pub struct OAuthConfig {
+    /// The name of the client.
     pub client_id: String,
+    /// Its password.
     pub client_secret: SecretString,
+    /// Where tokens are given.
     pub endpoint: Url,
 }
 
 /// `OAUTH_CLIENT_ID`, `OAUTH_CLIENT_SECRET`, `OAUTH_CLIENT_ENDPOINT`, where set.
 #[derive(Debug, Clone, Default)]
 pub struct OAuthOverrides {
+    /// See [`OAuthConfig::client_id`].
     pub client_id: Option<String>,
+    /// See [`OAuthConfig::client_secret`].
     pub client_secret: Option<SecretString>,
+    /// See [`OAuthConfig::endpoint`].
     pub endpoint: Option<String>,
 }
 
+/// Why there are no credentials.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the OAuth file {path}")]

@@ -23,9 +23,12 @@ impl Link {
     }
 }
 
+/// An image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
+    /// A UUID.
     pub id: String,
+    /// Need not be unique.
     pub name: String,
     /// A link to the manifest; none until the image is complete.
     #[serde(default)]
@@ -33,45 +36,59 @@ pub struct Image {
     /// RFC 3339 or without a time zone (then UTC).
     #[serde(default)]
     pub created: Option<String>,
+    /// As in [`Arch`](crate::Arch); older records have none.
     #[serde(default)]
     pub arch: Option<String>,
+    /// All other fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
+/// A recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
+    /// A UUID.
     pub id: String,
+    /// Need not be unique.
     pub name: String,
     /// A link to the recipe archive.
     #[serde(default)]
     pub link: Option<Link>,
+    /// All other fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
+/// A public key of users.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PublicKey {
+    /// A UUID.
     pub id: String,
+    /// Need not be unique.
     pub name: String,
     /// One line of an authorized_keys file.
     pub public_key: String,
+    /// All other fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
+/// A job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
+    /// A UUID.
     pub id: String,
     /// `customize` or `create`.
     pub job_type: String,
     /// The image to customize or the recipe to build.
     pub artifact_id: String,
-    /// Text, not [`crate::Status`]: a newer IMS may know more states.
+    /// Text, not [`Status`](crate::Status): a newer IMS may know more states.
     #[serde(default)]
     pub status: Option<String>,
+    /// The image that it has made.
     #[serde(default)]
     pub resultant_image_id: Option<String>,
+    /// All other fields.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }

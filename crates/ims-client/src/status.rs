@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What `PATCH jobs/<id> {"status": ...}` accepts.
+#[allow(missing_docs, reason = "the names say it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {

@@ -1,6 +1,7 @@
 //! Reading a response of which the size is bounded: records, manifests, error texts.
 
 /// Why a bounded read failed.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the answer broke off")]

@@ -1,4 +1,6 @@
-//! What every HTTP client of this program shares: whom to trust over TLS, when to try again, how slow a body may be.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 
 pub mod body;
 pub mod pace;

@@ -16,13 +16,16 @@ pub const LEAST: u64 = 1024;
 pub struct Slow {
     /// Bytes a second.
     pub rate: u64,
+    /// The time that was looked at.
     pub window: Duration,
 }
 
 /// Why the next piece of a body did not come.
 #[derive(Debug)]
 pub enum Error {
+    /// The connection broke.
     Broken(reqwest::Error),
+    /// Too little came.
     Slow(Slow),
 }
 
@@ -37,6 +40,7 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Judges each `window` of time.
     pub fn new(window: Duration) -> Self {
         // None at all would be too short for any byte, and for none.
         let window = window.max(Duration::from_millis(1));

@@ -27,9 +27,13 @@ pub const QUICK: Policy = Policy {
 /// A request as the server saw it.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// The verb.
     pub method: http::Method,
+    /// Path and query.
     pub uri: http::Uri,
+    /// All headers.
     pub headers: http::HeaderMap,
+    /// All of the body.
     pub body: Bytes,
 }
 
@@ -39,10 +43,12 @@ impl Seen {
         format!("{} {}", self.method, self.uri.path())
     }
 
+    /// A header, or nothing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// The query, or nothing.
     pub fn query(&self) -> &str {
         self.uri.query().unwrap_or_default()
     }
@@ -50,6 +56,7 @@ impl Seen {
 
 /// Ends with the test's runtime.
 pub struct Server {
+    /// Where it listens.
     pub url: Url,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
@@ -64,6 +71,7 @@ impl Server {
         .await
     }
 
+    /// The same with an answer that takes its time.
     pub async fn start_async(
         answer: impl Fn(usize, Seen) -> BoxFuture<'static, Response> + Send + Sync + 'static,
     ) -> Self {
@@ -90,6 +98,7 @@ impl Server {
         Self { url, seen }
     }
 
+    /// All requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
@@ -100,10 +109,12 @@ impl Server {
     }
 }
 
+/// An answer with a status and a body.
 pub fn answer(status: u16, body: impl Into<Body>) -> Response {
     Response::builder().status(status).body(body.into()).unwrap()
 }
 
+/// An answer with a document.
 pub fn json(status: u16, body: serde_json::Value) -> Response {
     answer(status, body.to_string())
 }
@@ -142,6 +153,7 @@ pub fn openssl(directory: &Path, arguments: &[&str]) -> Command {
 /// An HTTPS server that shows what it knows of the connection; ends with its guard.
 pub struct TlsServer {
     child: std::process::Child,
+    /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
 
@@ -159,6 +171,7 @@ impl TlsServer {
         Self { child, port: address.expect("openssl says where it listens") }
     }
 
+    /// Ends it early.
     pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -19,6 +19,8 @@ pub enum Trust {
     Insecure,
 }
 
+/// Why there is no client that trusts as it should.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the CA file {path}")]

@@ -1,7 +1,7 @@
 //! The SDK's HTTP connector over our own client, so that one TLS stack and one `net::Trust` serve all.
 //!
-//! Used by `store` alone. Bodies stream both ways. Nothing is logged here: requests carry keys and
-//! signatures in headers and presigned queries.
+//! Bodies stream both ways. Nothing is logged here: requests carry keys and signatures in headers and
+//! presigned queries.
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,

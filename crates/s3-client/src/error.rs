@@ -28,6 +28,8 @@ const INSUFFICIENT_STORAGE: u16 = 507;
 const FULL_CODES: [&str; 4] =
     ["QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"];
 
+/// Why the store did not do what it was asked for.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {operation} {target}: the store answered {status} {code} {message}")]

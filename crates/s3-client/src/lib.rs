@@ -1,9 +1,6 @@
-//! The object store: ranged verified downloads, multipart uploads, etag arithmetic.
-//!
-//! Tried on the Ceph RADOS gateway; every request is
-//! path style and signed with SigV4. One TLS stack serves all of it: the SDK speaks through the
-//! HTTP client of `net` (see `connector`).
-
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 // The futures of the AWS SDK nest deeply.
 #![recursion_limit = "256"]
 

@@ -6,7 +6,9 @@ use std::str::FromStr;
 /// A bucket and a key; shown and read as `s3://bucket/key`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Object {
+    /// The bucket.
     pub bucket: String,
+    /// The key, without a slash at its start.
     pub key: String,
 }
 
@@ -16,6 +18,7 @@ pub struct Object {
 pub struct BadPath(String);
 
 impl Object {
+    /// The object `key` in `bucket`.
     pub fn new(bucket: impl Into<String>, key: impl Into<String>) -> Self {
         Self { bucket: bucket.into(), key: key.into() }
     }

@@ -45,9 +45,13 @@ const PART_TIME: Duration = Duration::from_secs(240);
 /// Where the store is and who we are to it.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The URL of the store, without a bucket.
     pub endpoint: Url,
+    /// Who we are.
     pub access_key: String,
+    /// What requests are signed with.
     pub secret_key: SecretString,
+    /// Which certificates are believed.
     pub trust: Trust,
     /// How long the store is waited for where a user's work depends on it, and for an answer that takes
     /// it long by nature: putting an object together.
@@ -77,6 +81,7 @@ pub struct Head {
 }
 
 impl Store {
+    /// A client; no request is made.
     pub fn new(config: Config) -> Result<Self, Error> {
         let http = net::client(&config.trust, Policy::within(config.timeout).answer)?;
         // What is sent counts as silence: the limits of the calls hold.
@@ -208,6 +213,7 @@ impl Store {
         Ok(result.await?)
     }
 
+    /// Size, etag and metadata of an object.
     pub async fn head(&self, object: &Object, cancel: &CancellationToken) -> Result<Head, Error> {
         let answer = self
             .call("look up", &object.to_string(), cancel, || {

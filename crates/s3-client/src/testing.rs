@@ -18,6 +18,7 @@ pub const BUCKET: &str = "boot-images";
 
 /// What happens to a request.
 pub enum Fault {
+    /// Carried out and answered.
     None,
     /// Answered so, and not carried out.
     Refused(Response),
@@ -29,7 +30,9 @@ pub enum Fault {
 
 /// The server and a client of it.
 pub struct Lab {
+    /// Sees the requests.
     pub server: Server,
+    /// A client that tries again soon.
     pub store: Store,
     _data: tempfile::TempDir,
 }
@@ -66,6 +69,7 @@ impl Lab {
         store(&self.server, timeout).with_policy(Policy::within(timeout))
     }
 
+    /// The keys in the bucket.
     pub async fn keys(&self) -> Vec<String> {
         self.store.list(BUCKET, "", &CancellationToken::new()).await.unwrap()
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::SourceError;
 use net::{pace, trust};
 
+/// Why an object was not downloaded.
+#[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("no URL to download from")]

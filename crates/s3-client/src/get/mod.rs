@@ -45,6 +45,7 @@ pub struct FixedUrl {
 }
 
 impl FixedUrl {
+    /// What is at `url`.
     pub fn new(url: Url) -> Self {
         Self { url: Mutex::new(Some(url)) }
     }

@@ -14,6 +14,7 @@ const COPY: u64 = 64 << 20;
 /// An object in the same store that shares bytes with the one to be uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reuse {
+    /// What the store copies from.
     pub object: Object,
     /// Without quotes. The object is left alone once it has another one.
     pub etag: String,
