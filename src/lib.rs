@@ -9,16 +9,11 @@
 pub mod cli;
 pub mod configure;
 pub mod contract;
-pub mod ims;
 pub mod jail;
 pub mod job;
-pub mod net;
 pub mod publish;
 pub mod recipe;
 pub mod remote;
-pub mod s3;
-pub mod sftp;
-pub mod squashfs;
 pub mod ssh;
 pub mod standalone;
 pub mod telemetry;

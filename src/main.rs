@@ -9,8 +9,5 @@ fn main() -> ExitCode {
     if first.as_deref() == Some(OsStr::new(ims_job_agent::jail::ENTRY)) {
         ims_job_agent::jail::entry();
     }
-    if first.as_deref() == Some(OsStr::new(ims_job_agent::sftp::ENTRY)) {
-        ims_job_agent::sftp::entry();
-    }
     ims_job_agent::cli::main()
 }

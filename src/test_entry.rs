@@ -5,9 +5,6 @@ extern "C" fn before_main() {
     if first.as_deref() == Some(std::ffi::OsStr::new(crate::jail::ENTRY)) {
         crate::jail::entry();
     }
-    if first.as_deref() == Some(std::ffi::OsStr::new(crate::sftp::ENTRY)) {
-        crate::sftp::entry();
-    }
 }
 
 // SAFETY: the section holds pointers to functions that the C library calls before main with

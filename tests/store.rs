@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use ims_job_agent::net::Trust;
-use ims_job_agent::s3::{Config, Object, Store, Uploaded, get, put};
 use ims_job_agent::telemetry::progress::Meter;
+use net::Trust;
+use s3_client::{Config, Object, Store, Uploaded, get, put};
 use tokio_util::sync::CancellationToken;
 
 const BUCKET: &str = "boot-images";
@@ -58,9 +58,8 @@ impl Keys {
     async fn put(&self, name: &str, bytes: &[u8], options: &put::Options) -> Uploaded {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        let meter = Meter::hidden();
         let object = self.object(name);
-        self.store.put_file(&object, file, options, &meter, &never()).await.unwrap()
+        self.store.put_file(&object, file, options, &(), &never()).await.unwrap()
     }
 
     /// Deletes what is left; gives the number.
@@ -147,7 +146,7 @@ async fn download(
     options: &get::Options,
 ) -> Result<get::Downloaded, get::Error> {
     let source = keys.store.source(keys.object(name));
-    get::to_file(keys.store.http(), source, path, options, &Meter::hidden(), &never()).await
+    get::to_file(keys.store.http(), source, path, options, &(), &never()).await
 }
 
 #[tokio::test]
@@ -226,7 +225,7 @@ async fn a_presigned_url_needs_no_keys_and_a_forged_one_is_denied() {
         source,
         &dir.path().join("initrd"),
         &get::Options::default(),
-        &Meter::hidden(),
+        &(),
         &never(),
     )
     .await

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use ims_job_agent::s3::Store;
+use s3_client::Store;
 use secrecy::SecretString;
 use serde_json::json;
 use support::process::Process;

@@ -3,8 +3,8 @@
 #![no_main]
 
 use bytes::Bytes;
-use ims_job_agent::sftp::request::parse;
 use libfuzzer_sys::fuzz_target;
+use sftp_server::request::parse;
 
 fuzz_target!(|bytes: &[u8]| {
     // Answered or not: nothing else may happen.

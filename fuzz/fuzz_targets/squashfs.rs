@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::io::Write;
 
-use ims_job_agent::squashfs::format::{Inode, Kind};
-use ims_job_agent::squashfs::read::{BlockReader, Error, Image, Step, Walker};
 use libfuzzer_sys::fuzz_target;
+use squashfs::format::{Inode, Kind};
+use squashfs::read::{BlockReader, Error, Image, Step, Walker};
 
 /// A sparse file may honestly be this long, and reading it would only take time.
 const LONGEST: u64 = 1 << 22;

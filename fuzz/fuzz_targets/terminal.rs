@@ -3,8 +3,8 @@
 
 #![no_main]
 
-use linux::pty::{self, Mode, Window};
 use libfuzzer_sys::fuzz_target;
+use linux::pty::{self, Mode, Window};
 
 fuzz_target!(|request: ([u32; 4], Vec<(u8, u32)>)| {
     let ([columns, rows, width_pixels, height_pixels], modes) = request;

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use super::exit::{self, Exit};
-use crate::squashfs::diff::diff;
+use squashfs::diff::diff;
 
 /// Show what differs between two squashfs images
 ///

@@ -10,11 +10,11 @@ use super::connect::Connection;
 use super::exit::{self, Exit};
 use super::output::Output;
 use super::records;
-use crate::contract::Arch;
-use crate::ims::Collection;
 use crate::transfer::import::{Imported, Request, import};
 use crate::transfer::prepare::Wanted;
 use crate::transfer::{Site, get};
+use ims_client::Arch;
+use ims_client::Collection;
 
 /// Import, fetch, check and list the images of a site
 #[derive(Debug, clap::Args)]

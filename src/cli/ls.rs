@@ -4,9 +4,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use super::exit::{self, Exit};
-use crate::squashfs::format::inode::decode_device;
-use crate::squashfs::format::{Inode, Kind};
-use crate::squashfs::read::{Image, Node, Step, Walker};
+use squashfs::format::inode::decode_device;
+use squashfs::format::{Inode, Kind};
+use squashfs::read::{Image, Node, Step, Walker};
 
 /// List the content of a squashfs image
 ///

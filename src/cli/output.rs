@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
-use crate::ims::Collection;
 use crate::job::Outcome;
 use crate::publish::pretty;
 use crate::telemetry::chain;
 use crate::transfer::Site;
 use crate::transfer::get::File;
 use crate::transfer::verify::Report;
+use ims_client::Collection;
 use linux::stdio;
 
 /// Form of a command's result.

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::connect::Connection;
 use super::exit::Exit;
 use super::output;
-use crate::contract::{Arch, ImageNames, boot_file, kernel_name};
+use crate::contract::{Engine, ImageNames, boot_file, kernel_name};
 use crate::job;
-use crate::squashfs::Engine;
+use ims_client::Arch;
 
 /// Pack an image root and register it with IMS, as a job does after `complete`
 ///

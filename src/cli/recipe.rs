@@ -10,10 +10,10 @@ use super::connect::Connection;
 use super::exit::{self, Exit};
 use super::output::Output;
 use super::records;
-use crate::contract::Arch;
-use crate::ims::Collection;
 use crate::transfer::recipe::{Request, import};
 use crate::transfer::{Site, get};
+use ims_client::Arch;
+use ims_client::Collection;
 
 /// Import, fetch, check and list the recipes of a site
 #[derive(Debug, clap::Args)]

@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
 use super::output::{self, Output};
-use crate::ims::Collection;
 use crate::transfer::get::File;
 use crate::transfer::verify::Report;
 use crate::transfer::{Site, verify};
+use ims_client::Collection;
 
 /// Commands that are the same for both.
 #[derive(Debug, clap::Subcommand)]

@@ -10,10 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::Exit;
 use super::output;
-use crate::contract::{JobContract, RescuePlace, duration, files};
+use crate::contract::{Engine, JobContract, RescuePlace, duration, files};
 use crate::jail;
 use crate::job::{self, Listen, Options, Sessions, TimeLimits};
-use crate::squashfs::Engine;
 use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::{self, Board};

@@ -8,13 +8,14 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
-use crate::squashfs::codec::Settings;
-use crate::squashfs::format::Compressor;
-use crate::squashfs::reuse::{self, Changes};
-use crate::squashfs::write::{self, Exclude, Options, Summary};
-use crate::squashfs::{Engine, external};
+use crate::contract::Engine;
 use crate::telemetry::progress::{Meter, Unit};
 use linux::cgroup;
+use squashfs::codec::Settings;
+use squashfs::external;
+use squashfs::format::Compressor;
+use squashfs::reuse::{self, Changes};
+use squashfs::write::{self, Exclude, Options, Summary};
 
 /// Pack a directory tree into a squashfs image
 ///

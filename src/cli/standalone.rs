@@ -12,9 +12,9 @@ use super::exit::{self, Exit};
 use crate::contract::vars;
 use crate::jail::network::Network;
 use crate::jail::{Capability, Rights};
-use crate::net::Trust;
 use crate::standalone::{self, Config, Keys, S3Choice, here};
 use linux::service;
+use net::Trust;
 
 /// Serve the IMS API and an object store, and run jobs, on this machine alone
 ///

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Exit};
-use crate::squashfs;
 use crate::telemetry::progress::{Meter, Unit};
 
 /// Unpack a squashfs image into a new or empty directory

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::Source;
-use crate::telemetry::redact;
 use linux::process;
+use net::redact;
 
 /// Longest time of one command. A server that sends nothing over HTTP is given up sooner.
 const LIMIT: Duration = Duration::from_secs(30 * 60);

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Configuration, Source};
 use crate::publish::manifest::Artifact;
-use crate::squashfs::reuse::Range;
+use squashfs::reuse::Range;
 
 /// Of `state.json`; a file of another version counts as none.
 const VERSION: u32 = 1;
@@ -202,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(State::load(dir.path()).unwrap(), None);
         let artifact = Artifact {
-            link: crate::ims::Link::s3("s3://b/k", "e"),
+            link: ims_client::Link::s3("s3://b/k", "e"),
             media_type: "t".into(),
             md5: String::new(),
         };

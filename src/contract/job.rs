@@ -11,9 +11,10 @@ use url::Url;
 use uuid::Uuid;
 
 use super::vars::{self, Var};
-use super::{Arch, Safekeeping, values};
-use crate::net::Trust;
+use super::{Safekeeping, values};
 use crate::telemetry::logs::Level;
+use ims_client::Arch;
+use net::Trust;
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,23 +3,21 @@
 //! Pure: reads no file, opens no connection. `cli` fills a [`JobContract`] from the environment,
 //! once; every other room gets values from it.
 
-mod arch;
+mod engine;
 pub mod files;
 mod job;
 mod pod;
 mod safekeeping;
-mod status;
 mod values;
 pub mod vars;
 
-pub use arch::Arch;
+pub use engine::Engine;
 pub use job::{
     Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
     kernel_name, record,
 };
 pub use pod::{SessionContract, StepContract};
 pub use safekeeping::{RescuePlace, Safekeeping};
-pub use status::Status;
 pub use values::{boot_file, duration, log_level, s3_trust};
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::job::Reader;
-use super::{Action, Arch, Faults, ImsAccess, Recipe, Session, values, vars};
-use crate::net::Trust;
+use super::{Action, Faults, ImsAccess, Recipe, Session, values, vars};
 use crate::telemetry::logs::Level;
+use ims_client::Arch;
+use net::Trust;
 
 /// The container that serves the sessions, and neither IMS nor the store.
 #[derive(Debug, Clone)]

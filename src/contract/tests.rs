@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::net::Trust;
+use net::Trust;
 
 const JOB: &[(&str, &str)] = &[
     ("IMS_ACTION", "customize"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::{Span, SpanRelativeTo};
 use url::Url;
 
-use crate::net::Trust;
 use crate::telemetry::logs::Level;
+use net::Trust;
 
 /// `True`/`False` in any case, and the spellings that shells and YAML add.
 pub fn boolean(text: &str) -> Result<bool, String> {

@@ -79,7 +79,7 @@ fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report
         Become::Sftp => match settle(stdio, report, home) {
             Ok(report) => {
                 drop(report);
-                crate::sftp::serve_stdio()
+                sftp_server::serve_stdio()
             }
             Err(_) => FAILED,
         },

@@ -8,12 +8,12 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Lookup;
-use crate::ims::Link;
-use crate::s3::Store;
-use crate::s3::put::{Reuse, Shared};
-use crate::squashfs::diff::{self, Diff};
-use crate::squashfs::reuse::{Changes, Range, Record};
 use crate::workspace::Workspace;
+use ims_client::Link;
+use s3_client::Store;
+use s3_client::put::{Reuse, Shared};
+use squashfs::diff::{self, Diff};
+use squashfs::reuse::{Changes, Range, Record};
 
 /// Version of `changes.json`.
 const VERSION: &str = "1.0";

@@ -4,9 +4,9 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use crate::contract::{ImsAccess, S3Access};
-use crate::ims::{self, OAuthConfig, OAuthOverrides};
-use crate::net::{Policy, Trust};
-use crate::s3::{self, Store};
+use ims_client::{self as ims, OAuthConfig, OAuthOverrides};
+use net::{Policy, Trust};
+use s3_client::{self as s3, Store};
 
 /// A client of the IMS that `access` names. Reads the CA file and the OAuth files.
 pub fn ims(access: &ImsAccess) -> anyhow::Result<ims::Client> {

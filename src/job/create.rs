@@ -10,21 +10,22 @@ use super::package::{Package, blocking, package_job};
 use super::report::Reporter;
 use super::rescue::{self, Remains};
 use super::{Job, connect, emulation, fetch, preflight, published, session};
-use crate::contract::{Arch, ImsAccess, JobContract, Recipe, Status, files, vars};
+use crate::contract::{ImsAccess, JobContract, Recipe, files, vars};
 use crate::publish::Published;
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description::Repositories;
 use crate::recipe::repositories::{self, Patience};
 use crate::recipe::unpack::Limits;
 use crate::recipe::{description, kiwi, template, trust_store, unpack};
-use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::Signal;
 use crate::workspace::{self, BuildDirectory, Inserted, Layout, Leave};
+use ims_client::{Arch, Status};
 use linux::mount;
+use s3_client::Store;
 
 /// Variables that scripts of a recipe, which kiwi runs, have no business to see.
 const SECRETS: [&str; 5] = [

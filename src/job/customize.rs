@@ -12,15 +12,16 @@ use super::package::blocking;
 use super::report::GaveUp;
 use super::work::Work;
 use super::{Job, fetch, preflight, published, session};
-use crate::contract::{ImageNames, Status};
+use crate::contract::ImageNames;
 use crate::publish::{Published, boot};
-use crate::s3::Store;
-use crate::squashfs::reuse::Record;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
 use crate::workspace::{self, Claim, Inserted, Leave, Stage, State, Workspace};
+use ims_client::Status;
 use linux::mount;
+use s3_client::Store;
+use squashfs::reuse::Record;
 
 /// Runs the job from the fetch to the published image.
 ///

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::package::blocking;
-use crate::contract::Arch;
+use ims_client::Arch;
 use linux::binfmt::{self, Machine};
 
 /// Where an emulator may lie.

@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::Job;
-use crate::ims;
 use crate::publish::manifest::{self, Artifact, Manifest};
-use crate::s3::get::{self, Downloaded, Source, SourceError};
-use crate::s3::{Object, Store};
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client as ims;
+use s3_client::get::{self, Downloaded, Source, SourceError};
+use s3_client::{Object, Store};
 
 /// Downloads the image of the job to `path`, verified.
 pub(super) async fn image(job: &Job, store: &Store, path: &Path) -> anyhow::Result<Downloaded> {
@@ -37,7 +37,9 @@ async fn fetch(job: &Job, store: &Store, path: &Path, what: What) -> anyhow::Res
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     job.reporter.board.watch(&meter);
     let (source, stop) = (Arc::new(source), &job.reporter.stop);
-    Ok(get::to_file(store.http(), source, path, &options, &meter, stop).await?)
+    let fetched = get::to_file(store.http(), source, path, &options, &meter, stop).await?;
+    meter.finish();
+    Ok(fetched)
 }
 
 /// The presigned URL that the pod was given, for as long as it works; then one of our own.

@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::limits::Time;
 use super::package::{Destination, Packed};
 use super::{Job, connect, preflight};
-use crate::ims::{self, Link};
 use crate::publish::{self, Published};
-use crate::s3;
 use crate::telemetry::chain;
 use crate::telemetry::status::{Board, Hold};
+use ims_client::{self as ims, Link};
+use s3_client as s3;
 
 /// Pause after the first refusal; doubled after each further one...
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -36,16 +36,15 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::contract::{Action, Faults, ImsAccess, JobContract};
+use crate::contract::{Action, Engine, Faults, ImsAccess, JobContract};
 use crate::jail;
 use crate::publish::Published;
-use crate::s3::Store;
-use crate::squashfs::Engine;
 use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace;
 use linux::process::Reaper;
+use s3_client::Store;
 
 pub use limits::TimeLimits;
 pub use listen::Listen;

@@ -16,19 +16,20 @@ use super::base::{self, Base};
 use super::fetch::Lookup;
 use super::hold::Held;
 use super::report::Reporter;
-use crate::contract::{Arch, ImageNames, Status};
-use crate::ims::Link;
+use crate::contract::{Engine, ImageNames};
 use crate::publish::journal::Journal;
 use crate::publish::{self, Published, boot};
-use crate::s3::Store;
-use crate::squashfs::reuse::{self, Range};
-use crate::squashfs::{self, Engine, Options, external};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::workspace;
+use ims_client::Link;
+use ims_client::{Arch, Status};
 use linux::cgroup;
 use linux::disk::human;
+use s3_client::Store;
+use squashfs::reuse::{self, Range};
+use squashfs::{Options, external};
 
 /// What is packaged, and under which names.
 #[derive(Debug, Clone)]

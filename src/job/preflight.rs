@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Job, rescue};
-use crate::net::{CLEAN_UP_LIMIT, Policy};
-use crate::s3::{self, Object, Store, put};
 use crate::telemetry::chain;
+use net::{CLEAN_UP_LIMIT, Policy};
+use s3_client::{self as s3, Object, Store, put};
 
 /// Writes and removes an object in the bucket of the result, as publishing will. A refusal ends the job;
 /// where nobody answers the job may go on, with a warning for its users.

@@ -7,13 +7,14 @@ use super::customize::left_state;
 use super::package::blocking;
 use super::report::Reporter;
 use super::{Job, create};
-use crate::contract::{Action, Status};
-use crate::ims;
+use crate::contract::Action;
 use crate::publish::journal::Journal;
 use crate::publish::{Published, earlier};
-use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::workspace::{self, Claim, Leave};
+use ims_client as ims;
+use ims_client::Status;
+use s3_client::Store;
 
 /// The job is over, and this agent has nothing to do with it.
 #[derive(Debug, thiserror::Error)]

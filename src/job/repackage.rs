@@ -10,14 +10,14 @@ use super::base::Base;
 use super::package::{Destination, Package, blocking, package};
 use super::report::{Outcome, Reporter};
 use super::{connect, published};
-use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
+use crate::contract::{Engine, ImageNames, ImsAccess, S3Access};
 use crate::jail;
 use crate::publish::Published;
-use crate::s3::Store;
-use crate::squashfs::Engine;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
+use ims_client::Status;
+use s3_client::Store;
 
 /// A root to be packaged, and where its image goes.
 #[derive(Debug)]

@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 use super::connect;
 use super::hold::Insisting;
 use super::published::Over;
-use crate::contract::{ImsAccess, Status};
-use crate::ims;
+use crate::contract::ImsAccess;
 use crate::publish::{Published, failure_json, result_json};
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::workspace;
+use ims_client as ims;
+use ims_client::Status;
 
 /// How a job ended, and what is printed of it.
 #[derive(Debug)]

@@ -19,11 +19,11 @@ use super::Job;
 use super::package::{Package, blocking, pack, retry_command};
 use crate::contract::{ImageNames, RescuePlace};
 use crate::publish::{self, boot};
-use crate::s3::{Object, Store, put};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::workspace::Layout;
 use linux::disk::human;
+use s3_client::{Object, Store, put};
 
 /// How long a job that fails may save its work...
 const TIME: Duration = Duration::from_secs(3600);

@@ -19,7 +19,7 @@ use super::package::blocking;
 use super::report::Reporter;
 use super::script::Script;
 use super::{Job, control, limits, rights};
-use crate::contract::{self, Arch, Status, vars};
+use crate::contract::{self, vars};
 use crate::jail::network::Filter;
 use crate::jail::{self, Jail, Leftovers, Plan, Rights};
 use crate::remote::node::Pod;
@@ -30,6 +30,7 @@ use crate::ssh::{self, Server};
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Places, Signal, Signals};
 use crate::workspace::Layout;
+use ims_client::{Arch, Status};
 use linux::capability::CapSet;
 
 /// Time that sessions have to end by themselves after the notice.

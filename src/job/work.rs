@@ -13,12 +13,12 @@ use super::package::{Destination, Package, Packed};
 use super::report::GaveUp;
 use super::rescue::{self, Remains};
 use super::session::Told;
-use crate::contract::Status;
-use crate::ims::Link;
 use crate::publish::Published;
-use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::workspace::{Stage, Workspace};
+use ims_client::Link;
+use ims_client::Status;
+use s3_client::Store;
 
 /// A customize job whose image root is open.
 pub(super) struct Work<'a> {

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Entry, Journal};
 use super::manifest::{self, Artifact, Kind, Manifest};
 use super::register::{Error, Published, withdraw};
-use crate::ims::{self, Image, Job};
-use crate::s3::{Object, Store};
+use ims_client::{self as ims, Image, Job};
+use s3_client::{Object, Store};
 
 /// Finishes with what the journal says of an earlier publication. Gives its image, if that is complete;
 /// else nothing of it is left and the journal is gone.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Arch;
-use crate::ims::Image;
+use ims_client::Arch;
+use ims_client::Image;
 
 /// Version of the file.
 const VERSION: u32 = 1;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ims::Link;
+use ims_client::Link;
 
 /// Version of the manifests that IMS accepts.
 pub const VERSION: &str = "1.0";

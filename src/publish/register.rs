@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{self, Entry, Journal, Stage};
 use super::manifest::{Artifact, Kind, Manifest};
 use super::{boot, earlier};
-use crate::contract::Arch;
-use crate::ims::{self, Image, Job, Link};
-use crate::net::{CLEAN_UP_LIMIT, Policy};
-use crate::s3::put::{Options, Reuse};
-use crate::s3::{self, Object, Store, Uploaded};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client::Arch;
+use ims_client::{self as ims, Image, Job, Link};
+use net::{CLEAN_UP_LIMIT, Policy};
+use s3_client::put::{Options, Reuse};
+use s3_client::{self as s3, Object, Store, Uploaded};
 
 /// How long after a cancellation the answer about a new record is waited for, to roll it back.
 const CREATE_GRACE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
 
 use super::register::Published;
-use crate::ims::Job;
+use ims_client::Job;
 
 /// The result of a job that succeeded. `job` is its record as it is now.
 pub fn result_json(published: &Published, job: Option<&Job>) -> String {
@@ -49,8 +49,8 @@ fn sorted(value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ims::{Image, Link};
     use crate::publish::manifest::{Artifact, Kind};
+    use ims_client::{Image, Link};
 
     fn artifact(kind: Kind) -> Artifact {
         Artifact {

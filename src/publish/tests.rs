@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::journal::Journal;
 use super::manifest::{Manifest, SIZE_LIMIT};
 use super::*;
-use crate::contract::Arch;
-use crate::ims::{Client, Config};
-use crate::net::Trust;
-use crate::net::testing::{QUICK, Seen, Server, answer, json as json_answer};
-use crate::s3::Object;
-use crate::s3::testing::{BUCKET, Fault, Lab};
+use ims_client::Arch;
+use ims_client::{Client, Config};
+use net::Trust;
+use net::testing::{QUICK, Seen, Server, answer, json as json_answer};
+use s3_client::Object;
+use s3_client::testing::{BUCKET, Fault, Lab};
 
 /// What was asked of IMS and store, in order.
 type Log = Arc<Mutex<Vec<String>>>;

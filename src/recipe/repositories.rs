@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::ims;
-use crate::net::{self, Trust};
-use crate::telemetry::redact;
+use ims_client as ims;
+use net::Trust;
+use net::redact;
 
 /// Repositories that are asked at once.
 const CONCURRENCY: usize = 16;
@@ -171,10 +171,10 @@ fn index(repository: &Url) -> Url {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ims::{Config, OAuthConfig};
-    use crate::net::testing::{QUICK, Server};
     use axum::body::Body;
     use axum::response::Response;
+    use ims_client::{Config, OAuthConfig};
+    use net::testing::{QUICK, Server};
 
     const SOON: Patience =
         Patience { timeout: Duration::from_secs(20), interval: Duration::from_millis(20) };

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::contract::{ImageNames, Session, Status};
-use crate::ims::Link;
+use crate::contract::{Engine, ImageNames, Session};
 use crate::jail::Rights;
-use crate::net::Trust;
-use crate::squashfs::Engine;
-use crate::squashfs::reuse::Range;
 use crate::ssh::Forwarding;
 use crate::workspace::Mode;
+use ims_client::Link;
+use ims_client::Status;
+use net::Trust;
+use squashfs::reuse::Range;
 
 /// What comes before everything else is a [`Task`].
 #[derive(Debug, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::jail::Rights;
-use crate::net::Trust;
+use net::Trust;
 
 /// Everything standalone needs to know to start.
 #[derive(Debug, Clone)]

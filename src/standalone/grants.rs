@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::config::Keys;
 use super::keys;
-use crate::s3::Object;
+use s3_client::Object;
 
 /// The bucket in which images are made.
 const IMAGES: &str = "boot-images";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::s3::{Error, Head, Object, Store};
+use s3_client::{Error, Head, Object, Store};
 
 /// A client for what is small: manifests, moves, deletes. Cheap to clone.
 #[derive(Debug, Clone)]

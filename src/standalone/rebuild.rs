@@ -5,8 +5,8 @@ use std::path::Path;
 use super::records::{self, Deleted, Image, Link, Recipe, Records};
 use super::s3::{self, Hint, Report};
 use super::server::{Error, open_records};
-use crate::s3::Object;
 use crate::telemetry::chain;
+use s3_client::Object;
 
 /// Makes the object index in the data directory anew, while no standalone uses it.
 pub async fn rebuild_index(data: &Path) -> Result<Report, Error> {

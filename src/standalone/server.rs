@@ -24,8 +24,8 @@ use super::records::{self, Job, Records};
 use super::serve::{Front, Hosts, machine_name};
 use super::{data, keys, s3};
 use crate::jail::Rights;
-use crate::net::{Policy, Trust};
-use crate::s3 as client;
+use net::{Policy, Trust};
+use s3_client as client;
 
 /// How long API requests in progress may go on at the end.
 const GRACE: Duration = Duration::from_secs(5);

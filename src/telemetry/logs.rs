@@ -35,7 +35,8 @@ pub enum Format {
 }
 
 /// The crates of this workspace that log.
-const OUR_CRATES: [&str; 2] = ["ims_job_agent", "linux"];
+const OUR_CRATES: [&str; 6] =
+    ["ims_client", "ims_job_agent", "linux", "net", "s3_client", "squashfs"];
 
 /// The least important events that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,7 +2,6 @@
 
 pub mod logs;
 pub mod progress;
-pub mod redact;
 mod sink;
 pub mod status;
 

@@ -1,6 +1,6 @@
 //! How far a long step is: a bar on a terminal, a log line every few seconds elsewhere.
 //!
-//! Rooms that do long work take a [`Meter`] and call [`Meter::add`]; they do not know who looks.
+//! What does long work takes a [`Meter`], or a [`Progress`] if it is a library; it does not know who looks.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use progress::Progress;
 
 /// Time between two progress lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -160,6 +161,20 @@ impl Meter {
                 .last_line
                 .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+}
+
+impl Progress for Meter {
+    fn set_total(&self, total: u64) {
+        Meter::set_total(self, total);
+    }
+
+    fn add(&self, amount: u64) {
+        Meter::add(self, amount);
+    }
+
+    fn set(&self, done: u64) {
+        Meter::set(self, done);
     }
 }
 

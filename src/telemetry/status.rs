@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Meter;
-use crate::contract::Status;
+use ims_client::Status;
 
 /// What a job shows of itself. Cheap to clone.
 #[derive(Debug, Clone)]

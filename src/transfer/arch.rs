@@ -5,7 +5,7 @@ use object::read::elf::FileHeader;
 
 use super::paths::shown;
 use super::root::{self, Root};
-use crate::contract::Arch;
+use ims_client::Arch;
 
 /// Programs that a root has, whatever its distribution.
 const PROGRAMS: [&str; 10] = [

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::paths::shown;
 use super::root::{self, Found, Root};
-use crate::contract::Arch;
+use ims_client::Arch;
 
 /// An artifact to be found: plain names, then prefixes of names with a version.
 struct Wanted {

@@ -7,10 +7,10 @@ use std::thread;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::squashfs::format::{Kind, inode};
-use crate::squashfs::read::{self, BlockReader, Image, Step, Walker};
 use crate::telemetry::progress::Meter;
 use linux::cgroup;
+use squashfs::format::{Kind, inode};
+use squashfs::read::{self, BlockReader, Image, Step, Walker};
 
 /// Files that wait for a reader.
 const QUEUE: usize = 256;

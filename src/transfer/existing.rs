@@ -3,10 +3,10 @@
 use tokio_util::sync::CancellationToken;
 
 use super::site::{ManifestError, Site};
-use crate::contract::Arch;
-use crate::ims::{self, Collection, Image};
 use crate::publish::manifest::Artifact;
 use crate::telemetry::chain;
+use ims_client::Arch;
+use ims_client::{self as ims, Collection, Image};
 
 /// Type and md5 of an image's artifacts, sorted: two images with the same ones are the same.
 pub type Content = Vec<(String, String)>;

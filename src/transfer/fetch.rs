@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use progress::Progress;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::{self, Sums};
-use crate::s3::{self, Head, Object, Store, get};
 use crate::telemetry::progress::Meter;
+use s3_client::{self as s3, Head, Object, Store, get};
 
 /// An object and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +66,10 @@ pub async fn fetch(
         ..get::Options::default()
     };
     let had_part = part.exists();
-    let get =
-        || get::to_file(store.http(), store.source(object.clone()), &part, &options, meter, cancel);
+    let meter = Part { meter, before: meter.done() };
+    let get = || {
+        get::to_file(store.http(), store.source(object.clone()), &part, &options, &meter, cancel)
+    };
     let got = match get().await {
         // The part was of something else, or did not reach the disk; it is gone now.
         Err(get::Error::Md5 { .. }) if had_part => get().await,
@@ -80,6 +83,30 @@ pub async fn fetch(
     }
     keep(&part, path)?;
     Ok(Fetched { sums, was_there: false })
+}
+
+/// Counts an object for a longer step, whose total is of all its objects. A total that is not known is the
+/// object's.
+struct Part<'a> {
+    meter: &'a Meter,
+    /// What was done before this object.
+    before: u64,
+}
+
+impl Progress for Part<'_> {
+    fn set_total(&self, total: u64) {
+        if self.meter.total() == 0 {
+            self.meter.set_total(total);
+        }
+    }
+
+    fn add(&self, amount: u64) {
+        self.meter.add(amount);
+    }
+
+    fn set(&self, done: u64) {
+        self.meter.set(self.before + done);
+    }
 }
 
 /// The md5 by which content is known: the manifest's, that of the object's metadata, or an etag that is

@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::{self, Wanted, fetch};
 use super::site::{ManifestError, Site};
 use super::verify::{self, record};
-use crate::ims::{Collection, Image, Recipe};
-use crate::s3::{self, BadPath, Object};
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client::{Collection, Image, Recipe};
+use s3_client::{self as s3, BadPath, Object};
 
 /// One file of the directory.
 #[derive(Debug, Clone, Serialize)]

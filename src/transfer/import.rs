@@ -12,10 +12,10 @@ use super::existing::{self, Content};
 use super::prepare::{self, Prepared, Wanted, prepare};
 use super::site::{ManifestError, Site};
 use super::{publications, verify};
-use crate::ims::{self, Image};
 use crate::publish::journal::{Entry, Journal};
 use crate::publish::manifest::{Artifact, Kind};
 use crate::publish::{self, Published};
+use ims_client::{self as ims, Image};
 
 /// What is to be imported, and how.
 #[derive(Debug, Clone)]

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::{self, Compression, Source};
 use super::{arch, archive, boot, check, root};
-use crate::contract::Arch;
 use crate::publish;
-use crate::squashfs::read::{self, Image};
-use crate::squashfs::write::{self, Options};
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client::Arch;
+use squashfs::read::{self, Image};
+use squashfs::write::{self, Options};
 
 /// What the caller says of an image to import.
 #[derive(Debug, Clone)]

@@ -19,10 +19,10 @@ use uuid::Uuid;
 use super::fetch;
 use super::recipe;
 use super::site::Site;
-use crate::ims::Collection;
 use crate::publish::earlier;
 use crate::publish::journal::Journal;
 use crate::telemetry::chain;
+use ims_client::Collection;
 
 /// The longest URL that is read from a lock file, in bytes.
 const URL_LIMIT: u64 = 4096;

@@ -14,14 +14,14 @@ use super::digest::{self, Sums};
 use super::site::{RECIPES, Site};
 use super::source::{self, Compression, Source};
 use super::{fetch, publications, verify};
-use crate::contract::Arch;
-use crate::ims::{self, Collection, Link};
-use crate::net::{CLEAN_UP_LIMIT, Policy};
 use crate::publish::header_safe;
-use crate::s3::put::Options;
-use crate::s3::{self, Object};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client::Arch;
+use ims_client::{self as ims, Collection, Link};
+use net::{CLEAN_UP_LIMIT, Policy};
+use s3_client::put::Options;
+use s3_client::{self as s3, Object};
 
 /// What is to be imported.
 #[derive(Debug, Clone)]

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-use crate::squashfs::format::metadata::Reference;
-use crate::squashfs::format::{Inode, Kind, inode};
-use crate::squashfs::read::{self, BlockReader, Image};
 use crate::transfer::paths::{parts, shown};
+use squashfs::format::metadata::Reference;
+use squashfs::format::{Inode, Kind, inode};
+use squashfs::read::{self, BlockReader, Image};
 
 /// Links followed on one path, as many as Linux follows.
 const MAX_LINKS: usize = 40;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::ims;
 use crate::publish::manifest::{self, Kind, Manifest};
-use crate::s3::{self, BadPath, Object, Store};
+use ims_client as ims;
+use s3_client::{self as s3, BadPath, Object, Store};
 
 /// The bucket of recipes; that of images is configured.
 pub const RECIPES: &str = "ims";

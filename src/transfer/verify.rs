@@ -5,10 +5,10 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::site::{ManifestError, Site};
-use crate::ims::{self, Collection, Link};
 use crate::publish::manifest::Artifact;
-use crate::s3::{self, Head, Object};
 use crate::telemetry::chain;
+use ims_client::{self as ims, Collection, Link};
+use s3_client::{self as s3, Head, Object};
 
 /// What was found about one record.
 #[derive(Debug, Clone, Serialize)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::*;
-use crate::workspace::test_tree::sh;
+use squashfs::test_tree::sh;
 
 /// A job's directory with a root that has a `/tmp`.
 fn job() -> (tempfile::TempDir, Places) {

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::Kind;
-use crate::squashfs::external;
-use crate::squashfs::format::superblock;
 use linux::disk::human;
 use linux::{loopdev, mount};
+use squashfs::external;
+use squashfs::format::superblock;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

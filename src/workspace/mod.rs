@@ -33,8 +33,8 @@ pub use preflight::check_space;
 pub use recipe::claim_recipe_directory;
 pub use state::{ImageId, Stage, State};
 
-use crate::squashfs::format::Superblock;
 use overlay::Overlay;
+use squashfs::format::Superblock;
 
 /// How the image root may be made, `--workspace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
@@ -172,7 +172,5 @@ fn users(path: &Path) -> String {
     if names.is_empty() { "nobody that can be seen".into() } else { names.join(", ") }
 }
 
-#[cfg(test)]
-pub(crate) mod test_tree;
 #[cfg(test)]
 mod tests;

@@ -12,10 +12,10 @@ use super::{
     Claim, Error, ImageId, Kind, Layout, Mode, Stage, State, Workspace, check_space, claim, remove,
     unpack,
 };
-use crate::squashfs::format::Superblock;
-use crate::squashfs::format::superblock;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
+use squashfs::format::Superblock;
+use squashfs::format::superblock;
 
 /// What [`open`] needs to know.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Error, Kind};
-use crate::squashfs::format::Superblock;
 use linux::disk::{self, Space, human};
+use squashfs::format::Superblock;
 
 /// What packages of some size bring with them, on top of what the image has.
 const USUAL_CHANGES: u64 = 512 << 20;
@@ -72,7 +72,7 @@ fn judge(parent: &Path, space: Space, superblock: &Superblock, kind: Kind) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::squashfs::format::superblock::Compressor;
+    use squashfs::format::superblock::Compressor;
 
     fn superblock(bytes_used: u64) -> Superblock {
         Superblock {

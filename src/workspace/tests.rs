@@ -6,11 +6,10 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::open::image_id;
-use super::test_tree::{self, Listing, sh};
 use super::*;
-use crate::squashfs::external;
-use crate::telemetry::progress::Meter;
 use linux::capability::CapSet;
+use squashfs::external;
+use squashfs::test_tree::{self, Listing, sh};
 
 /// A job's directory with a packed image in it, and the tree that the image was made of.
 struct Job {
@@ -48,13 +47,13 @@ impl Job {
 }
 
 fn pack(root: &Path, out: &Path) {
-    let (meter, cancel) = (&Meter::hidden(), &CancellationToken::new());
+    let (meter, cancel) = (&(), &CancellationToken::new());
     let pack = external::Pack { root, out, threads: 2, memory: None, meter, cancel };
     external::pack(&pack).unwrap();
 }
 
 fn unpack(image: &Path, root: &Path) {
-    let (meter, cancel) = (&Meter::hidden(), &CancellationToken::new());
+    let (meter, cancel) = (&(), &CancellationToken::new());
     external::unpack(&external::Unpack { image, root, threads: 2, meter, cancel }).unwrap();
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::squashfs::external;
-use crate::squashfs::format::Superblock;
 use crate::telemetry::progress::Meter;
 use linux::{cgroup, disk};
+use squashfs::external;
+use squashfs::format::Superblock;
 
 pub(super) struct Unpack<'a> {
     pub image: &'a Path,

@@ -106,7 +106,7 @@ impl Bench {
             self.stand.ims.delete(&format!("v3/deleted/images/{id}")).await;
         }
         for key in self.keys().await {
-            let object = ims_job_agent::s3::Object::new("boot-images", key);
+            let object = s3_client::Object::new("boot-images", key);
             self.stand.store.delete(&object, &CancellationToken::new()).await.unwrap();
         }
         self.known.extend(self.uploads().await);

@@ -7,9 +7,9 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ims_job_agent::s3::{self, Object, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use s3_client::{self as s3, Object, Store};
 use serde_json::{Value, json};
 
 use crate::bench::Bench;

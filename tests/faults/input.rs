@@ -40,7 +40,7 @@ async fn a_truncated_object_is_no_image() {
 async fn an_object_that_is_gone_ends_the_job() {
     let pod = Pod::start().await;
     for key in pod.stand.keys("").await {
-        let object = ims_job_agent::s3::Object::new("boot-images", key);
+        let object = s3_client::Object::new("boot-images", key);
         pod.stand.store.delete(&object, &Default::default()).await.unwrap();
     }
     pod.run().ends(1, &ENDED, &["cannot fetch the image", "404"]).await;

@@ -1,6 +1,6 @@
 //! Create jobs in every pod that there is for them, with the real kiwi of the builder's image.
 
-use ims_job_agent::s3::Object;
+use s3_client::Object;
 
 use crate::kube::{Kube, Spec};
 use crate::specs;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use ims_job_agent::net::Trust;
 use ims_job_agent::standalone::{Keys, S3Choice};
+use net::Trust;
 
 use crate::support::{ACCESS, SECRET, Standalone, agent, artifact, config, manifest};
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ims_job_agent::net::Trust;
-use ims_job_agent::s3::{self, Error, Object, Store};
+use net::Trust;
+use s3_client::{self as s3, Error, Object, Store};
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ims_job_agent::s3::Object;
+use s3_client::Object;
 use serde_json::json;
 
 use crate::sdk::{client, status};

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ims_job_agent::net::Trust;
-use ims_job_agent::s3::{self, Object, Store};
 use ims_job_agent::standalone::{Config, Error, Keys, S3Choice, Server};
+use net::Trust;
+use s3_client::{self as s3, Object, Store};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -65,7 +65,7 @@ async fn an_image_without_its_manifest_can_still_be_deleted_and_undeleted() {
     let dir = tempfile::tempdir().unwrap();
     let standalone = Standalone::start(dir.path()).await;
     let id = standalone.image().await;
-    let object = ims_job_agent::s3::Object::new("boot-images", format!("{id}/manifest.json"));
+    let object = s3_client::Object::new("boot-images", format!("{id}/manifest.json"));
     standalone.store.delete(&object, &crate::support::token()).await.unwrap();
     expect(&standalone, 204, "DELETE", &format!("/v3/images/{id}"), Value::Null).await;
     let body = json!({ "operation": "undelete" });

@@ -12,7 +12,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::http::{Method, StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
-use ims_job_agent::s3::{self, Object, Store};
+use s3_client::{self as s3, Object, Store};
 use serde_json::{Value, json};
 
 use super::process::Process;

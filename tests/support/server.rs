@@ -180,9 +180,6 @@ extern "C" fn before_main() {
     if first.as_deref() == Some(ims_job_agent::jail::ENTRY.as_ref()) {
         ims_job_agent::jail::entry();
     }
-    if first.as_deref() == Some(ims_job_agent::sftp::ENTRY.as_ref()) {
-        ims_job_agent::sftp::entry();
-    }
 }
 
 // SAFETY: the section holds pointers to functions that the C library calls before main, with

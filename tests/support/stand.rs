@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ims_job_agent::net::Trust;
-use ims_job_agent::s3::{self, Object, Store};
+use net::Trust;
+use s3_client::{self as s3, Object, Store};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -188,9 +188,8 @@ impl Stand {
 
     pub async fn put_to(&self, object: &Object, path: &Path) -> s3::Uploaded {
         let file = std::fs::File::open(path).unwrap();
-        let meter = ims_job_agent::telemetry::progress::Meter::hidden();
         self.store
-            .put_file(object, file, &s3::put::Options::default(), &meter, &CancellationToken::new())
+            .put_file(object, file, &s3::put::Options::default(), &(), &CancellationToken::new())
             .await
             .unwrap()
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ims_job_agent::s3::Object;
+use s3_client::Object;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

@@ -268,7 +268,7 @@ print((a.st_dev, a.st_ino) != (b.st_dev, b.st_ino))
 fn sftp_sees_no_more_than_a_shell() {
     let (image, jail) = host_jail(Options::default());
     let (mut child, stdin, stdout, _) = spawn(&jail, Program::Sftp);
-    let mut peer = crate::sftp::tests::Client::new(stdin, stdout);
+    let mut peer = sftp_server::testing::Client::new(stdin, stdout);
     let secret = image.secret();
     let secret = secret.to_str().unwrap();
     fs::create_dir(image.root().join("tmp/links")).unwrap();

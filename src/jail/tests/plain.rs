@@ -57,7 +57,7 @@ fn sessions_live_in_a_chroot_that_holds() {
         assert!(err.contains("mknod: /tmp/disk: Operation not permitted"), "{err}");
         assert_eq!(status.code(), Some(4));
         let (mut child, stdin, stdout, _) = spawn(&jail, Program::Sftp);
-        let mut client = crate::sftp::tests::Client::new(stdin, stdout);
+        let mut client = sftp_server::testing::Client::new(stdin, stdout);
         assert!(client.stat("/etc/passwd").is_some() && client.stat("/var/tmp").is_none());
         drop(client);
         assert!(wait(&mut child).success());

@@ -12,11 +12,11 @@ use super::super::package::blocking;
 use super::Request;
 use crate::configure::progress::State;
 use crate::publish::manifest::Artifact;
-use crate::s3::Object;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::transfer::Site;
 use crate::transfer::fetch::{Wanted, fetch};
 use crate::workspace::{self, Leave, Workspace};
+use s3_client::Object;
 
 /// The image as it was fetched.
 const BASE: &str = "base.sqsh";

@@ -13,12 +13,12 @@ use crate::configure::progress::Applied;
 use crate::configure::{Source, ansible, git};
 use crate::contract::kernel_name;
 use crate::publish::boot;
-use crate::squashfs::diff::Diff;
-use crate::squashfs::reuse::Range;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::workspace::{self, Inserted, Leave, Workspace};
 use linux::mount;
+use squashfs::diff::Diff;
+use squashfs::reuse::Range;
 
 /// The squashfs of a layer that was packed, not yet the checkpoint.
 const NEXT: &str = "next.sqsh";

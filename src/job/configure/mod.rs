@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::fetch;
 use super::package::blocking;
 use crate::configure::{Configuration, ansible, progress};
-use crate::contract::Arch;
-use crate::ims::Image;
 use crate::jail::Rights;
 use crate::telemetry::chain;
 use crate::transfer::Site;
 use crate::workspace;
 use checkpoint::Checkpoint;
+use ims_client::Arch;
+use ims_client::Image;
 use session::Keys;
 
 /// What is asked for; everything is checked already.

@@ -14,13 +14,14 @@ use super::super::rights;
 use super::super::session::{SESSION_GRACE, close, enter};
 use crate::configure::ansible;
 use crate::configure::inventory::{self, Access};
-use crate::contract::{Arch, vars};
+use crate::contract::vars;
 use crate::jail::{self, Jail, Rights};
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::ssh::hostkeys::{self, HostKeys};
 use crate::ssh::{self, Server};
 use crate::watch::{Kind, Places, Signals};
 use crate::workspace::{self, Workspace};
+use ims_client::Arch;
 
 /// Who may come in, and where clients find their part of it.
 pub(super) struct Keys {

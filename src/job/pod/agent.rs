@@ -8,13 +8,14 @@ use anyhow::Context;
 use tokio::net::TcpStream;
 
 use super::{Ready, alive, tell};
-use crate::contract::{Status, files};
+use crate::contract::files;
 use crate::job::package::blocking;
 use crate::job::report::{End, Outcome};
 use crate::job::session::Site;
 use crate::job::{Job, Listen};
 use crate::watch::{self, Kind, Places, Signal};
 use crate::workspace::Layout;
+use ims_client::Status;
 
 /// Longest time from `ready` to a server that accepts connections.
 const SERVER_DEADLINE: Duration = Duration::from_secs(120);

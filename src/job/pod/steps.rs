@@ -12,19 +12,20 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::contract::{Status, StepContract};
+use crate::contract::StepContract;
 use crate::job::package::blocking;
 use crate::job::report::{Outcome, Reporter};
 use crate::job::{connect, create, customize, emulation, published};
-use crate::net::{self, Policy, Trust};
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description;
-use crate::s3::get::{self, FixedUrl};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::workspace::{self, BuildDirectory, Leave, Mode};
+use ims_client::Status;
+use net::{Policy, Trust};
+use s3_client::get::{self, FixedUrl};
 
 /// What a container does of the job.
 #[derive(Debug)]
@@ -187,6 +188,7 @@ async fn download(
     let meter = Meter::start("fetch", Unit::Bytes, 0);
     let source = Arc::new(FixedUrl::new(url));
     get::to_file(&http, source, path, &options, &meter, &reporter.stop).await?;
+    meter.finish();
     Ok(())
 }
 

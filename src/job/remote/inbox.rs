@@ -8,8 +8,8 @@ use anyhow::Context;
 
 use super::{Job, Layout, blocking, put_in_ca};
 use crate::contract::JobContract;
-use crate::net::Trust;
 use crate::remote::wire::inbox;
+use net::Trust;
 
 /// Writes the archive; the caller removes it. `recipe` is the directory of one that is ready to be built.
 pub(super) async fn pack(

@@ -13,8 +13,6 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::place::{image_dir, remove, settle};
-use crate::contract::Status;
-use crate::ims::Link as Base;
 use crate::job::customize::{self, Attendance, Opening};
 use crate::job::grace;
 use crate::job::listen::Bound;
@@ -22,19 +20,21 @@ use crate::job::package::{Package, Packed, blocking};
 use crate::job::report::{End, GaveUp};
 use crate::job::session::{self, Door, Host, Site, Told};
 use crate::job::{TimeLimits, create, emulation, reap_orphans, rights};
-use crate::net::{self, Policy, Trust};
 use crate::publish::boot;
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::kiwi;
 use crate::remote::node::Pod;
 use crate::remote::wire::{self, Ended, Made, Task, ToPod, Work, inbox};
-use crate::s3::get::{self, Source, SourceError};
 use crate::ssh::hostkeys::HostKeys;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::transfer::digest;
 use crate::workspace::{self, BuildDirectory, Layout, Leave, Workspace};
+use ims_client::Link as Base;
+use ims_client::Status;
+use net::{Policy, Trust};
+use s3_client::get::{self, Source, SourceError};
 
 /// Works for the pod at the other end of stdin and stdout. `directory` is the job's, with its inbox.
 pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow::Result<End> {
@@ -302,6 +302,7 @@ impl Node {
         let source = Arc::new(AskedFor(self.pod.clone()));
         let meter = Meter::start("fetch", Unit::Bytes, 0);
         get::to_file(&http, source, to, &options, &meter, &self.stop).await?;
+        meter.finish();
         Ok(())
     }
 

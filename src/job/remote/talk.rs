@@ -6,8 +6,6 @@ use anyhow::Context;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Remote;
-use crate::contract::Status;
-use crate::ims::Link as Base;
 use crate::job::fetch::JobSource;
 use crate::job::hold::Held;
 use crate::job::listen::Bound;
@@ -18,9 +16,11 @@ use crate::publish::{Published, boot};
 use crate::recipe::kiwi;
 use crate::remote::wire::{self, Ended, Made, ToNode, ToPod};
 use crate::remote::{Error, Link};
-use crate::s3::get::Source;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
+use ims_client::Link as Base;
+use ims_client::Status;
+use s3_client::get::Source;
 
 /// The talk with a node that works.
 pub(super) struct Talk<'a> {

@@ -14,8 +14,8 @@ use url::Url;
 
 pub use error::Error;
 
-use crate::contract::Arch;
 use crate::telemetry::progress::Meter;
+use ims_client::Arch;
 use linux::capability::CapSet;
 use linux::{cgroup, disk, process};
 use log::Log;

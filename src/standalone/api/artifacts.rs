@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::manifest::{self, Artifact};
 use super::problem::Result;
-use crate::s3::Object;
 use crate::standalone::objects::Objects;
 use crate::standalone::records::{Image, Link, PublicKey, Recipe, Record, Stamp};
+use s3_client::Object;
 
 const TRASH: &str = "deleted/";
 /// Type of the entry that stands for the old manifest.

@@ -11,9 +11,9 @@ use super::input::{Id, Input};
 use super::problem::{Problem, Result, no_content};
 use super::schema::{Field, Kind};
 use super::{App, Shared, Version};
-use crate::s3::Object;
 use crate::standalone::records::{Deleted, Record, Stamp};
 use crate::telemetry::chain;
+use s3_client::Object;
 
 /// `?cascade=`: whether v2 removes the artifacts of a record too. It does unless told not to.
 #[derive(Debug, Deserialize)]

@@ -15,8 +15,8 @@ use super::input::{Id, Input};
 use super::problem::{Problem, Result};
 use super::schema::{ARCH, Field, Kind, LINK};
 use super::{Shared, Version, collection, links, own};
-use crate::contract::Arch;
 use crate::standalone::records::{Image, Link, Stamp};
+use ims_client::Arch;
 
 pub fn routes() -> Router<Shared> {
     Router::new()

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::problem::{Problem, Result};
-use crate::s3::Object;
 use crate::standalone::objects::Objects;
 use crate::standalone::records::Link;
+use s3_client::Object;
 
 /// Longest manifest read, in bytes; IMS has the same limit.
 pub const MAX_BYTES: usize = 1024 * 1024;

@@ -8,9 +8,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::s3;
 use crate::standalone::{database, records};
 use crate::telemetry::chain;
+use s3_client as s3;
 
 /// What a request is refused with.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,8 +11,8 @@ use super::input::{Id, Input};
 use super::problem::{Problem, Result};
 use super::schema::{ARCH, Field, Kind, LINK};
 use super::{Shared, collection, links};
-use crate::contract::Arch;
 use crate::standalone::records::{KeyValue, Link, Recipe, Stamp};
+use ims_client::Arch;
 
 pub fn routes() -> Router<Shared> {
     Router::new()

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Inner;
-use crate::contract::Status;
 use crate::standalone::records::{self, Image, Job};
 use crate::telemetry::chain;
 use crate::workspace::Layout;
+use ims_client::Status;
 
 /// What the agent writes down before it makes anything outside of its directory.
 const JOURNAL: &str = "publication.json";

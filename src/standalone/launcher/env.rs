@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use crate::contract::vars;
 use crate::jail::Rights;
-use crate::net::Trust;
-use crate::s3::Object;
 use crate::standalone::Keys;
 use crate::standalone::grants::{Credentials, Grant, Grants, Reads};
 use crate::standalone::records::Job;
+use net::Trust;
+use s3_client::Object;
 
 /// Programs are looked for where a login of root would.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

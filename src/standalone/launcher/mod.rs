@@ -31,11 +31,11 @@ use uuid::Uuid;
 use super::data;
 use super::objects::Objects;
 use super::records::{self, Job, Records};
-use crate::contract::Status;
 use crate::ssh::hostkeys::{self, PublicHostKeys};
 use crate::telemetry::chain;
 use crate::workspace::{Layout, State};
 use directory::Directory;
+use ims_client::Status;
 use linux::launch;
 use process::Identity;
 

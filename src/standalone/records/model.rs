@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Record, Stamp};
-use crate::contract::{Arch, Status};
+use ims_client::{Arch, Status};
 
 /// Where an artifact is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

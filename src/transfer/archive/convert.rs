@@ -9,10 +9,9 @@ use super::error::Error;
 use super::reader::{Entry, Kind, Reader};
 use super::sparse::Map;
 use super::tree::{self, Node, Tree};
-use crate::squashfs::format::inode::{MAX_BLOCKS, encode_device};
-use crate::squashfs::write::event::{Attributes, Special};
-use crate::squashfs::write::{self, Feeder, Options, Summary, pack_stream};
 use crate::transfer::paths::shown;
+use squashfs::format::inode::{MAX_BLOCKS, encode_device};
+use squashfs::write::{self, Attributes, Feeder, Options, Special, Summary, pack_stream};
 
 /// Most blocks of all files together, holes included: a header of a few bytes can ask for any number,
 /// and each takes four bytes of memory. 8 TiB of content at 128 KiB.

@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::error::Error;
-use crate::squashfs::format::directory::MAX_NAME;
-use crate::squashfs::write::event::{Attributes, Special};
-use crate::squashfs::write::scan::MAX_DEPTH;
-use crate::squashfs::write::{self, Feeder};
 use crate::transfer::paths::{parts, shown};
+use squashfs::format::MAX_NAME;
+use squashfs::write::{self, Attributes, Feeder, MAX_DEPTH, Special};
 
 /// Links followed on the way to one entry, as many as Linux follows.
 const MAX_LINKS: usize = 40;

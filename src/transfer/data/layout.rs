@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::ims::{Collection, Link};
+use ims_client::{Collection, Link};
 
 /// Version of the documents.
 pub const VERSION: &str = "1.0";

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::layout::{self, Document, HistoryFile, ImageFile, ImageFiles, Part, RecipeFile};
-use crate::ims::{self, Collection};
-use crate::s3::{self, Object};
 use crate::telemetry::chain;
 use crate::transfer::fetch::{Wanted, expected_md5};
 use crate::transfer::get::{self, Names};
 use crate::transfer::site::{ManifestError, Site};
+use ims_client::{self as ims, Collection};
+use s3_client::{self as s3, Object};
 
 /// Objects that are looked up at once.
 const LOOKUPS: usize = 8;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
-use crate::workspace::test_tree::{Listing, sh};
+use squashfs::test_tree::{Listing, sh};
 
 /// A root, the agent's directory and a container's files.
 struct Place {

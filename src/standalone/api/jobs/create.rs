@@ -12,9 +12,9 @@ use super::super::input::Input;
 use super::super::problem::{Problem, Result};
 use super::super::schema::{Field, Kind};
 use super::super::{App, Shared, manifest};
-use crate::contract::{Arch, Status};
 use crate::standalone::launcher::{Download, Port};
 use crate::standalone::records::{Connection, Image, Job, PublicKey, Recipe, SshContainer, Stamp};
+use ims_client::{Arch, Status};
 
 const NEW: &[Field] = &[
     Field::required("job_type", Kind::OneOf(&["create", "customize"])),

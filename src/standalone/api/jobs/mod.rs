@@ -16,9 +16,9 @@ use super::input::{Id, Input};
 use super::problem::{Problem, Result, no_content};
 use super::schema::{Field, Kind};
 use super::{Shared, collection, own};
-use crate::contract::Status;
 use crate::standalone::records::Job;
 use filter::Filter;
+use ims_client::Status;
 
 pub fn routes() -> Router<Shared> {
     Router::new()

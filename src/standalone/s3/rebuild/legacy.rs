@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::{At, Found, Hint};
 use crate::publish::manifest::{Manifest, SIZE_LIMIT};
-use crate::s3::Object as Name;
 use crate::standalone::s3::blobs::Blobs;
 use crate::standalone::s3::model::{Attributes, Object, Segment};
 use crate::standalone::s3::receive::md5_of;
+use s3_client::Object as Name;
 
 /// A blob without a name.
 struct Silent {

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::layout::{self, ImageFile, ImageFiles, MANIFEST_TYPE, Part, RecipeFile};
-use crate::ims::{Collection, Link};
 use crate::transfer::existing::Content;
+use ims_client::{Collection, Link};
 
 /// A record of the export and where it belongs.
 pub struct Exported<'a> {

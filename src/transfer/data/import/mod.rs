@@ -24,12 +24,12 @@ use self::record::Done;
 pub use self::supply::Supply;
 use super::layout::{self, Document, Part, SUMS, VERSION};
 use super::sums;
-use crate::ims::{self, Collection};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::transfer::fetch;
 use crate::transfer::site::Site;
 use crate::transfer::verify;
+use ims_client::{self as ims, Collection};
 
 /// How an import is made.
 #[derive(Debug, Clone)]

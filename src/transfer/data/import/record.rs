@@ -9,12 +9,12 @@ use super::exported::{Exported, content};
 use super::journal::Entry;
 use super::upload::{self, Sent, Upload, check_image, note, read_manifest};
 use super::{Error, Import};
-use crate::ims::{Collection, Link};
 use crate::publish;
-use crate::s3::Object;
 use crate::telemetry::chain;
 use crate::transfer::existing;
 use crate::transfer::{recipe, verify};
+use ims_client::{Collection, Link};
+use s3_client::Object;
 
 /// What was done about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -268,7 +268,7 @@ impl Import<'_> {
             Collection::Images => {
                 let bucket = it.link.as_ref().and_then(|link| link.path.parse().ok());
                 let bucket = bucket
-                    .map_or(self.site.bucket.clone(), |object: crate::s3::Object| object.bucket);
+                    .map_or(self.site.bucket.clone(), |object: s3_client::Object| object.bucket);
                 publish::withdraw(&self.site.ims, &self.site.store, &bucket, id, true).await;
             }
             Collection::Recipes => drop(recipe::withdraw(self.site, id).await),

@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::layout::{HistoryFile, ImageFiles, MANIFEST_TYPE};
 use super::supply::{self, Supply};
-use crate::ims::Link;
 use crate::publish::header_safe;
 use crate::publish::manifest::{self, Artifact, Manifest, SIZE_LIMIT};
-use crate::s3::put::Options;
-use crate::s3::{self, BadPath, Object, etag};
 use crate::telemetry::progress::Meter;
 use crate::transfer::digest;
 use crate::transfer::fetch::expected_md5;
 use crate::transfer::get::{self, Names};
 use crate::transfer::site::{self, Site};
+use ims_client::Link;
+use s3_client::put::Options;
+use s3_client::{self as s3, BadPath, Object, etag};
 
 const MIB: u64 = 1 << 20;
 /// Part sizes with which other clients upload, in MiB; ours first.
