@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Shape, Step};
 use linux::nodes::{Directory, Stamp};
+use linux::stat::device;
 
 /// Entries that we made in one directory of the image.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Fixtures {
             }
             Shape::Plain => {
                 let node = |(name, major, minor): &(&str, u32, u32)| {
-                    Made::Node(name.into(), libc::makedev(*major, *minor))
+                    Made::Node(name.into(), device(*major, *minor))
                 };
                 ("dev", NODES.iter().map(node).collect())
             }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::wire::{self, Become, Bytes, Fault, Made, Request, SocketTask};
 use super::{Error, Jail};
 use linux::exec::Stdio;
-use linux::{tcp, unix};
+use linux::{Errno, tcp, unix};
 
 /// What the process has said before it ended is there already.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -130,7 +130,7 @@ pub(super) fn perform(task: SocketTask, stdio: Stdio) -> Result<(), Fault> {
         }
     };
     let Stdio::Pipes { stdin, .. } = stdio else {
-        return Err(Fault { what: "answer".into(), errno: libc::EBADF });
+        return Err(Fault::of("answer", Errno::EBADF));
     };
     let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
     wire::send(&stdin.into(), &made, &fds).map_err(fault("answer"))

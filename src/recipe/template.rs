@@ -8,10 +8,10 @@ use std::path::{Component, Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
-use nix::fcntl::OFlag;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use linux::files::OFlag;
 use linux::openat;
 
 /// The list of templates, at the top of a recipe.

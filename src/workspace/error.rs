@@ -3,13 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 use super::Kind;
 use crate::squashfs::external;
 use crate::squashfs::format::superblock;
 use linux::disk::human;
-use linux::{loopdev, mount};
+use linux::{Errno, loopdev, mount};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use linux::dir::Dir;
+use linux::stat::FileKind;
 
 /// Closes `/image` of an image root, if it has one (contract section 4.2): all of it root's,
 /// directories 0700, files 0600, `*.sh` 0700. Links are neither followed nor changed.
@@ -16,7 +17,7 @@ fn close(root: &Path) -> io::Result<()> {
     let root = Dir::open(root)?;
     let top = Path::new("image");
     match root.stat(top)? {
-        Some(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => {}
+        Some(stat) if FileKind::of(stat.st_mode) == FileKind::Directory => {}
         Some(_) => {
             tracing::warn!("/image of the image root is not a directory, left as it is");
             return Ok(());
@@ -36,15 +37,15 @@ fn close_entries(root: &Dir, path: &Path, directories: &mut Vec<PathBuf>) -> io:
     for name in dir.names()? {
         let name = Path::new(&name);
         let Some(stat) = dir.stat(name)? else { continue };
-        match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR => {
+        match FileKind::of(stat.st_mode) {
+            FileKind::Directory => {
                 set(&dir, name, 0o700)?;
                 directories.push(path.join(name));
             }
-            libc::S_IFREG if name.extension().is_some_and(|extension| extension == "sh") => {
+            FileKind::Regular if name.extension().is_some_and(|extension| extension == "sh") => {
                 set(&dir, name, 0o700)?;
             }
-            libc::S_IFREG => set(&dir, name, 0o600)?,
+            FileKind::Regular => set(&dir, name, 0o600)?,
             _ => {}
         }
     }

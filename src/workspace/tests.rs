@@ -173,7 +173,7 @@ fn mounts_that_a_killed_run_left_are_undone() {
     job.open(Mode::Overlay).close(Leave::Everything).unwrap();
     let layout = Layout::new(&job.parent());
     for path in [layout.lower(), layout.root()] {
-        let flags = nix::mount::MsFlags::empty();
+        let flags = linux::mount::MsFlags::empty();
         let source = Path::new("tmpfs");
         linux::mount::Mounted::new("tmpfs", source, &path, flags, None).unwrap().forget();
     }

@@ -45,16 +45,20 @@ impl Dir {
             so_far.push(part);
             match self.inside(&so_far) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    mkdirat(&parent.0, part.as_os_str(), Mode::from_bits_truncate(0o755))?;
-                    // The umask may have taken bits away.
-                    let made =
-                        openat(&parent.0, part.as_os_str(), read_dir_flags(), Mode::empty())?;
-                    fchmod(&made, Mode::from_bits_truncate(0o755))?;
+                    parent.make_dir(part.as_ref(), 0o755)?;
                 }
                 other => drop(other?),
             }
         }
         self.inside(&so_far)
+    }
+
+    /// Makes the directory `name` with these permissions, whatever the umask.
+    pub fn make_dir(&self, name: &Path, mode: u32) -> io::Result<()> {
+        let mode = Mode::from_bits_truncate(mode);
+        mkdirat(&self.0, name, mode)?;
+        let made = openat(&self.0, name, read_dir_flags(), Mode::empty())?;
+        Ok(fchmod(&made, mode)?)
     }
 
     /// The names in this directory, sorted.

@@ -1,14 +1,19 @@
-//! File operations that the standard library lacks, by name or on open files. Used by `sftp`.
+//! File operations that the standard library lacks, by name or on open files.
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, Flock, FlockArg, fallocate, fcntl};
 use nix::sys::stat::{self, FchmodatFlags, Mode, UtimensatFlags};
 use nix::sys::statvfs::{FsFlags, Statvfs};
 use nix::sys::time::TimeSpec;
+
+/// Flags of open(2).
+pub use nix::fcntl::OFlag;
 
 /// Figures of a file system (statvfs(3)).
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +96,35 @@ pub fn set_mode_of_link(path: &Path, mode: u32) -> io::Result<()> {
     Ok(stat::fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?)
 }
 
+/// Gives the disk space of this part of a file back; it reads as zeroes from then on.
+pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let too_far = |_| io::Error::from(Errno::EINVAL);
+    let (offset, length) =
+        (offset.try_into().map_err(too_far)?, length.try_into().map_err(too_far)?);
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, flags, offset, length)?)
+}
+
+/// A file that no other process can lock meanwhile (flock(2)). Unlocked by its end, and by that of the
+/// process.
+#[derive(Debug)]
+pub struct Locked(Flock<File>);
+
+impl Locked {
+    /// Locks it; gives it back, with the reason, where that cannot be done at once.
+    pub fn exclusively(file: File) -> Result<Locked, (File, Errno)> {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Locked)
+    }
+}
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
 /// Asks for a larger buffer, where this is a pipe; what is refused costs speed and nothing else.
 pub fn enlarge_pipe(pipe: BorrowedFd<'_>, size: i32) {
     let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size));
@@ -108,4 +142,33 @@ pub fn take_stdio() -> io::Result<(File, File)> {
     let (input, output) = (take(io::stdin().as_fd())?, take(io::stdout().as_fd())?);
     debug_assert!(input.as_raw_fd() > 2 && output.as_raw_fd() > 2);
     Ok((input, output))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_lock_is_had_once_and_freed_by_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let again = || File::open(file.path()).unwrap();
+        let locked = Locked::exclusively(again()).unwrap();
+        let (_, errno) = Locked::exclusively(again()).unwrap_err();
+        assert_eq!(errno, Errno::EWOULDBLOCK);
+        drop(locked);
+        assert!(Locked::exclusively(again()).is_ok());
+    }
+
+    #[test]
+    fn a_hole_takes_no_room_and_reads_as_zeroes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 1 << 20]).unwrap();
+        let blocks = || file.as_file().metadata().unwrap().blocks();
+        let before = blocks();
+        punch_hole(file.as_file(), 0, 1 << 19).unwrap();
+        assert!(blocks() < before);
+        let content = std::fs::read(file.path()).unwrap();
+        assert!(content.len() == 1 << 20 && content[(1 << 19) - 1] == 0 && content[1 << 19] == 7);
+    }
 }

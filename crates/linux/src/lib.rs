@@ -1,8 +1,11 @@
 //! What the program asks of the Linux kernel: mounts, namespaces, processes, capabilities, files.
 //!
 //! The only crate of the workspace that may use `unsafe`, `libc` and `nix`. It knows nothing of jobs.
+//! Error numbers, signals and process ids are nix's types under names of this crate.
 //!
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
+
+#![allow(unsafe_code, reason = "this crate is where the kernel is called; elsewhere it is denied")]
 
 pub mod binfmt;
 pub mod bpf;
@@ -20,6 +23,7 @@ pub mod files;
 pub mod filesize;
 pub mod fs;
 pub mod hardening;
+pub mod interfaces;
 pub mod landlock;
 pub mod launch;
 pub mod loopdev;
@@ -32,8 +36,17 @@ pub mod process;
 pub mod pty;
 pub mod seccomp;
 pub mod service;
+pub mod signals;
+pub mod stat;
 pub mod stdio;
 pub mod tcp;
+pub mod testing;
 pub mod tree;
 pub mod trusted;
 pub mod unix;
+pub mod xattrs;
+
+pub use error::errno_of;
+pub use nix::errno::Errno;
+pub use nix::sys::signal::Signal;
+pub use nix::unistd::Pid;

@@ -2,11 +2,15 @@
 //!
 //! Called by `workspace` and `jail`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, mount, umount2};
+
+/// Flags of mount(2).
+pub use nix::mount::MsFlags;
 
 use super::mountinfo::{self, Mount};
 
@@ -17,7 +21,7 @@ pub enum Error {
     #[error("cannot unmount {point}")]
     Unmount { point: PathBuf, source: Errno },
     #[error("cannot list the mounts below {path}")]
-    List { path: PathBuf, source: std::io::Error },
+    List { path: PathBuf, source: io::Error },
 }
 
 impl Error {
@@ -96,6 +100,12 @@ pub fn unmount(point: &Path) -> Result<(), Error> {
             Err(source) => return Err(Error::Unmount { point: point.into(), source }),
         }
     }
+}
+
+/// Takes a mount, with all that is mounted in it, out of this namespace; whoever uses it keeps it until it
+/// ends.
+pub fn detach(point: &Path) -> io::Result<()> {
+    Ok(umount2(point, MntFlags::MNT_DETACH)?)
 }
 
 /// What [`unmount_below`] did.

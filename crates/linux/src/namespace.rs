@@ -58,11 +58,6 @@ pub fn detach(old: OwnedFd) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Takes a mount, with all that is mounted in it, out of this namespace.
-pub fn unmount(path: &Path) -> io::Result<()> {
-    Ok(umount2(path, MntFlags::MNT_DETACH)?)
-}
-
 /// `struct mount_attr` (uapi/linux/mount.h).
 #[repr(C)]
 struct MountAttr {

@@ -3,7 +3,7 @@
 //!
 //! Used by `squashfs`, which reads whole trees and writes them, and by `recipe`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,15 +12,12 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, fstatat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence, fchownat, linkat, lseek, symlinkat, unlinkat};
 
-/// What stat(2) tells.
-pub type Stat = nix::sys::stat::FileStat;
-
-/// Extended attributes: full names and values.
-pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+use crate::stat::{FileKind, Stat};
+use crate::xattrs::{self, Xattrs};
 
 const OPEN: OFlag = OFlag::O_CLOEXEC.union(OFlag::O_NOFOLLOW);
 
@@ -98,13 +95,12 @@ impl Dir {
 
     /// The attributes of `name` itself.
     pub fn xattrs(&self, name: &[u8]) -> io::Result<Xattrs> {
-        let path = self.proc_path(name);
-        collect(xattr::list(&path), |name| xattr::get(&path, name))
+        xattrs::of(&self.proc_path(name))
     }
 
     /// The attributes of this directory.
     pub fn xattrs_self(&self) -> io::Result<Xattrs> {
-        file_xattrs(&self.file)
+        xattrs::of_file(&self.file)
     }
 
     /// A path to `name` that goes through this open directory, for calls that have no `at` form.
@@ -135,9 +131,15 @@ impl Dir {
     }
 
     /// Makes a device, fifo or socket; `device` is major and minor.
-    pub fn make_node(&self, name: &[u8], kind: SFlag, device: (u64, u64)) -> io::Result<()> {
+    pub fn make_node(&self, name: &[u8], kind: FileKind, device: (u64, u64)) -> io::Result<()> {
         let device = nix::sys::stat::makedev(device.0, device.1);
-        Ok(nix::sys::stat::mknodat(&self.file, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device)?)
+        Ok(nix::sys::stat::mknodat(
+            &self.file,
+            name,
+            kind.bits(),
+            Mode::S_IRUSR | Mode::S_IWUSR,
+            device,
+        )?)
     }
 
     /// Makes `name` another name of `old_name` in `old_dir`.
@@ -165,7 +167,7 @@ impl Dir {
 
     /// Sets an attribute of `name` itself.
     pub fn set_xattr(&self, name: &[u8], attribute: &[u8], value: &[u8]) -> io::Result<()> {
-        xattr::set(self.proc_path(name), OsStr::from_bytes(attribute), value)
+        xattrs::set(&self.proc_path(name), attribute, value)
     }
 }
 
@@ -173,31 +175,6 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-/// The attributes of an open file; none where the file system has none.
-pub fn file_xattrs(file: &File) -> io::Result<Xattrs> {
-    use xattr::FileExt;
-    collect(file.list_xattr(), |name| file.get_xattr(name))
-}
-
-fn collect(
-    names: io::Result<xattr::XAttrs>,
-    get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<Xattrs> {
-    let names = match names {
-        Ok(names) => names,
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut attributes = Vec::new();
-    for name in names {
-        // `None`: removed since the names were listed.
-        if let Some(value) = get(&name)? {
-            attributes.push((OsString::into_vec(name), value));
-        }
-    }
-    Ok(attributes)
 }
 
 /// Tells about an open file.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::{Error, Refused};
 
+use linux::stat::FileKind;
 use linux::tree::Dir;
 use names::{Name, shown};
 
@@ -158,7 +159,7 @@ impl Unpacker<'_> {
             |source| Error::LinkToNothing { name: name.shown(), target: old.shown(), source };
         let old_parent = self.root.descend(&old.parent_path()).map_err(no_file)?;
         let stat = old_parent.stat(old.last()).map_err(no_file)?;
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        if FileKind::of(stat.st_mode) != FileKind::Regular {
             return Err(name.refused(Refused::LinkToNoFile { target: old.shown() }));
         }
         let parent = self.make_directories(name, name.parent())?;

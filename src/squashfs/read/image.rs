@@ -11,7 +11,7 @@ use crate::squashfs::format::metadata::{BLOCK, Header, Reference};
 use crate::squashfs::format::options::Options;
 use crate::squashfs::format::superblock::{ABSENT, SIZE};
 use crate::squashfs::format::{Compressor, Inode, Superblock};
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// An image that can be read by several threads at once.
 pub struct Image {

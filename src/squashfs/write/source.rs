@@ -11,7 +11,9 @@ use twox_hash::XxHash3_64;
 
 use super::Error;
 use crate::squashfs::marks::without_marks;
-use linux::tree::{self, Dir, Stat, Xattrs};
+use linux::stat::Stat;
+use linux::tree::{self, Dir};
+use linux::xattrs::{self, Xattrs};
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
 #[derive(Debug)]
@@ -86,7 +88,7 @@ impl Request {
     /// Opens the file and reads it whole if it is shorter than `block_size`.
     pub fn fetch(self, block_size: u32) -> Result<Content, Error> {
         let source = self.open()?;
-        let xattrs = tree::file_xattrs(&source.file)
+        let xattrs = xattrs::of_file(&source.file)
             .map_err(|e| Error::read("read the attributes of", &source.path, e))?;
         let bytes = if source.size() < u64::from(block_size) {
             let mut bytes = Vec::with_capacity(source.size() as usize + 1);

@@ -3,6 +3,7 @@
 //! Called by `jail::network`, whose programs these are. `asm` puts instructions together.
 
 pub mod asm;
+pub mod socket;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

@@ -18,5 +18,5 @@ pub use end::{kill_all, wait_for};
 pub use isolated::run_isolated;
 pub use reap::{OwnChild, Reaper};
 pub use run::{Error, Lines, Output, run, run_on_terminal, run_within};
-pub use table::{Process, all};
+pub use table::{Process, all, signal, signal_group};
 pub use users::{Use, User, users_of};
