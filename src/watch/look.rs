@@ -55,5 +55,5 @@ impl Places {
 /// A file of any kind, a dangling link too: `touch`, `ln`, `mkfifo` all mean it. A directory does
 /// not, since nobody signals with one.
 fn is_there(dir: &Dir, name: &str) -> bool {
-    matches!(dir.stat(Path::new(name)), Ok(Some(stat)) if FileKind::of(stat.st_mode) != FileKind::Directory)
+    matches!(dir.find(name), Ok(Some(stat)) if FileKind::of(stat.st_mode) != FileKind::Directory)
 }

@@ -16,7 +16,7 @@ pub fn close_kiwi_directory(root: &Path) -> Result<(), Error> {
 fn close(root: &Path) -> io::Result<()> {
     let root = Dir::open(root)?;
     let top = Path::new("image");
-    match root.stat(top)? {
+    match root.find(top)? {
         Some(stat) if FileKind::of(stat.st_mode) == FileKind::Directory => {}
         Some(_) => {
             tracing::warn!("/image of the image root is not a directory, left as it is");
@@ -34,9 +34,8 @@ fn close(root: &Path) -> io::Result<()> {
 
 fn close_entries(root: &Dir, path: &Path, directories: &mut Vec<PathBuf>) -> io::Result<()> {
     let dir = root.inside(path)?;
-    for name in dir.names()? {
-        let name = Path::new(&name);
-        let Some(stat) = dir.stat(name)? else { continue };
+    for name in dir.names()?.iter().map(Path::new) {
+        let Some(stat) = dir.find(name)? else { continue };
         match FileKind::of(stat.st_mode) {
             FileKind::Directory => {
                 set(&dir, name, 0o700)?;
@@ -54,7 +53,7 @@ fn close_entries(root: &Dir, path: &Path, directories: &mut Vec<PathBuf>) -> io:
 
 /// Only what is not so yet: each change copies a file up into an overlay.
 fn set(dir: &Dir, name: &Path, mode: u32) -> io::Result<()> {
-    match dir.stat(name)? {
+    match dir.find(name)? {
         Some(stat) if (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (0, 0, mode) => Ok(()),
         _ => dir.set_owner_mode(name, 0, 0, mode),
     }

@@ -29,7 +29,7 @@ impl Attributes {
 
     /// Those of `name` itself.
     pub fn of(dir: &Dir, name: &Path) -> io::Result<Self> {
-        let stat = dir.stat(name)?.ok_or(io::ErrorKind::NotFound)?;
+        let stat = dir.stat(name)?;
         Ok(Self {
             uid: stat.st_uid,
             gid: stat.st_gid,

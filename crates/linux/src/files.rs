@@ -1,63 +1,19 @@
 //! File operations that the standard library lacks, by name or on open files.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, Flock, FlockArg, fallocate, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, Flock, FlockArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{self, FchmodatFlags, Mode, UtimensatFlags};
-use nix::sys::statvfs::{FsFlags, Statvfs};
 use nix::sys::time::TimeSpec;
 
 /// Flags of open(2).
 pub use nix::fcntl::OFlag;
-
-/// Figures of a file system (statvfs(3)).
-#[derive(Clone, Copy, Debug)]
-pub struct Figures {
-    pub block_size: u64,
-    pub fragment_size: u64,
-    pub blocks: u64,
-    pub blocks_free: u64,
-    pub blocks_available: u64,
-    pub files: u64,
-    pub files_free: u64,
-    pub files_available: u64,
-    pub id: u64,
-    pub read_only: bool,
-    pub no_setuid: bool,
-    pub name_max: u64,
-}
-
-impl From<Statvfs> for Figures {
-    fn from(found: Statvfs) -> Figures {
-        Figures {
-            block_size: found.block_size(),
-            fragment_size: found.fragment_size(),
-            blocks: found.blocks(),
-            blocks_free: found.blocks_free(),
-            blocks_available: found.blocks_available(),
-            files: found.files(),
-            files_free: found.files_free(),
-            files_available: found.files_available(),
-            id: found.filesystem_id(),
-            read_only: found.flags().contains(FsFlags::ST_RDONLY),
-            no_setuid: found.flags().contains(FsFlags::ST_NOSUID),
-            name_max: found.name_max(),
-        }
-    }
-}
-
-pub fn figures(path: &Path) -> io::Result<Figures> {
-    Ok(nix::sys::statvfs::statvfs(path)?.into())
-}
-
-pub fn figures_of(file: &File) -> io::Result<Figures> {
-    Ok(nix::sys::statvfs::fstatvfs(file)?.into())
-}
 
 /// open(2) with flags the caller has put together; never a controlling terminal, never inherited.
 pub fn open(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
@@ -96,15 +52,6 @@ pub fn set_mode_of_link(path: &Path, mode: u32) -> io::Result<()> {
     Ok(stat::fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?)
 }
 
-/// Gives the disk space of this part of a file back; it reads as zeroes from then on.
-pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    let too_far = |_| io::Error::from(Errno::EINVAL);
-    let (offset, length) =
-        (offset.try_into().map_err(too_far)?, length.try_into().map_err(too_far)?);
-    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    Ok(fallocate(file, flags, offset, length)?)
-}
-
 /// A file that no other process can lock meanwhile (flock(2)). Unlocked by its end, and by that of the
 /// process.
 #[derive(Debug)]
@@ -123,6 +70,13 @@ impl Deref for Locked {
     fn deref(&self) -> &File {
         &self.0
     }
+}
+
+/// A file that lies in memory: no directory needs to be writable.
+pub fn memory_file(content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("content", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Asks for a larger buffer, where this is a pipe; what is refused costs speed and nothing else.
@@ -147,7 +101,6 @@ pub fn take_stdio() -> io::Result<(File, File)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn a_lock_is_had_once_and_freed_by_its_end() {
@@ -158,17 +111,5 @@ mod tests {
         assert_eq!(errno, Errno::EWOULDBLOCK);
         drop(locked);
         assert!(Locked::exclusively(again()).is_ok());
-    }
-
-    #[test]
-    fn a_hole_takes_no_room_and_reads_as_zeroes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), [7; 1 << 20]).unwrap();
-        let blocks = || file.as_file().metadata().unwrap().blocks();
-        let before = blocks();
-        punch_hole(file.as_file(), 0, 1 << 19).unwrap();
-        assert!(blocks() < before);
-        let content = std::fs::read(file.path()).unwrap();
-        assert!(content.len() == 1 << 20 && content[(1 << 19) - 1] == 0 && content[1 << 19] == 7);
     }
 }

@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "this crate is where the kernel is called; elsewhere it is denied")]
 
 pub mod binfmt;
+pub mod blocks;
 pub mod bpf;
 pub mod capability;
 pub mod cgroup;
@@ -21,7 +22,6 @@ pub mod fd;
 pub mod fdpass;
 pub mod files;
 pub mod filesize;
-pub mod fs;
 pub mod hardening;
 pub mod interfaces;
 pub mod landlock;
@@ -30,8 +30,6 @@ pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
-pub mod nodes;
-pub mod openat;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
@@ -41,9 +39,9 @@ pub mod stat;
 pub mod stdio;
 pub mod tcp;
 pub mod testing;
-pub mod tree;
 pub mod trusted;
 pub mod unix;
+pub mod wildcard;
 pub mod xattrs;
 
 pub use error::errno_of;

@@ -1,9 +1,17 @@
 //! What stat(2) reports: which kind of file it is, and the numbers of a device.
 
-use nix::sys::stat::SFlag;
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::sys::stat::{SFlag, fstat};
 
 /// What stat(2) reports of a file.
 pub type Stat = nix::sys::stat::FileStat;
+
+/// What an open file is.
+pub fn of_file(file: impl AsFd) -> io::Result<Stat> {
+    Ok(fstat(file)?)
+}
 
 /// Which kind of file something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,8 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, umask};
 
+use crate::dir::Dir;
+
 /// Connects without waiting: a listener whose queue is full is EAGAIN, as sshd treats it.
 pub fn connect_now(path: &Path) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -91,12 +93,12 @@ pub fn connect_private(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// A name for `path` that is good as long as the descriptor of its directory is open.
-fn shortened(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+fn shortened(path: &Path) -> io::Result<(Dir, PathBuf)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let directory = super::openat::directory(parent)?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    let directory = Dir::open(parent)?;
+    let short = directory.path_of(name);
     Ok((directory, short))
 }
 

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::{Error, Refused};
+use linux::dir::Dir;
 use linux::stat::FileKind;
-use linux::tree::Dir;
 
 /// The path of an entry: one part at least, none of them `.`, `..` or empty.
 #[derive(Debug, Clone, PartialEq, Eq)]

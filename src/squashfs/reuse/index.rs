@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::super::write::Error;
 use super::super::write::source::Place;
+use linux::dir::Dir;
 use linux::stat::{FileKind, Stat};
-use linux::tree::Dir;
 
 /// Bytes of `ovl_fb` before the file system's own handle: version, magic, length, flags, type, uuid.
 const HEADER: usize = 5 + 16;

@@ -27,8 +27,8 @@ use super::read::Image;
 use super::write::{self, Error, Options, Summary, scan, sink::Sink};
 use crate::telemetry::progress::Meter;
 use carry::Carry;
+use linux::dir::Dir;
 use linux::disk::filesystem;
-use linux::tree::Dir;
 
 /// How the changes since the base are known.
 #[derive(Debug, Clone, Copy)]

@@ -19,8 +19,8 @@ use super::survey::{Found, Tree, candidate, find};
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::format::{Inode, Kind};
 use crate::squashfs::marks::mark;
+use linux::dir::Names;
 use linux::stat::{FileKind, Stat};
-use linux::tree::Names;
 use linux::xattrs::Xattrs;
 
 /// One step of the merged walk.

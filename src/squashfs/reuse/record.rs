@@ -9,8 +9,8 @@ use crate::squashfs::format::Kind;
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::write::Error;
 use crate::squashfs::write::scan::{Identity, identity};
+use linux::dir::Dir;
 use linux::stat::Stat;
-use linux::tree::Dir;
 
 /// A file as it was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use super::index::Index;
 use super::{Changes, overlay};
 use crate::squashfs::format::metadata::Reference;
 use crate::squashfs::format::{Inode, Kind};
+use linux::dir::Dir;
 use linux::stat::{FileKind, Stat};
-use linux::tree::Dir;
 
 /// The directory that is walked: the tree, or an overlay's upper layer.
 pub struct Tree<'a> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::squashfs::format::{Inode, Kind};
 use crate::squashfs::read::{self, Image};
 use linux::Errno;
-use linux::tree::Dir;
+use linux::dir::Dir;
 use linux::xattrs::Xattrs;
 
 /// An inode's metadata, ready to be set.
@@ -65,9 +65,9 @@ impl Metadata {
             }
         }
         if let Some(mode) = self.mode {
-            dir.set_mode(name, mode).map_err(|e| ("set the mode of", e))?;
+            dir.set_mode(name, mode.into()).map_err(|e| ("set the mode of", e))?;
         }
-        dir.set_time(name, self.mtime).map_err(|e| ("set the times of", e))
+        dir.set_times(name, (self.mtime.into(), 0)).map_err(|e| ("set the times of", e))
     }
 }
 

@@ -26,8 +26,8 @@ use super::read::{Image, Node, Step, Walker};
 use crate::telemetry::progress::Meter;
 use files::Files;
 use linux::cgroup;
+use linux::dir::Dir;
 use linux::stat::FileKind;
-use linux::tree::Dir;
 use metadata::{Metadata, Skipped};
 
 /// What was unpacked.
@@ -146,7 +146,7 @@ impl Walk<'_> {
                         None => root.clone(),
                         Some(above) => {
                             self.names += 1;
-                            let made = above.make_dir(node.name());
+                            let made = above.make_dir(node.name(), 0o700);
                             Arc::new(made.map_err(|e| self.error("make", &node.path, e))?)
                         }
                     };

@@ -15,7 +15,7 @@ use super::metadata::{Metadata, Skipped};
 use crate::squashfs::format::inode::{File, Tail};
 use crate::squashfs::read::{BlockReader, Image};
 use crate::telemetry::progress::Meter;
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// A file to be made.
 pub struct Target {

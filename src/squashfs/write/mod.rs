@@ -38,7 +38,7 @@ use super::codec::Settings;
 use super::format::Compressor;
 use super::format::metadata::Reference;
 use crate::telemetry::progress::Meter;
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// Bytes in a data block unless told otherwise: mksquashfs's default, which the nodes boot.
 pub const DEFAULT_BLOCK: u32 = 131_072;

@@ -18,7 +18,7 @@ use super::{Error, Options, Summary, worker};
 use crate::squashfs::format::fragment::Fragment;
 use crate::telemetry::progress::Meter;
 use linux::cgroup;
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// Most bytes of blocks that wait for the writer.
 const QUEUED_BYTES: usize = 64 << 20;

@@ -13,8 +13,8 @@ use super::feed::Feeder;
 use super::source::{Place, Request, Version, version};
 use crate::squashfs::format::inode::encode_device;
 use crate::squashfs::format::metadata::Reference;
+use linux::dir::{Dir, Names};
 use linux::stat::{FileKind, Stat, device_numbers};
-use linux::tree::{Dir, Names};
 use linux::xattrs::Xattrs;
 
 /// Deepest directory that is entered: more levels than a path of PATH_MAX bytes can name.
@@ -244,7 +244,8 @@ fn special(place: &Place, name: &[u8], stat: &Stat) -> Result<Special, Error> {
             place
                 .dir
                 .read_link(name)
-                .map_err(|e| Error::read("read the link", &place.display(name), e))?,
+                .map_err(|e| Error::read("read the link", &place.display(name), e))?
+                .into_encoded_bytes(),
         ),
         FileKind::BlockDevice => Special::BlockDevice(device()),
         FileKind::CharDevice => Special::CharDevice(device()),

@@ -11,8 +11,9 @@ use twox_hash::XxHash3_64;
 
 use super::Error;
 use crate::squashfs::marks::without_marks;
-use linux::stat::Stat;
-use linux::tree::{self, Dir};
+use linux::blocks;
+use linux::dir::Dir;
+use linux::stat::{self, Stat};
 use linux::xattrs::{self, Xattrs};
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
@@ -136,7 +137,7 @@ impl SourceFile {
 
     /// Where data begins at or after `offset`.
     pub fn next_data(&self, offset: u64) -> Result<Option<u64>, Error> {
-        tree::next_data(&self.file, offset).map_err(|e| Error::read("seek in", &self.path, e))
+        blocks::next_data(&self.file, offset).map_err(|e| Error::read("seek in", &self.path, e))
     }
 
     /// Reads exactly the bytes at `offset`; fewer mean that the file was cut short.
@@ -149,7 +150,7 @@ impl SourceFile {
 
     /// An error if the file is not as the walk saw it.
     pub fn check(&self) -> Result<(), Error> {
-        let now = tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
+        let now = stat::of_file(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
         if version(&now) == version(&self.stat) {
             Ok(())
         } else {

@@ -12,7 +12,7 @@ use super::feed::Feeder;
 use super::sink::Sink;
 use super::{Error, Options, Summary, pipeline};
 use crate::telemetry::progress::Meter;
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// Packs what `feed` feeds into the image `out`, which appears whole or not at all.
 pub(crate) fn pack_stream<F>(

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use linux::files;
+use linux::blocks;
 
 /// How much is read before its disk space is given back.
 const PUNCH: u64 = 4 << 20;
@@ -67,7 +67,7 @@ impl Spill {
         if length < PUNCH {
             return 0;
         }
-        if files::punch_hole(&self.file, self.punched, length).is_err() {
+        if blocks::punch_hole(&self.file, self.punched, length).is_err() {
             return 0;
         }
         self.punched = self.read;

@@ -97,7 +97,7 @@ pub(super) fn plan(
 
 fn read(etc: &Dir) -> io::Result<Entry> {
     let name = Path::new(NAME);
-    let Some(stat) = etc.stat(name)? else { return Ok(Entry::Absent) };
+    let Some(stat) = etc.find(name)? else { return Ok(Entry::Absent) };
     Ok(match FileKind::of(stat.st_mode) {
         FileKind::Regular if (stat.st_size as u64) <= LARGEST => {
             Entry::File(etc.read(name, LARGEST)?)

@@ -52,9 +52,9 @@ pub fn remove_stale_signals(parent: &Path, root: &Path) -> Result<(), Error> {
 /// Remembers what `/tmp` is like, and makes it if there is none: without it a jailed user could not
 /// signal the end.
 pub(super) fn prepare(root: &Dir) -> io::Result<Option<Tmp>> {
-    let made = if root.stat(Path::new("tmp"))?.is_none() {
+    let made = if root.find("tmp")?.is_none() {
         let root_time = root.time()?;
-        root.make_dir(Path::new("tmp"), 0o1777)?;
+        root.make_dir("tmp", 0o1777)?;
         root.set_own_time(root_time)?;
         tracing::info!("the image has no /tmp, made one for the session");
         true
@@ -101,7 +101,7 @@ fn open_tmp(root: &Dir) -> io::Result<Option<Dir>> {
 fn remove_signals(tmp: &Dir) -> io::Result<bool> {
     let mut removed = false;
     for name in [COMPLETE, FAILED].map(Path::new) {
-        match tmp.stat(name)? {
+        match tmp.find(name)? {
             Some(stat) if FileKind::of(stat.st_mode) != FileKind::Directory => {
                 tmp.remove(name)?;
                 removed = true;
@@ -114,7 +114,7 @@ fn remove_signals(tmp: &Dir) -> io::Result<bool> {
 
 fn hash_of_names(tmp: &Dir) -> io::Result<Vec<u8>> {
     let mut hash = Sha256::new();
-    for name in tmp.names()? {
+    for name in tmp.names()?.iter() {
         hash.update(name.as_encoded_bytes());
         hash.update([0]);
     }
