@@ -5,6 +5,7 @@
 //!
 //! Guards have an explicit `close()` that reports errors; `Drop` is the last resort.
 
+#![warn(missing_docs, unreachable_pub)]
 #![allow(unsafe_code, reason = "this crate is where the kernel is called; elsewhere it is denied")]
 
 pub mod binfmt;
@@ -30,6 +31,7 @@ pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
+pub mod passed;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
