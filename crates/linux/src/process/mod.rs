@@ -1,12 +1,11 @@
 //! Processes: external commands, who uses a directory, orphans.
-//!
-//! Called by `job`, `jail`, `workspace`, `squashfs` and whoever runs an external command.
 
 mod descendants;
 mod end;
 mod isolated;
 pub mod mark;
 pub mod pidfd;
+mod proc;
 mod reap;
 mod run;
 mod table;
