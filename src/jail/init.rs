@@ -154,6 +154,7 @@ impl Init {
     }
 
     /// Whether the first process of the namespace has ended, or is about to.
+    #[allow(clippy::disallowed_methods, reason = "init has one thread")]
     fn first_ends(&self) -> bool {
         let deadline = Instant::now() + Duration::from_millis(200);
         let Some(first) = self.first else { return false };
@@ -229,6 +230,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Kills until nothing is left: a process may fork while the list of them is read.
+#[allow(clippy::disallowed_methods, reason = "init has one thread")]
 fn end_descendants() {
     let deadline = Instant::now() + KILL_PATIENCE;
     loop {

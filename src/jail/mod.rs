@@ -285,6 +285,7 @@ impl Jail {
 
     /// As soon as this init has ended, what it leaves is ended and another is started, whether or not
     /// somebody wants a session.
+    #[allow(clippy::disallowed_methods, reason = "the thread that follows init sleeps")]
     fn replace_at_its_end(&self, link: &Link) {
         let jail = Arc::downgrade(&self.0);
         let started = Instant::now();

@@ -345,6 +345,7 @@ fn who_holds_the_overlay_in_another_namespace_is_waited_for_and_named() {
     drop(workspace);
     let error = job.open_as("job", Mode::Auto).unwrap_err();
     let (id, text) = (holder.id(), error.to_string());
+    #[allow(clippy::disallowed_methods, reason = "a thread of its own sleeps")]
     let end = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         holder.kill().unwrap();

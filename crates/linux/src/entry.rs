@@ -11,7 +11,9 @@ use crate::xattrs::{self, Xattrs};
 /// Owner, mode, modification time and extended attributes of a file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
+    /// Number of the owner.
     pub uid: u32,
+    /// Number of the group.
     pub gid: u32,
     /// Permission bits with set-id and sticky; meaningless for links.
     pub mode: u32,

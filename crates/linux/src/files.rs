@@ -37,6 +37,7 @@ pub fn set_times(path: &Path, times: (u32, u32), follow: bool) -> io::Result<()>
     Ok(stat::utimensat(AT_FDCWD, path, &access, &modification, flag)?)
 }
 
+/// Sets access and modification time of an open file, in seconds since 1970.
 pub fn set_times_of(file: &File, times: (u32, u32)) -> io::Result<()> {
     let (access, modification) = specs(times);
     Ok(stat::futimens(file, &access, &modification)?)

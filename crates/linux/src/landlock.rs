@@ -2,7 +2,7 @@
 //! mounts to hide them with, no reading of secret files.
 //!
 //! Abstract Unix sockets belong to the network namespace, which a session shares with its pod;
-//! nothing but this keeps the jail away from them. Used by the jail's init and its sessions.
+//! nothing but this keeps the jail away from them.
 
 use std::collections::BTreeSet;
 use std::fs;

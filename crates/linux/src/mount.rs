@@ -1,6 +1,4 @@
 //! Mounting and unmounting, with guards that report how unmounting went.
-//!
-//! Called by `workspace` and `jail`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +12,8 @@ pub use nix::mount::MsFlags;
 
 use super::mountinfo::{self, Mount};
 
+/// What could not be mounted, unmounted or listed.
+#[allow(missing_docs, reason = "the messages say what each means")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot mount {fs_type} on {point}")]
@@ -58,6 +58,7 @@ impl Mounted {
         Ok(Self { point: point.into(), open: true })
     }
 
+    /// Where it is mounted.
     pub fn point(&self) -> &Path {
         &self.point
     }
@@ -91,6 +92,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Unmounts what is on `point`, without following a link there.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "for half a second at most, in a call that blocks anyway"
+)]
 pub fn unmount(point: &Path) -> Result<(), Error> {
     let start = Instant::now();
     loop {
@@ -111,6 +116,7 @@ pub fn detach(point: &Path) -> io::Result<()> {
 /// What [`unmount_below`] did.
 #[derive(Debug, Default)]
 pub struct Undone {
+    /// Mounts that are gone.
     pub unmounted: Vec<Mount>,
     /// Busy mounts that were only detached: whoever uses them keeps them until it ends.
     pub detached: Vec<Mount>,

@@ -1,4 +1,4 @@
-//! Namespaces and the mounts of a private mount namespace. Used by `jail`'s init alone.
+//! Namespaces and the mounts of a private mount namespace.
 //!
 //! Every function acts on the calling process, which must be single-threaded.
 

@@ -1,5 +1,4 @@
-//! Waiting for children by SIGCHLD, as a single-threaded process does. Used by the jail's init and its
-//! first process.
+//! Waiting for children by SIGCHLD, as a single-threaded process does.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,6 +1,6 @@
 //! Paths with an open directory as `/`: no symbolic link and no `..` leads out (openat2(2), Linux 5.6).
 //!
-//! Used wherever the agent, which is not in the jail, reads what users could have written.
+//! For reading what users could have written from outside of their jail.
 
 use std::fs::File;
 use std::io;

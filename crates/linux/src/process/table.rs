@@ -8,7 +8,9 @@ use nix::unistd::Pid;
 /// One process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
+    /// Its number.
     pub pid: i32,
+    /// The number of its parent; 0 if that is outside of the pid namespace.
     pub parent: i32,
     /// The leader of its session (setsid(2)).
     pub session: i32,
