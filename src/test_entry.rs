@@ -11,5 +11,9 @@ extern "C" fn before_main() {
 // arguments that this one does not take; Rust's own entry there, which stores the arguments, has a
 // higher priority.
 #[used]
+#[allow(
+    unsafe_code,
+    reason = "a test harness has no main of ours: this section is the only way in before it"
+)]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;

@@ -1,5 +1,7 @@
 //! The traps of flow control: slow and dead consumers, stalled readers, key exchanges under load.
 
+#![allow(clippy::print_stderr, reason = "what was measured")]
+
 #[path = "support/server.rs"]
 mod support;
 

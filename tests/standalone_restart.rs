@@ -1,5 +1,7 @@
 //! Jobs of standalone through its crashes and its ends: the user's work goes on where it was.
 
+#![allow(clippy::print_stderr, reason = "what a failed test is known by")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! IMS's default job, from end to end: sessions in the agent's own container, and no CAP_SYS_ADMIN. And
 //! in every shape: what the agent knows stays out of the sessions.
 
+#![allow(clippy::disallowed_methods, reason = "the program gets this process's PATH")]
+
 mod support;
 
 use std::path::Path;

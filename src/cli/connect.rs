@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use super::environment;
 use super::exit::{self, Exit};
 use super::local::Local;
 use crate::contract::vars::{self, Var};
@@ -109,7 +110,7 @@ impl Connection {
 
     /// The file that was named, by its whole path.
     fn token_file(&self) -> anyhow::Result<Option<PathBuf>> {
-        let variable = || super::env_var("IMS_TOKEN_FILE").filter(|path| !path.is_empty());
+        let variable = || environment::variable("IMS_TOKEN_FILE").filter(|path| !path.is_empty());
         let named = self.token_file.clone().or_else(|| variable().map(PathBuf::from));
         let whole = |path: PathBuf| {
             std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()))
@@ -118,7 +119,7 @@ impl Connection {
     }
 
     fn lookup(&self, name: &str) -> Option<String> {
-        self.flag(name).or_else(|| super::env_var(name))
+        self.flag(name).or_else(|| environment::variable(name))
     }
 
     fn flag(&self, name: &str) -> Option<String> {
@@ -140,8 +141,8 @@ impl Connection {
 fn publications() -> PathBuf {
     let state = match linux::capability::is_root() {
         true => PathBuf::from("/var/lib"),
-        false => super::env_var("XDG_STATE_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            std::env::home_dir().unwrap_or_else(std::env::temp_dir).join(".local/state")
+        false => environment::variable("XDG_STATE_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            environment::home().unwrap_or_else(std::env::temp_dir).join(".local/state")
         }),
     };
     state.join("ims-job-agent/publications")

@@ -6,6 +6,7 @@ use anyhow::Context;
 use secrecy::ExposeSecret;
 use url::Url;
 
+use super::environment;
 use crate::contract::vars;
 use crate::standalone::here::{self, Here};
 use crate::standalone::read_keys;
@@ -63,7 +64,7 @@ impl Local {
 }
 
 fn running() -> Vec<Here> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = environment::path("XDG_RUNTIME_DIR");
     let Some(directory) = here::directory(runtime) else { return Vec::new() };
     here::running(&directory).unwrap_or_else(|error| {
         tracing::warn!(

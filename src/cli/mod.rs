@@ -1,6 +1,7 @@
 //! The command line: one file a command, each turning arguments into the configuration of a room.
 //!
-//! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
+//! Nothing below `cli` reads the environment (`environment` does), prints or exits: clippy.toml and the lints
+//! of the workspace see to it.
 
 mod attach;
 mod completions;
@@ -10,6 +11,7 @@ mod data;
 mod diff;
 mod docs;
 mod entry_points;
+mod environment;
 mod exit;
 mod host_keys;
 mod image;
@@ -190,15 +192,9 @@ fn ssh_listen(asked: Option<Listen>, session: &Session) -> Listen {
     asked.or(session.sshd_listen.map(Listen::Address)).unwrap_or_default()
 }
 
-/// A variable of the environment; one that is not UTF-8 is shown as such, so that it is a fault of
-/// its value and not taken for unset.
-fn env_var(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-}
-
 /// `LOG_LEVEL`, before anything else is looked at; or what is wrong with it.
 fn log_level() -> Result<Level, String> {
-    match env_var(vars::LOG_LEVEL.name) {
+    match environment::variable(vars::LOG_LEVEL.name) {
         Some(text) if !text.trim().is_empty() => {
             log_level_of(text.trim()).map_err(|fault| format!("({text:?}) {fault}"))
         }
@@ -208,7 +204,7 @@ fn log_level() -> Result<Level, String> {
 
 /// Ends a job whose environment is wrong. Its record is ended too: clients wait for that.
 async fn refuse(faults: Faults) -> anyhow::Result<Exit> {
-    job::refuse(faults, record(env_var), shutdown_token()?).await;
+    job::refuse(faults, record(environment::variable), shutdown_token()?).await;
     Ok(exit::USAGE)
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::environment;
 use super::exit::Exit;
 use crate::job;
 
@@ -15,5 +16,5 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
     let stop = super::shutdown_token()?;
-    Ok(Exit::of_end(job::work_for_pod(args.directory, stop).await?))
+    Ok(Exit::of_end(job::work_for_pod(args.directory, environment::home(), stop).await?))
 }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::environment;
 use super::exit::Exit;
 use super::output;
 use crate::contract::{Engine, JobContract, RescuePlace, duration, files};
@@ -117,7 +118,7 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
-    let mut contract = match JobContract::from_vars(super::env_var) {
+    let mut contract = match JobContract::from_vars(environment::variable) {
         Ok(contract) => contract,
         Err(faults) => return super::refuse(faults).await,
     };
@@ -149,14 +150,14 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         template_dictionary: args.template_dictionary,
         signing_keys: args.signing_keys,
         ca_rpm: args.ca_rpm_dir,
-        home: std::env::home_dir(),
+        home: environment::home(),
         forwarding: args.forwarding,
         record: args.record,
         rights: args.rights,
         limits: TimeLimits { idle: args.idle_limit, deadline: args.deadline },
         remote_keys: args.remote_keys,
         remote_programs: args.remote_programs,
-        volume_stays: super::env_var("KUBERNETES_SERVICE_HOST").is_none(),
+        volume_stays: environment::variable("KUBERNETES_SERVICE_HOST").is_none(),
     };
     let outcome = job::run(contract, options, board, stop).await?;
     Ok(output::outcome(&outcome))

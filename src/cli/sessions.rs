@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::environment;
 use super::exit::{self, Exit};
 use super::run::serve_status;
 use crate::contract::{SessionContract, files};
@@ -46,7 +47,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
-    let mut contract = match SessionContract::from_vars(super::env_var) {
+    let mut contract = match SessionContract::from_vars(environment::variable) {
         Ok(contract) => contract,
         Err(faults) => {
             tracing::error!("{faults}");

@@ -8,6 +8,7 @@ use anyhow::Context;
 use secrecy::SecretString;
 use url::Url;
 
+use super::environment;
 use super::exit::{self, Exit};
 use crate::contract::vars;
 use crate::jail::network::Network;
@@ -104,8 +105,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         token_file: args.token_file.as_deref().map(absolute).transpose()?,
         allowed_hosts: args.allowed_hosts,
         allow_dkms: args.allow_dkms,
-        here: here::directory(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)),
-        ca_cert: super::env_var(vars::CA_CERT.name)
+        here: here::directory(environment::path("XDG_RUNTIME_DIR")),
+        ca_cert: environment::variable(vars::CA_CERT.name)
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
         sessions: Rights {
@@ -119,6 +120,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(exit::SUCCESS)
 }
 
+#[allow(clippy::print_stdout, reason = "the result of this command")]
 async fn rebuild_index(data: &std::path::Path) -> anyhow::Result<Exit> {
     let report = standalone::rebuild_index(data).await?;
     println!("{} objects found by what they say of themselves", report.objects);
@@ -137,14 +139,14 @@ async fn rebuild_index(data: &std::path::Path) -> anyhow::Result<Exit> {
 
 fn keys_from_environment() -> Option<Keys> {
     Some(Keys {
-        access: super::env_var(vars::S3_ACCESS_KEY.name)?,
-        secret: SecretString::from(super::env_var(vars::S3_SECRET_KEY.name)?),
+        access: environment::variable(vars::S3_ACCESS_KEY.name)?,
+        secret: SecretString::from(environment::variable(vars::S3_SECRET_KEY.name)?),
     })
 }
 
 fn trust_from_environment() -> anyhow::Result<Trust> {
-    let text = super::env_var(vars::S3_SSL_VALIDATE.name)
-        .or_else(|| super::env_var(vars::S3_SSL_VERIFY.name));
+    let text = environment::variable(vars::S3_SSL_VALIDATE.name)
+        .or_else(|| environment::variable(vars::S3_SSL_VERIFY.name));
     text.map(|text| {
         crate::contract::s3_trust(&text)
             .map_err(|fault| anyhow::anyhow!("S3_SSL_VALIDATE={text:?} {fault}"))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use super::environment;
 use super::exit::Exit;
 use crate::contract::{StepContract, files};
 use crate::job::steps;
@@ -56,7 +57,7 @@ pub enum Step {
 
 pub async fn run(step: Step) -> anyhow::Result<Exit> {
     super::keep_secrets()?;
-    let contract = match StepContract::from_vars(super::env_var) {
+    let contract = match StepContract::from_vars(environment::variable) {
         Ok(contract) => contract,
         Err(faults) => return super::refuse(faults).await,
     };
@@ -83,7 +84,7 @@ fn applied(step: Step, mut contract: StepContract) -> (steps::Step, StepContract
         Step::BuildImage { recipe, directory, signing_keys, ca_rpm_dir } => {
             contract.image_root_parent = directory.unwrap_or(contract.image_root_parent);
             contract.recipe.root = recipe.unwrap_or(contract.recipe.root);
-            let home = std::env::home_dir();
+            let home = environment::home();
             steps::Step::BuildImage { ca_package: ca_rpm_dir, signing_keys, home }
         }
     };

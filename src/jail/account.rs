@@ -2,11 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use linux::openat::read_in_root;
+use linux::dir::Dir;
 
 /// Who sessions are: uid 0 of passwd(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +22,8 @@ const LIMIT: u64 = 1 << 20;
 impl Account {
     /// Reads `etc/passwd` inside `root`; an image without one (or without uid 0 in it) has the
     /// customary account.
-    pub fn of_root_in(root: impl AsFd) -> io::Result<Account> {
-        match read_in_root(root, Path::new("etc/passwd"), LIMIT) {
+    pub fn of_root_in(root: &Dir) -> io::Result<Account> {
+        match root.read_inside(Path::new("etc/passwd"), LIMIT) {
             Ok(content) => Ok(Account::parse(&content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Account::parse(b"")),
             Err(error) => Err(error),

@@ -4,11 +4,11 @@ use std::io;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 
 use super::link::Link;
 use super::wire::Request;
+use linux::Signal;
 
 /// Dropping it leaves the process running: CFS closes its connection before its command has ended.
 #[derive(Debug)]

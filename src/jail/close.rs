@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
 use super::link::Link;
 use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
+use linux::Signal;
 use linux::process::{Process, descendants, inherited, kill_all, pidfd, rooted_in, wait_for};
 
 /// What was found at the end.

@@ -7,10 +7,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::mount::MsFlags;
-
 use super::plan::{Access, Step};
 use super::wire::Fault;
+use linux::mount::{self, MsFlags};
 use linux::{mountinfo, namespace};
 
 /// What the steps work with.
@@ -105,7 +104,7 @@ impl Entering {
 fn without_control_groups() -> io::Result<()> {
     let mounts = mountinfo::at_or_below(Path::new("/"))?;
     for mount in mounts.iter().rev().filter(|mount| mount.fs_type == "cgroup2") {
-        namespace::unmount(&mount.point)?;
+        mount::detach(&mount.point)?;
     }
     Ok(())
 }

@@ -12,15 +12,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::WaitPidFlag;
-use nix::unistd::Pid;
-
 use super::enter;
 use super::wire::{self, Fault, Setup};
 use linux::exec::{self, SingleThreaded};
 use linux::process::wait;
-use linux::{hardening, namespace, seccomp};
+use linux::signals::BlockedChildSignal;
+use linux::{Errno, Pid, hardening, namespace, seccomp};
 
 /// As sessions count.
 pub const PID: u32 = 1;
@@ -45,7 +42,7 @@ pub fn start(single: &SingleThreaded, setup: &Setup) -> Result<First, Fault> {
     drop(theirs);
     let answer = wire::receive::<Result<Vec<String>, Fault>>(&ours);
     let answer = answer.map_err(|error| Fault::new("hear of the first process", &error))?;
-    let absent = || Fault { what: "start the first process".into(), errno: libc::ESRCH };
+    let absent = || Fault::of("start the first process", Errno::ESRCH);
     let (prepared, mut fds) = answer.ok_or_else(absent)?;
     Ok(First { pid, notes: prepared?, mounts: fds.pop().ok_or_else(absent)? })
 }
@@ -59,12 +56,9 @@ fn live(socket: UnixStream, setup: &Setup) -> io::Result<()> {
         Err(fault) => return wire::send(&socket, &Err::<Vec<String>, _>(fault), &[]),
     }
     exec::keep_no_descriptor()?;
-    // Blocked, so that none is lost between looking for children and waiting for one to end.
-    let mut ended = SigSet::empty();
-    ended.add(Signal::SIGCHLD);
-    ended.thread_block()?;
+    let ended = BlockedChildSignal::block()?;
     loop {
-        while wait::next(WaitPidFlag::WNOHANG)?.is_some() {}
+        while wait::next()?.is_some() {}
         ended.wait()?;
     }
 }
@@ -90,6 +84,6 @@ fn step_aside() -> io::Result<()> {
 /// From here on this process, and all that it starts, can do what sessions can and no more.
 pub fn give_up(setup: &Setup) -> Result<(), Fault> {
     seccomp::load(setup.level, &[PID])
-        .map_err(|error| Fault { what: crate::telemetry::chain(&error), errno: libc::EINVAL })?;
+        .map_err(|error| Fault::of(crate::telemetry::chain(&error), Errno::EINVAL))?;
     setup.keep.keep_only().map_err(|error| Fault::new("drop capabilities", &error))
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Shape, Step};
-use linux::nodes::{Directory, Stamp};
+use linux::dir::{Dir, Times};
+use linux::stat::{FileKind, device, device_numbers};
 
 /// Entries that we made in one directory of the image.
 #[derive(Debug)]
@@ -17,9 +18,9 @@ struct Additions {
     record: Record,
     /// The file of the record.
     file: Option<PathBuf>,
-    directory: Directory,
+    directory: Dir,
     /// The directory's times before, and as we left it; of an earlier run they are not known.
-    times: Option<(Stamp, Stamp)>,
+    times: Option<(Times, Times)>,
 }
 
 /// Written down before anything is made: who is killed takes nothing out.
@@ -50,7 +51,7 @@ pub(super) fn record_in(agent: &Path) -> PathBuf {
 pub fn remove_leftovers(agent: &Path) -> io::Result<()> {
     let file = record_in(agent);
     let Some(record) = Record::load(&file)? else { return Ok(()) };
-    let directory = Directory::open(&record.root)?.below(&record.below)?;
+    let directory = Dir::open(&record.root)?.inside(&record.below)?;
     let left = Additions { record, file: Some(file), directory, times: None }.take_out();
     if left.is_empty() {
         Ok(())
@@ -84,7 +85,7 @@ impl Fixtures {
 
     fn put_into(&mut self, plan: &Plan) -> io::Result<()> {
         let Some(root) = &plan.root else { return Ok(()) };
-        let top = Directory::open(root)?;
+        let top = Dir::open(root)?;
         let (below, wanted): (_, Vec<Made>) = match plan.shape {
             Shape::Namespaces => {
                 let names = plan.steps.iter().filter_map(mount_point);
@@ -92,13 +93,13 @@ impl Fixtures {
             }
             Shape::Plain => {
                 let node = |(name, major, minor): &(&str, u32, u32)| {
-                    Made::Node(name.into(), libc::makedev(*major, *minor))
+                    Made::Node(name.into(), device(*major, *minor))
                 };
                 ("dev", NODES.iter().map(node).collect())
             }
         };
         // A link for `dev` leads nowhere outside; one to nothing means no nodes.
-        let Ok(directory) = top.below(Path::new(below)) else { return Ok(()) };
+        let Ok(directory) = top.inside(Path::new(below)) else { return Ok(()) };
         self.add(root, Path::new(below), directory, wanted, plan.record())
     }
 
@@ -106,7 +107,7 @@ impl Fixtures {
         &mut self,
         root: &Path,
         below: &Path,
-        directory: Directory,
+        directory: Dir,
         mut wanted: Vec<Made>,
         file: Option<PathBuf>,
     ) -> io::Result<()> {
@@ -117,7 +118,7 @@ impl Fixtures {
             |made: &Made| earlier.as_ref().is_some_and(|earlier| earlier.contains(made));
         let mut absent = Vec::new();
         for made in &wanted {
-            absent.push(!directory.has(made.name())?);
+            absent.push(directory.find(made.name())?.is_none());
         }
         let mut absent = absent.into_iter();
         wanted.retain(|made| absent.next().unwrap_or(false) || is_earlier(made));
@@ -128,9 +129,9 @@ impl Fixtures {
         if let Some(file) = &file {
             record.write(file)?;
         }
-        let before = directory.stamp()?;
+        let before = directory.times()?;
         let result = record.made.iter().try_for_each(|made| made.make(&directory));
-        let after = directory.stamp()?;
+        let after = directory.times()?;
         let times = earlier.is_none().then_some((before, after));
         // What was made before it failed is known by now, and taken out by the caller.
         self.0 = Some(Additions { record, file, directory, times });
@@ -151,18 +152,29 @@ impl Made {
     }
 
     /// One that an earlier run has made stays.
-    fn make(&self, directory: &Directory) -> io::Result<()> {
-        match self {
-            Self::Directory(name) => directory.make_directory(name),
-            Self::Node(name, number) => directory.make_node(name, *number),
+    fn make(&self, directory: &Dir) -> io::Result<()> {
+        let made = match self {
+            Self::Directory(name) => directory.make_dir(name, 0o755).map(drop),
+            Self::Node(name, number) => directory
+                .make_node(name, FileKind::CharDevice, device_numbers(*number))
+                .and_then(|()| directory.set_mode(name, 0o666)),
+        };
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
         }
-        .map(drop)
     }
 
-    fn remove(&self, directory: &Directory) -> io::Result<()> {
-        match self {
-            Self::Directory(name) => directory.remove_directory(name),
-            Self::Node(name, number) => directory.remove_node(name, *number),
+    /// A node only if it still is that device. What is gone already is no error.
+    fn remove(&self, directory: &Dir) -> io::Result<()> {
+        let (name, number) = match self {
+            Self::Directory(name) => return directory.remove_dir(name),
+            Self::Node(name, number) => (name, *number),
+        };
+        match directory.find(name)?.map(|it| (FileKind::of(it.st_mode), it.st_rdev)) {
+            Some((FileKind::CharDevice, device)) if device == number => directory.remove(name),
+            Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            None => Ok(()),
         }
     }
 }
@@ -188,7 +200,7 @@ impl Additions {
     fn take_out(self) -> Vec<PathBuf> {
         // Where nobody else added or removed anything, the directory's time is what it was.
         let before =
-            self.times.filter(|(_, after)| self.directory.stamp().is_ok_and(|now| now == *after));
+            self.times.filter(|(_, after)| self.directory.times().is_ok_and(|now| now == *after));
         let Record { root, below, made } = &self.record;
         let still_there = made.iter().filter(|made| made.remove(&self.directory).is_err());
         let left: Vec<_> = still_there.map(|made| root.join(below).join(made.name())).collect();
@@ -197,7 +209,7 @@ impl Additions {
         }
         if let Some((before, _)) = &before {
             // Cosmetic: a time that is newer than it need be is no reason to fail.
-            let _ = self.directory.restore(before);
+            let _ = self.directory.restore_times(before);
         }
         if let Some(file) = &self.file {
             // What it says is gone is no error when it is looked for again.

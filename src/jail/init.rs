@@ -14,20 +14,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
-
 use super::first::{self, First};
 use super::plan::Shape;
 use super::session::{self, Session};
 use super::wire::{self, Event, Fault, Request, Setup};
 use linux::exec::SingleThreaded;
-use linux::process::{descendants, wait};
-use linux::{hardening, landlock, namespace, pty, seccomp};
+use linux::process::{descendants, signal_group, wait};
+use linux::signals::{self, ChildEvents};
+use linux::{Errno, Pid, Signal, fd, hardening, landlock, namespace, pty, seccomp};
 
 /// Lives until the agent goes. Called by the entry with the socket that was its stdin.
 pub fn run(socket: UnixStream) -> io::Result<()> {
@@ -46,7 +40,7 @@ pub fn run(socket: UnixStream) -> io::Result<()> {
 struct Init {
     single: SingleThreaded,
     socket: UnixStream,
-    signals: SignalFd,
+    children: ChildEvents,
     /// What sessions have as `/`; `None`: what init has.
     root: Option<OwnedFd>,
     /// The first process of the sessions' pid namespace.
@@ -66,10 +60,8 @@ impl Init {
         // None ends it before it has ended what it started: not those of its agent's terminal, nor the
         // hang-up for a stopped process whose group has lost its last parent. Sessions start with none
         // blocked.
-        SigSet::all().thread_block()?;
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        signals::block_all()?;
+        let children = ChildEvents::open()?;
         let prepared = match setup.shape {
             Shape::Plain => prepare_plain(&setup),
             Shape::Namespaces => prepare_namespaces(&single, &setup),
@@ -81,7 +73,7 @@ impl Init {
                 let ready = Event::Ready { notes, first: first.map(Pid::as_raw) };
                 wire::send(&socket, &ready, &mounts)?;
                 let sessions = HashMap::new();
-                Ok(Some(Init { single, socket, signals, root, first, setup, sessions }))
+                Ok(Some(Init { single, socket, children, root, first, setup, sessions }))
             }
             Err(fault) => {
                 wire::send(&socket, &Event::Failed(fault), &[])?;
@@ -96,7 +88,7 @@ impl Init {
             // Launches first: a process that failed is told as refused, not as exited.
             self.report_launches(&ready.launches)?;
             if ready.children {
-                while self.signals.read_signal()?.is_some() {}
+                self.children.clear()?;
                 if self.reap()? == Reaped::TheFirst {
                     return Ok(());
                 }
@@ -111,26 +103,18 @@ impl Init {
     }
 
     fn wait_for_news(&self) -> io::Result<News> {
-        let mut polled = vec![
-            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut awaited = vec![self.socket.as_fd(), self.children.as_fd()];
         let launching: Vec<(Pid, _)> = self
             .sessions
             .iter()
             .filter_map(|(pid, session)| Some((*pid, session.launch.as_ref()?.as_fd())))
             .collect();
-        polled.extend(launching.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN)));
-        while let Err(errno) = poll(&mut polled, PollTimeout::NONE) {
-            if errno != Errno::EINTR {
-                return Err(errno.into());
-            }
-        }
-        let any = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-        let launches = launching.iter().zip(&polled[2..]).filter(|(_, fd)| any(fd));
+        awaited.extend(launching.iter().map(|(_, fd)| *fd));
+        let readable = fd::wait_readable(&awaited)?;
+        let launches = launching.iter().zip(&readable[2..]).filter(|(_, readable)| **readable);
         Ok(News {
-            request: any(&polled[0]),
-            children: any(&polled[1]),
+            request: readable[0],
+            children: readable[1],
             launches: launches.map(|((pid, _), _)| *pid).collect(),
         })
     }
@@ -145,7 +129,7 @@ impl Init {
                 let session = self.sessions.iter().find(|(_, session)| session.id == id);
                 if let (Some((pid, _)), Ok(signal)) = (session, Signal::try_from(signal)) {
                     // Not reaped, so the number is still its own; gone otherwise is no error.
-                    let _ = killpg(*pid, signal);
+                    let _ = signal_group(*pid, signal);
                 }
                 Ok(())
             }
@@ -170,11 +154,11 @@ impl Init {
     }
 
     /// Whether the first process of the namespace has ended, or is about to.
+    #[allow(clippy::disallowed_methods, reason = "init has one thread")]
     fn first_ends(&self) -> bool {
         let deadline = Instant::now() + Duration::from_millis(200);
         let Some(first) = self.first else { return false };
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while matches!(waitid(Id::Pid(first), flags), Ok(WaitStatus::StillAlive)) {
+        while !wait::has_ended(first) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -215,7 +199,7 @@ impl Init {
     }
 
     fn reap(&mut self) -> io::Result<Reaped> {
-        while let Some((pid, status)) = wait::next(WaitPidFlag::WNOHANG)? {
+        while let Some((pid, status)) = wait::next()? {
             if self.first == Some(pid) {
                 self.first = None;
                 return Ok(Reaped::TheFirst);
@@ -234,10 +218,7 @@ impl Init {
     fn end_everything(&mut self) {
         match (self.setup.shape, self.first.take()) {
             // All that is in the namespace ends before its first process has.
-            (Shape::Namespaces, Some(first)) => {
-                let _ = kill(first, Signal::SIGKILL);
-                let _ = waitpid(first, None);
-            }
+            (Shape::Namespaces, Some(first)) => wait::kill_and_wait(first),
             (Shape::Namespaces, None) => {}
             (Shape::Plain, _) => end_descendants(),
         }
@@ -249,6 +230,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Kills until nothing is left: a process may fork while the list of them is read.
+#[allow(clippy::disallowed_methods, reason = "init has one thread")]
 fn end_descendants() {
     let deadline = Instant::now() + KILL_PATIENCE;
     loop {
@@ -258,7 +240,7 @@ fn end_descendants() {
         }
         left.iter().for_each(|process| process.signal(Signal::SIGKILL));
         std::thread::sleep(PAUSE);
-        while let Ok(Some(_)) = wait::next(WaitPidFlag::WNOHANG) {}
+        while let Ok(Some(_)) = wait::next() {}
     }
 }
 
@@ -310,7 +292,7 @@ fn confine_plain(setup: &Setup) -> Result<(), Fault> {
     landlock::scope_before_hiding().map_err(confine)?;
     let guarded = [std::process::id(), std::os::unix::process::parent_id()];
     seccomp::load(setup.level, &guarded)
-        .map_err(|error| Fault { what: crate::telemetry::chain(&error), errno: libc::EINVAL })
+        .map_err(|error| Fault::of(crate::telemetry::chain(&error), Errno::EINVAL))
 }
 
 /// Init itself, too, ends up with what sessions have.

@@ -46,6 +46,7 @@ use fixtures::Fixtures;
 use line::End;
 use link::Link;
 use linux::capability::CapSet;
+use linux::dir::Dir;
 use linux::process::mark;
 use linux::pty::Pty;
 use linux::{hardening, landlock};
@@ -284,6 +285,7 @@ impl Jail {
 
     /// As soon as this init has ended, what it leaves is ended and another is started, whether or not
     /// somebody wants a session.
+    #[allow(clippy::disallowed_methods, reason = "the thread that follows init sleeps")]
     fn replace_at_its_end(&self, link: &Link) {
         let jail = Arc::downgrade(&self.0);
         let started = Instant::now();
@@ -367,8 +369,8 @@ fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(Link, Fixtures), E
 
 fn account(plan: &Plan) -> Result<Account, Error> {
     let path = plan.root.clone().unwrap_or_else(|| "/".into());
-    linux::openat::directory(&path)
-        .and_then(Account::of_root_in)
+    Dir::open(&path)
+        .and_then(|root| Account::of_root_in(&root))
         .map_err(|source| Error::Root { path, source })
 }
 

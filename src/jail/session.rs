@@ -4,15 +4,13 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-
-use nix::errno::Errno;
-use nix::unistd::{Pid, getpid, getppid};
+use std::os::unix::process::parent_id;
 
 use super::plan::Shape;
 use super::socket;
 use super::wire::{Become, Bytes, Fault, Setup};
 use linux::exec::{self, SingleThreaded, Stdio};
-use linux::{hardening, landlock, namespace};
+use linux::{Errno, Pid, hardening, landlock, namespace};
 
 /// What the agent asked for.
 pub struct Launch {
@@ -37,10 +35,10 @@ impl Session {
         let read = self.launch.take()?.read_to_end(&mut report);
         match read {
             Ok(0) => None,
-            _ => Some(serde_json::from_slice(&report).unwrap_or_else(|_| Fault {
-                what: "start the session's process".into(),
-                errno: libc::EIO,
-            })),
+            _ => Some(
+                serde_json::from_slice(&report)
+                    .unwrap_or_else(|_| Fault::of("start the session's process", Errno::EIO)),
+            ),
         }
     }
 }
@@ -54,7 +52,7 @@ pub fn start(
     setup: &Setup,
 ) -> io::Result<(Pid, Session)> {
     let (reader, writer) = io::pipe()?;
-    let init = getpid();
+    let init = std::process::id();
     match single.fork()? {
         Some(pid) => Ok((pid, Session { id, launch: Some(OwnedFd::from(reader).into()) })),
         None => {
@@ -65,7 +63,7 @@ pub fn start(
 }
 
 /// The child's life: does not return to init's code. The result is its exit status.
-fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) -> i32 {
+fn live(launch: Launch, init: u32, root: Option<&OwnedFd>, setup: &Setup, report: OwnedFd) -> i32 {
     let Launch { program, env, home, fds } = launch;
     let stdio = match enter(fds, init, root, setup) {
         Ok(stdio) => stdio,
@@ -109,15 +107,15 @@ fn tell(report: OwnedFd, fault: &Fault) -> i32 {
 
 fn enter(
     fds: Vec<OwnedFd>,
-    init: Pid,
+    init: u32,
     root: Option<&OwnedFd>,
     setup: &Setup,
 ) -> Result<Stdio, Fault> {
     let fault = |what: &'static str| move |error: io::Error| Fault::new(what, &error);
     hardening::die_with_parent().map_err(fault("bind the session to init"))?;
     // In a pid namespace init has no number, and the first process ends all with it.
-    if setup.shape == Shape::Plain && getppid() != init {
-        return Err(Fault { what: "be init's child".into(), errno: libc::ESRCH });
+    if setup.shape == Shape::Plain && parent_id() != init {
+        return Err(Fault::of("be init's child", Errno::ESRCH));
     }
     if let Some(root) = root {
         namespace::change_root(root).map_err(fault("enter the image root"))?;
@@ -149,7 +147,7 @@ fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
         Ok([stdin, stdout, stderr]) => Ok(Stdio::Pipes { stdin, stdout, stderr }),
         Err(mut fds) => match (fds.pop(), fds.is_empty()) {
             (Some(terminal), true) => Ok(Stdio::Terminal(terminal)),
-            _ => Err(io::Error::from_raw_os_error(libc::EBADF)),
+            _ => Err(Errno::EBADF.into()),
         },
     }
 }
@@ -164,10 +162,10 @@ fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: Owne
         argv.into_iter().map(|argument| CString::new(argument.0)).collect();
     let (Ok(path), Ok(argv)) = (CString::new(path.0), strings) else {
         let what = format!("execute {shown}: a NUL in the command");
-        return tell(report, &Fault { what, errno: libc::EINVAL });
+        return tell(report, &Fault::of(what, Errno::EINVAL));
     };
     let error = exec::exec(&path, &argv, &super::env::to_strings(&env));
-    if error.raw_os_error() != Some(libc::E2BIG) {
+    if linux::errno_of(&error) != Some(Errno::E2BIG) {
         return tell(report, &Fault::new(format!("execute {shown}"), &error));
     }
     let _ = io::stderr().write_all(format!("{shown}: {}\n", Errno::E2BIG.desc()).as_bytes());

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::wire::{self, Become, Bytes, Fault, Made, Request, SocketTask};
 use super::{Error, Jail};
 use linux::exec::Stdio;
-use linux::{tcp, unix};
+use linux::{Errno, passed, tcp, unix};
 
 /// What the process has said before it ended is there already.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ impl Jail {
         let path = Bytes::of(path.as_os_str());
         let (connected, _) = self.on_socket(SocketTask::Connect { path })?;
         let connected = connected.ok_or(Error::Gone)?;
-        unix::stream(connected).map_err(refused("take over a connection"))
+        passed::unix_stream(connected).map_err(refused("take over a connection"))
     }
 
     /// Listens at `path`, an absolute one, which must not exist. Blocks briefly; the
@@ -62,19 +62,19 @@ impl Jail {
     pub fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream, Error> {
         let (connecting, _) = self.on_socket(SocketTask::ConnectTcp { address })?;
         let connecting = connecting.ok_or(Error::Gone)?;
-        tcp::stream(connecting).map_err(refused("take over a connection"))
+        passed::tcp_stream(connecting).map_err(refused("take over a connection"))
     }
 
     /// Listens as a session would. Blocks briefly; the listener does not.
     pub fn listen_tcp(&self, address: SocketAddr) -> Result<TcpListener, Error> {
         let (listener, _) = self.on_socket(SocketTask::ListenTcp { address })?;
         let listener = listener.ok_or(Error::Gone)?;
-        tcp::listener(listener).map_err(refused("take over a socket"))
+        passed::tcp_listener(listener).map_err(refused("take over a socket"))
     }
 
     fn listening(&self, task: SocketTask) -> Result<(UnixListener, SocketFile), Error> {
         let (Some(listener), Some(made)) = self.on_socket(task)? else { return Err(Error::Gone) };
-        let listener = unix::listener(listener).map_err(refused("take over a socket"))?;
+        let listener = passed::unix_listener(listener).map_err(refused("take over a socket"))?;
         let path = made.path.clone().into_path();
         Ok((listener, SocketFile { path, made }))
     }
@@ -130,7 +130,7 @@ pub(super) fn perform(task: SocketTask, stdio: Stdio) -> Result<(), Fault> {
         }
     };
     let Stdio::Pipes { stdin, .. } = stdio else {
-        return Err(Fault { what: "answer".into(), errno: libc::EBADF });
+        return Err(Fault::of("answer", Errno::EBADF));
     };
     let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
     wire::send(&stdin.into(), &made, &fds).map_err(fault("answer"))

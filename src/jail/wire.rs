@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::plan::{Shape, Step};
+use linux::Errno;
 use linux::capability::CapSet;
 use linux::fdpass;
 use linux::seccomp::Level;
@@ -134,7 +135,11 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(what: impl Into<String>, error: &io::Error) -> Fault {
-        Fault { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+        Fault::of(what, linux::errno_of(error).unwrap_or(Errno::EIO))
+    }
+
+    pub fn of(what: impl Into<String>, errno: Errno) -> Fault {
+        Fault { what: what.into(), errno: errno as i32 }
     }
 
     pub fn source(&self) -> io::Error {

@@ -5,10 +5,9 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use linux::openat::{directory, open_regular_in_root};
+use linux::dir::Dir;
 
 /// Names an error repeats of what `/boot` holds.
 const LISTED: usize = 40;
@@ -127,19 +126,19 @@ pub fn missing(root: &Path, kernel: &str, initrd: &str) -> Result<Vec<Error>, Er
 /// An image root, of which files in `/boot` are opened.
 struct Root<'a> {
     path: &'a Path,
-    opened: OwnedFd,
+    opened: Dir,
 }
 
 impl<'a> Root<'a> {
     fn open(path: &'a Path) -> Result<Self, Error> {
-        let opened = directory(path);
+        let opened = Dir::open(path);
         let opened = opened.map_err(|source| Error::Root { path: path.to_owned(), source })?;
         Ok(Self { path, opened })
     }
 
     fn required(&self, what: &'static str, name: &str) -> Result<File, Error> {
         let name = relative(name);
-        open_regular_in_root(&self.opened, &Path::new("boot").join(name)).map_err(|source| {
+        self.opened.open_regular_inside(&Path::new("boot").join(name)).map_err(|source| {
             Error::Unusable { what, name: name.to_owned(), listing: listing(self.path), source }
         })
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rpm::{BuildConfig, CompressionType, Dependency, FileOptions, PackageBuilder, Scriptlet};
 
-use linux::openat;
+use linux::dir::Dir;
 
 const NAME: &str = "cray_ca_cert";
 const VERSION: &str = "1.0.1";
@@ -84,8 +84,8 @@ impl CaPackage {
     /// installed, and says nothing.
     pub fn check_installed(&self, root: &Path) -> Result<(), Error> {
         let package = || self.path.clone();
-        let found = openat::directory(root)
-            .and_then(|root| openat::read_in_root(root, Path::new(INSTALLED), LARGEST))
+        let found = Dir::open(root)
+            .and_then(|root| root.read_inside(Path::new(INSTALLED), LARGEST))
             .map_err(|source| Error::NotInstalled { package: package(), source })?;
         if found == self.certificate { Ok(()) } else { Err(Error::Another { package: package() }) }
     }

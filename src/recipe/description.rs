@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use linux::openat;
+use linux::dir::Dir;
 
 /// Kiwi's name of the description, at the top of a recipe.
 pub const FILE: &str = "config.xml";
@@ -51,8 +51,8 @@ pub struct Repositories {
 
 /// Reads the repositories of the recipe; one without any is an error.
 pub fn repositories(recipe: &Path) -> Result<Repositories, Error> {
-    let text = openat::directory(recipe)
-        .and_then(|root| openat::read_in_root(root, Path::new(FILE), LARGEST))
+    let text = Dir::open(recipe)
+        .and_then(|root| root.read_inside(Path::new(FILE), LARGEST))
         .map_err(|source| Error::Missing { elsewhere: elsewhere(recipe), source })?;
     parse(std::str::from_utf8(&text).map_err(|_| Error::NoText)?)
 }

@@ -8,11 +8,11 @@ use std::path::{Component, Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
-use nix::fcntl::OFlag;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use linux::openat;
+use linux::dir::Dir;
+use linux::files::OFlag;
 
 /// The list of templates, at the top of a recipe.
 pub const LIST: &str = ".ims_recipe_template.yaml";
@@ -79,9 +79,8 @@ pub fn load_values(path: &Path) -> Result<Values, Error> {
 
 /// Renders the templates of the recipe in place; says which. Their mode and owner stay.
 pub fn render(recipe: &Path, values: &Values) -> Result<Vec<String>, Error> {
-    let root =
-        openat::directory(recipe).map_err(|source| Error::Read { path: recipe.into(), source })?;
-    let list = match openat::read_in_root(&root, Path::new(LIST), LARGEST) {
+    let root = Dir::open(recipe).map_err(|source| Error::Read { path: recipe.into(), source })?;
+    let list = match root.read_inside(Path::new(LIST), LARGEST) {
         Ok(text) => read_list(&text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(source) => return Err(Error::Read { path: recipe.join(LIST), source }),
@@ -109,7 +108,7 @@ fn read_list(text: &[u8]) -> Result<Vec<String>, Error> {
     Ok(list.and_then(|list| list.template_files).unwrap_or_default())
 }
 
-fn render_file(root: &std::os::fd::OwnedFd, file: &str, values: &Values) -> Result<(), Error> {
+fn render_file(root: &Dir, file: &str, values: &Values) -> Result<(), Error> {
     let path = Path::new(file);
     let below =
         path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
@@ -118,7 +117,7 @@ fn render_file(root: &std::os::fd::OwnedFd, file: &str, values: &Values) -> Resu
     }
     let missing = |source| Error::Missing { file: file.into(), source };
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let mut opened = openat::open_in_root(root, path, flags).map_err(missing)?;
+    let mut opened = root.open_inside(path, flags).map_err(missing)?;
     if !opened.metadata().map_err(missing)?.is_file() {
         return Err(missing(io::Error::other("no regular file")));
     }

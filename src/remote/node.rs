@@ -208,6 +208,7 @@ fn write(mut queue: mpsc::Receiver<ToPod>, lost: &CancellationToken) {
 
 /// Reads the log as long as this process writes one. Without a pod it is thrown away: whoever logs
 /// must not wait for a connection that is gone.
+#[allow(clippy::disallowed_methods, reason = "a thread of its own sleeps")]
 fn follow_log(output: PipeReader, lines: &mpsc::Sender<ToPod>, lost: &CancellationToken) {
     for line in BufReader::new(output).split(b'\n') {
         let Ok(line) = line else { return };

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::flow::Inbox;
+use linux::Signal;
 use linux::pty::{Pty, Window};
 
 /// `env` requests that are remembered; further ones are refused.
@@ -60,7 +61,7 @@ pub(super) struct Terminal {
 #[derive(Debug)]
 pub(super) struct Control {
     pub window: watch::Sender<Window>,
-    pub signals: mpsc::Sender<nix::sys::signal::Signal>,
+    pub signals: mpsc::Sender<Signal>,
 }
 
 impl Setup {

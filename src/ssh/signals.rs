@@ -1,7 +1,8 @@
 //! Signals by the names of RFC 4254 section 6.10, both ways.
 
-use nix::sys::signal::Signal;
 use russh::Sig;
+
+use linux::Signal;
 
 /// The signal a client asks for; `None` for names that sshd does not pass on either.
 pub(super) fn from_ssh(signal: &Sig) -> Option<Signal> {

@@ -212,6 +212,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use linux::Errno;
 
     #[derive(Debug)]
     struct Failed(Error);
@@ -232,8 +233,8 @@ mod tests {
         Err(Failed(Error::Raw(error)))
     }
 
-    fn errno(number: i32) -> redb::Error {
-        redb::Error::Io(io::Error::from_raw_os_error(number))
+    fn errno(number: Errno) -> redb::Error {
+        redb::Error::Io(number.into())
     }
 
     #[test]
@@ -245,12 +246,12 @@ mod tests {
         });
         let database = database.unwrap();
         let said = |error| database.run(|_| raw(error)).unwrap_err().0;
-        for full in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+        for full in [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG] {
             let error = said(errno(full));
             assert!(error.is_full());
             assert_eq!(error.to_string(), "no space left on /data");
         }
-        assert_eq!(said(errno(libc::EIO)).to_string(), "cannot read or write /data/x.redb");
+        assert_eq!(said(errno(Errno::EIO)).to_string(), "cannot read or write /data/x.redb");
         assert!(said(redb::Error::PreviousIo).is_passing());
         let damage = said(redb::Error::Corrupted("a page".into())).to_string();
         assert!(
@@ -268,12 +269,12 @@ mod tests {
         let openings = AtomicUsize::new(0);
         let database = Reopened::open(Path::new("/data/x.redb"), "", move || {
             match openings.fetch_add(1, Ordering::SeqCst) {
-                1 | 2 => Err(Error::Raw(errno(libc::EIO)).at(Path::new("/data/x.redb"), "")),
+                1 | 2 => Err(Error::Raw(errno(Errno::EIO)).at(Path::new("/data/x.redb"), "")),
                 opening => Ok(opening),
             }
         });
         let database = database.unwrap();
-        database.run(|_| raw(errno(libc::EIO))).unwrap_err();
+        database.run(|_| raw(errno(Errno::EIO))).unwrap_err();
         for _ in 0..2 {
             assert!(matches!(database.run(|_| Ok(())), Err(Failed(Error::Io { .. }))));
         }

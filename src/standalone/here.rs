@@ -78,8 +78,9 @@ pub fn running(directory: &Path) -> io::Result<Vec<Here>> {
         dir => dir?,
     };
     let mut found = Vec::new();
-    for name in dir.names()?.into_iter().map(PathBuf::from).filter(|name| is_json(name)) {
-        let file = match trusted::file(&dir, &name) {
+    let names = dir.names()?;
+    for name in names.iter().map(Path::new).filter(|name| is_json(name)) {
+        let file = match trusted::file(&dir, name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             file => file?,
         };
@@ -105,11 +106,11 @@ impl Here {
 /// The files whose standalone is gone.
 fn left(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let dir = trusted::directory(directory)?;
-    let names = dir.names()?.into_iter().map(PathBuf::from);
+    let names = dir.names()?;
     let left = |name: &PathBuf| {
         is_json(name) && trusted::file(&dir, name).is_ok_and(|file| is_left(&file).unwrap_or(false))
     };
-    Ok(names.filter(left).collect())
+    Ok(names.iter().map(PathBuf::from).filter(left).collect())
 }
 
 fn is_json(name: &Path) -> bool {

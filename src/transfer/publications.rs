@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,7 @@ use crate::publish::earlier;
 use crate::publish::journal::Journal;
 use crate::telemetry::chain;
 use ims_client::Collection;
+use linux::files::Locked;
 
 /// The longest URL that is read from a lock file, in bytes.
 const URL_LIMIT: u64 = 4096;
@@ -42,7 +42,7 @@ struct Recipe {
 #[derive(Debug)]
 pub struct Publication {
     lock: PathBuf,
-    _held: Flock<File>,
+    _held: Locked,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ impl Publication {
             let new = lock.with_extension("new");
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(site.ims.base().as_str().as_bytes())?;
-            let held = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+            let held = Locked::exclusively(file);
             let held = held.map_err(|(_, errno)| io::Error::from(errno))?;
             std::fs::rename(&new, &lock)?;
             Ok(held)
@@ -126,9 +126,9 @@ async fn settle(site: &Site, directory: &Path, cancel: &CancellationToken) {
 }
 
 /// The lock, unless a living process has it, or it is about another IMS.
-fn take(lock: &Path, site: &Site) -> Option<Flock<File>> {
+fn take(lock: &Path, site: &Site) -> Option<Locked> {
     let file = File::open(lock).ok()?;
-    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+    let held = Locked::exclusively(file).ok()?;
     let mut url = String::new();
     (&*held).take(URL_LIMIT).read_to_string(&mut url).ok()?;
     (url == site.ims.base().as_str()).then_some(held)

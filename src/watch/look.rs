@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{BUILD_FAILED, COMPLETE, FAILED, Kind, Signal};
 use linux::dir::Dir;
+use linux::stat::FileKind;
 
 /// The two directories in which signal files appear.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,5 +55,5 @@ impl Places {
 /// A file of any kind, a dangling link too: `touch`, `ln`, `mkfifo` all mean it. A directory does
 /// not, since nobody signals with one.
 fn is_there(dir: &Dir, name: &str) -> bool {
-    matches!(dir.stat(Path::new(name)), Ok(Some(stat)) if stat.st_mode & libc::S_IFMT != libc::S_IFDIR)
+    matches!(dir.find(name), Ok(Some(stat)) if FileKind::of(stat.st_mode) != FileKind::Directory)
 }

@@ -6,9 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
-
 use super::{Error, Layout};
+use linux::files::Locked;
 use linux::process::{kill_all, mark};
 
 /// Longest wait for killed processes to be gone.
@@ -22,7 +21,7 @@ const ID_LIMIT: u64 = 256;
 pub struct Claim {
     layout: Layout,
     job_id: String,
-    _lock: Flock<File>,
+    _lock: Locked,
 }
 
 impl Claim {
@@ -45,7 +44,7 @@ pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
     let failed = |source| Error::io("write", &path, source);
     // Not emptied: it tells who holds it.
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+    match Locked::exclusively(file.map_err(failed)?) {
         Ok(lock) => {
             // Cut afterwards: whoever reads meanwhile must not find it empty.
             let written = lock.write_all_at(job_id.as_bytes(), 0);

@@ -3,11 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 use super::Kind;
 use linux::disk::human;
-use linux::{loopdev, mount};
+use linux::{Errno, loopdev, mount};
 use squashfs::external;
 use squashfs::format::superblock;
 

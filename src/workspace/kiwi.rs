@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use linux::dir::Dir;
+use linux::stat::FileKind;
 
 /// Closes `/image` of an image root, if it has one (contract section 4.2): all of it root's,
 /// directories 0700, files 0600, `*.sh` 0700. Links are neither followed nor changed.
@@ -15,8 +16,8 @@ pub fn close_kiwi_directory(root: &Path) -> Result<(), Error> {
 fn close(root: &Path) -> io::Result<()> {
     let root = Dir::open(root)?;
     let top = Path::new("image");
-    match root.stat(top)? {
-        Some(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => {}
+    match root.find(top)? {
+        Some(stat) if FileKind::of(stat.st_mode) == FileKind::Directory => {}
         Some(_) => {
             tracing::warn!("/image of the image root is not a directory, left as it is");
             return Ok(());
@@ -33,18 +34,17 @@ fn close(root: &Path) -> io::Result<()> {
 
 fn close_entries(root: &Dir, path: &Path, directories: &mut Vec<PathBuf>) -> io::Result<()> {
     let dir = root.inside(path)?;
-    for name in dir.names()? {
-        let name = Path::new(&name);
-        let Some(stat) = dir.stat(name)? else { continue };
-        match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR => {
+    for name in dir.names()?.iter().map(Path::new) {
+        let Some(stat) = dir.find(name)? else { continue };
+        match FileKind::of(stat.st_mode) {
+            FileKind::Directory => {
                 set(&dir, name, 0o700)?;
                 directories.push(path.join(name));
             }
-            libc::S_IFREG if name.extension().is_some_and(|extension| extension == "sh") => {
+            FileKind::Regular if name.extension().is_some_and(|extension| extension == "sh") => {
                 set(&dir, name, 0o700)?;
             }
-            libc::S_IFREG => set(&dir, name, 0o600)?,
+            FileKind::Regular => set(&dir, name, 0o600)?,
             _ => {}
         }
     }
@@ -53,7 +53,7 @@ fn close_entries(root: &Dir, path: &Path, directories: &mut Vec<PathBuf>) -> io:
 
 /// Only what is not so yet: each change copies a file up into an overlay.
 fn set(dir: &Dir, name: &Path, mode: u32) -> io::Result<()> {
-    match dir.stat(name)? {
+    match dir.find(name)? {
         Some(stat) if (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (0, 0, mode) => Ok(()),
         _ => dir.set_owner_mode(name, 0, 0, mode),
     }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::mount::MsFlags;
 use tokio_util::sync::CancellationToken;
 
 use super::wait::{Failed, until_free};
@@ -10,7 +9,7 @@ use super::{Error, Layout, remove, users};
 use linux::dir::Dir;
 use linux::entry::Attributes;
 use linux::loopdev::LoopDevice;
-use linux::mount::{self, Mounted};
+use linux::mount::{self, Mounted, MsFlags};
 use linux::{disk, mountinfo};
 
 /// What the result must be equal to is the image unpacked and worked in, hence:

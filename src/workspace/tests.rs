@@ -172,7 +172,7 @@ fn mounts_that_a_killed_run_left_are_undone() {
     job.open(Mode::Overlay).close(Leave::Everything).unwrap();
     let layout = Layout::new(&job.parent());
     for path in [layout.lower(), layout.root()] {
-        let flags = nix::mount::MsFlags::empty();
+        let flags = linux::mount::MsFlags::empty();
         let source = Path::new("tmpfs");
         linux::mount::Mounted::new("tmpfs", source, &path, flags, None).unwrap().forget();
     }
@@ -344,6 +344,7 @@ fn who_holds_the_overlay_in_another_namespace_is_waited_for_and_named() {
     drop(workspace);
     let error = job.open_as("job", Mode::Auto).unwrap_err();
     let (id, text) = (holder.id(), error.to_string());
+    #[allow(clippy::disallowed_methods, reason = "a thread of its own sleeps")]
     let end = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         holder.kill().unwrap();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::telemetry::progress::Meter;
-use linux::{cgroup, disk};
+use linux::{cgroup, disk, xattrs};
 use squashfs::external;
 use squashfs::format::Superblock;
 
@@ -71,7 +71,9 @@ fn check_xattrs(scratch: &Path) -> Result<(), Error> {
 
 fn lost_classes(scratch: &Path) -> io::Result<Vec<&'static str>> {
     let file = tempfile::NamedTempFile::new_in(scratch)?;
-    let lost = PROBES.iter().filter(|(name, value)| xattr::set(file.path(), name, value).is_err());
+    let lost = PROBES
+        .iter()
+        .filter(|(name, value)| xattrs::set(file.path(), name.as_bytes(), value).is_err());
     Ok(lost.map(|(name, _)| name.split('.').next().unwrap_or(name)).collect())
 }
 

@@ -21,6 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const NAMED: usize = 10;
 
 /// Does `act` until it is not busy any more, as long as there is patience with that.
+#[allow(clippy::disallowed_methods, reason = "in a call that blocks anyway")]
 pub(super) fn until_free<T>(
     layout: &Layout,
     path: &Path,
@@ -77,8 +78,7 @@ fn holders(layout: &Layout) -> String {
     let mut known = HashSet::new();
     for process in process::all().into_iter().filter(Process::runs) {
         // One of each namespace is enough; this process's own is looked at by the caller.
-        let namespace = std::fs::read_link(format!("/proc/{}/ns/mnt", process.pid)).ok();
-        if let Some(namespace) = namespace.filter(|_| has_mounted(&process, layout))
+        if let Some(namespace) = process.mount_namespace().filter(|_| has_mounted(&process, layout))
             && known.insert(namespace)
             && process.pid != std::process::id() as i32
         {
@@ -93,9 +93,8 @@ fn holders(layout: &Layout) -> String {
 }
 
 fn has_mounted(process: &Process, layout: &Layout) -> bool {
-    let Ok(table) = std::fs::read(format!("/proc/{}/mountinfo", process.pid)) else { return false };
     let upper = format!("upperdir={}", layout.upper().display());
-    linux::mountinfo::parse(&table).iter().any(|mount| {
+    process.mounts().iter().any(|mount| {
         mount.fs_type == "overlay" && (mount.has_option(&upper) || mount.point == layout.root())
     })
 }

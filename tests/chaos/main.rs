@@ -4,6 +4,8 @@
 //! A first run of every shape, which nothing disturbs, records its requests and the changes of its
 //! directory. From these the points are made, always the same ones; the seed chooses among them.
 
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a program of its own")]
+
 mod bench;
 mod director;
 mod drive;

@@ -9,6 +9,7 @@ use super::support::stand::Objects;
 use super::support::{SOON, eventually};
 
 impl Bench {
+    #[allow(clippy::disallowed_methods, reason = "a plain client of plain HTTP")]
     async fn cfs(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let url = format!("{}/apis/cfs/{path}", self.stand.ims.base);
         let mut request =

@@ -185,5 +185,9 @@ extern "C" fn before_main() {
 // SAFETY: the section holds pointers to functions that the C library calls before main, with
 // arguments that this one does not take; Rust's own, which stores the arguments, comes earlier.
 #[used]
+#[allow(
+    unsafe_code,
+    reason = "a test harness has no main of ours: this section is the only way in before it"
+)]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;

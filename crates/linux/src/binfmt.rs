@@ -1,5 +1,5 @@
 //! Programs of another processor architecture, run by qemu through binfmt_misc (the kernel's document
-//! admin-guide/binfmt-misc). Called by `job::emulation`.
+//! admin-guide/binfmt-misc).
 //!
 //! Registrations are the whole kernel's: one that is there is used, and never changed or removed.
 
@@ -30,7 +30,9 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// 64-bit ARM.
     pub const AARCH64: Machine = Machine { name: "aarch64", number: 183 };
+    /// 64-bit x86.
     pub const X86_64: Machine = Machine { name: "x86_64", number: 62 };
 
     fn magic(self) -> [u8; HEADER] {
@@ -43,6 +45,8 @@ impl Machine {
     }
 }
 
+/// Why programs of another architecture cannot be run.
+#[allow(missing_docs, reason = "the messages say what each means")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -79,6 +83,7 @@ pub enum Error {
 /// How programs are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emulator {
+    /// Path of the program that runs them.
     pub interpreter: String,
     /// By us, just now.
     pub registered: bool,

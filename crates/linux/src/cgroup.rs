@@ -1,6 +1,6 @@
 //! How much processor and memory this container may use, by its control groups.
 //!
-//! Called by whoever sizes threads and buffers. Knows cgroup v2, v1 and the hybrid of both, with or
+//! For sizing threads and buffers. Knows cgroup v2, v1 and the hybrid of both, with or
 //! without a cgroup namespace.
 
 use std::path::{Path, PathBuf};

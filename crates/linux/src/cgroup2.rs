@@ -1,5 +1,5 @@
 //! A control group of our own below the one that this process is in (cgroup v2), for programs that are
-//! attached to it. Called by `jail::network`.
+//! attached to it.
 //!
 //! It does not matter where the system has the hierarchy: unified, hybrid, or nowhere beside v1, and whether
 //! a container may write to it. No controller is turned on in it: what limits the processes goes on to do
@@ -7,8 +7,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen,
+    open_tree,
+};
 
 use super::mountinfo;
 
@@ -111,42 +114,17 @@ fn own_directory() -> io::Result<OwnedFd> {
 /// Mounts the hierarchy where nobody sees it. Only where there is no mount of it: the options of the last
 /// mount hold for all.
 fn mount() -> io::Result<OwnedFd> {
-    const CLOEXEC: libc::c_uint = 1;
-    const CMD_CREATE: libc::c_uint = 6;
-    let fstype = c"cgroup2";
-    // SAFETY: nix has no fsopen(2); the string is live for the call.
-    let context = descriptor(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), CLOEXEC) })?;
-    // SAFETY: this command takes no key, no value and no number.
-    let created = unsafe {
-        let none = std::ptr::null::<u8>();
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_CREATE, none, none, 0)
-    };
-    if created < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: plain numbers.
-    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, 0) })
+    let context = fsopen(c"cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
 /// A copy of a mount that nobody sees, and that may be written to, as those of containers may not.
 fn writable(point: &Path) -> io::Result<OwnedFd> {
-    const CLONE: libc::c_uint = 1;
-    let path = CString::new(point.as_os_str().as_bytes())?;
-    let flags = CLONE | libc::O_CLOEXEC as libc::c_uint;
-    // SAFETY: nix has no open_tree(2); the path is live for the call.
-    let copy = descriptor(unsafe {
-        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags)
-    })?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = open_tree(rustix::fs::CWD, point, flags)?;
     super::namespace::make_writable(&copy)?;
     Ok(copy)
-}
-
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made by the kernel for us, nobody else owns it; a descriptor fits.
-    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 
 /// Where this process is, below that top, without a leading slash.
@@ -178,6 +156,7 @@ fn remove_stale(parent: &OwnedFd, prefix: &str) {
 }
 
 /// A user who may mount may have made groups in it.
+#[allow(clippy::disallowed_methods, reason = "in a call that blocks anyway")]
 fn remove_tree(parent: impl AsFd, name: &str, deadline: Instant) -> io::Result<()> {
     let opened = match directory(&parent, name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

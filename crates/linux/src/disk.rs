@@ -1,12 +1,71 @@
 //! How much room a filesystem has, and which kind it is.
-//!
-//! Called by `workspace` before a user is let in and by `squashfs` when a write fails.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sys::statfs::statfs;
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs, statvfs};
+
+/// Figures of a filesystem (statvfs(3)); blocks are counted in units of `fragment_size`.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Bytes that are best read and written at once.
+    pub block_size: u64,
+    /// Bytes of a block.
+    pub fragment_size: u64,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Blocks that root may still write.
+    pub blocks_free: u64,
+    /// Blocks that others may still write.
+    pub blocks_available: u64,
+    /// Inodes in all.
+    pub files: u64,
+    /// Inodes that root may still make.
+    pub files_free: u64,
+    /// Inodes that others may still make.
+    pub files_available: u64,
+    /// The filesystem's own id.
+    pub id: u64,
+    /// Mounted read-only.
+    pub read_only: bool,
+    /// Mounted without set-id bits.
+    pub no_setuid: bool,
+    /// Bytes that a name may have.
+    pub name_max: u64,
+}
+
+impl Figures {
+    /// Of the filesystem that holds `path`.
+    pub fn of(path: &Path) -> io::Result<Figures> {
+        Ok(statvfs(path)?.into())
+    }
+
+    /// Of the filesystem that holds an open file.
+    pub fn of_file(file: impl AsFd) -> io::Result<Figures> {
+        Ok(fstatvfs(file)?.into())
+    }
+}
+
+impl From<Statvfs> for Figures {
+    fn from(found: Statvfs) -> Figures {
+        Figures {
+            block_size: found.block_size(),
+            fragment_size: found.fragment_size(),
+            blocks: found.blocks(),
+            blocks_free: found.blocks_free(),
+            blocks_available: found.blocks_available(),
+            files: found.files(),
+            files_free: found.files_free(),
+            files_available: found.files_available(),
+            id: found.filesystem_id(),
+            read_only: found.flags().contains(FsFlags::ST_RDONLY),
+            no_setuid: found.flags().contains(FsFlags::ST_NOSUID),
+            name_max: found.name_max(),
+        }
+    }
+}
 
 /// Room on the filesystem that holds a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +80,18 @@ pub struct Space {
 
 /// Room on the filesystem that holds `path`.
 pub fn space(path: &Path) -> io::Result<Space> {
-    let stat = statvfs(path)?;
-    let unit = stat.fragment_size();
+    let figures = Figures::of(path)?;
     Ok(Space {
-        free: stat.blocks_available() * unit,
-        total: stat.blocks() * unit,
-        free_inodes: (stat.files() > 0).then(|| stat.files_available()),
+        free: figures.blocks_available * figures.fragment_size,
+        total: figures.blocks * figures.fragment_size,
+        free_inodes: (figures.files > 0).then_some(figures.files_available),
     })
+}
+
+/// Bytes that root may still write to the filesystem of `file`.
+pub fn free_bytes(file: impl AsFd) -> io::Result<u64> {
+    let figures = Figures::of_file(file)?;
+    Ok(figures.blocks_free * figures.fragment_size)
 }
 
 /// The kind of filesystem that holds `path`, as mount(8) names it; the magic number if unknown.

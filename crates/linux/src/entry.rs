@@ -1,25 +1,26 @@
 //! What a directory entry has besides its content: owner, mode, time, extended attributes.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::dir::{Dir, Time};
+use crate::dir::{Dir, Time};
+use crate::xattrs::{self, Xattrs};
 
 /// Owner, mode, modification time and extended attributes of a file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
+    /// Number of the owner.
     pub uid: u32,
+    /// Number of the group.
     pub gid: u32,
     /// Permission bits with set-id and sticky; meaningless for links.
     pub mode: u32,
     /// `None`: whatever it becomes.
     pub time: Option<Time>,
     /// Names and values, as bytes.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 impl Attributes {
@@ -30,13 +31,13 @@ impl Attributes {
 
     /// Those of `name` itself.
     pub fn of(dir: &Dir, name: &Path) -> io::Result<Self> {
-        let stat = dir.stat(name)?.ok_or(io::ErrorKind::NotFound)?;
+        let stat = dir.stat(name)?;
         Ok(Self {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mode: stat.st_mode & 0o7777,
             time: Some((stat.st_mtime, stat.st_mtime_nsec)),
-            xattrs: xattrs(&dir.path_of(name))?,
+            xattrs: sorted_xattrs(&dir.path_of(name))?,
         })
     }
 
@@ -48,35 +49,15 @@ impl Attributes {
         dir.set_owner_mode(name, self.uid, self.gid, self.mode)?;
         let path = dir.path_of(name);
         for (key, value) in &self.xattrs {
-            set_xattr(&path, OsStr::from_bytes(key), value)?;
+            xattrs::ensure(&path, key, value)?;
         }
         self.time.map_or(Ok(()), |time| dir.set_time(name, time))
     }
 }
 
-/// Security modules label a new file themselves and may refuse to have it labelled, with what it
-/// has already all the same; then there is nothing to do.
-fn set_xattr(path: &Path, key: &OsStr, value: &[u8]) -> io::Result<()> {
-    match xattr::set(path, key, value) {
-        Err(_) if xattr::get(path, key).ok().flatten().as_deref() == Some(value) => Ok(()),
-        result => result,
-    }
-}
-
-/// The extended attributes of `path` itself, sorted; none where the filesystem has none.
-fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let names = match xattr::list(path) {
-        Ok(names) => names,
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut found = Vec::new();
-    for name in names {
-        // May be gone since it was listed.
-        if let Some(value) = xattr::get(path, &name)? {
-            found.push((name.into_vec(), value));
-        }
-    }
+/// Those of `path` itself, sorted.
+fn sorted_xattrs(path: &Path) -> io::Result<Xattrs> {
+    let mut found = xattrs::of(path)?;
     found.sort();
     Ok(found)
 }

@@ -1,6 +1,13 @@
-//! How an error reads in a log.
+//! Error numbers, and how an error reads in a log.
+
+use nix::errno::Errno;
 
 use crate::filesize;
+
+/// The error number of the kernel behind an error; `None` for an error that it did not report.
+pub fn errno_of(error: &std::io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
 
 /// An error and its causes on one line: `what: why: why`.
 ///

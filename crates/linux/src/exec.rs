@@ -1,4 +1,4 @@
-//! Becoming a session's process: fork, terminal, descriptors, signals, exec. Used by `jail` alone.
+//! Becoming a session's process: fork, terminal, descriptors, signals, exec.
 
 use std::ffi::CString;
 use std::fmt;
@@ -41,8 +41,11 @@ impl SingleThreaded {
 }
 
 /// What becomes descriptors 0, 1, 2 of a session's process.
+#[allow(missing_docs, reason = "the fields are called what they are")]
 pub enum Stdio {
+    /// Three of them.
     Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    /// One for all.
     Terminal(OwnedFd),
 }
 

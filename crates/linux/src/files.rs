@@ -1,58 +1,19 @@
-//! File operations that the standard library lacks, by name or on open files. Used by `sftp`.
+//! File operations that the standard library lacks, by name or on open files.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FcntlArg, Flock, FlockArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{self, FchmodatFlags, Mode, UtimensatFlags};
-use nix::sys::statvfs::{FsFlags, Statvfs};
 use nix::sys::time::TimeSpec;
 
-/// Figures of a file system (statvfs(3)).
-#[derive(Clone, Copy, Debug)]
-pub struct Figures {
-    pub block_size: u64,
-    pub fragment_size: u64,
-    pub blocks: u64,
-    pub blocks_free: u64,
-    pub blocks_available: u64,
-    pub files: u64,
-    pub files_free: u64,
-    pub files_available: u64,
-    pub id: u64,
-    pub read_only: bool,
-    pub no_setuid: bool,
-    pub name_max: u64,
-}
-
-impl From<Statvfs> for Figures {
-    fn from(found: Statvfs) -> Figures {
-        Figures {
-            block_size: found.block_size(),
-            fragment_size: found.fragment_size(),
-            blocks: found.blocks(),
-            blocks_free: found.blocks_free(),
-            blocks_available: found.blocks_available(),
-            files: found.files(),
-            files_free: found.files_free(),
-            files_available: found.files_available(),
-            id: found.filesystem_id(),
-            read_only: found.flags().contains(FsFlags::ST_RDONLY),
-            no_setuid: found.flags().contains(FsFlags::ST_NOSUID),
-            name_max: found.name_max(),
-        }
-    }
-}
-
-pub fn figures(path: &Path) -> io::Result<Figures> {
-    Ok(nix::sys::statvfs::statvfs(path)?.into())
-}
-
-pub fn figures_of(file: &File) -> io::Result<Figures> {
-    Ok(nix::sys::statvfs::fstatvfs(file)?.into())
-}
+/// Flags of open(2).
+pub use nix::fcntl::OFlag;
 
 /// open(2) with flags the caller has put together; never a controlling terminal, never inherited.
 pub fn open(path: &Path, flags: OFlag, mode: u32) -> io::Result<File> {
@@ -76,6 +37,7 @@ pub fn set_times(path: &Path, times: (u32, u32), follow: bool) -> io::Result<()>
     Ok(stat::utimensat(AT_FDCWD, path, &access, &modification, flag)?)
 }
 
+/// Sets access and modification time of an open file, in seconds since 1970.
 pub fn set_times_of(file: &File, times: (u32, u32)) -> io::Result<()> {
     let (access, modification) = specs(times);
     Ok(stat::futimens(file, &access, &modification)?)
@@ -89,6 +51,33 @@ fn specs((access, modification): (u32, u32)) -> (TimeSpec, TimeSpec) {
 pub fn set_mode_of_link(path: &Path, mode: u32) -> io::Result<()> {
     let mode = Mode::from_bits_truncate(mode);
     Ok(stat::fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?)
+}
+
+/// A file that no other process can lock meanwhile (flock(2)). Unlocked by its end, and by that of the
+/// process.
+#[derive(Debug)]
+pub struct Locked(Flock<File>);
+
+impl Locked {
+    /// Locks it; gives it back, with the reason, where that cannot be done at once.
+    pub fn exclusively(file: File) -> Result<Locked, (File, Errno)> {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Locked)
+    }
+}
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+/// A file that lies in memory: no directory needs to be writable.
+pub fn memory_file(content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("content", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Asks for a larger buffer, where this is a pipe; what is refused costs speed and nothing else.
@@ -108,4 +97,20 @@ pub fn take_stdio() -> io::Result<(File, File)> {
     let (input, output) = (take(io::stdin().as_fd())?, take(io::stdout().as_fd())?);
     debug_assert!(input.as_raw_fd() > 2 && output.as_raw_fd() > 2);
     Ok((input, output))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_had_once_and_freed_by_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let again = || File::open(file.path()).unwrap();
+        let locked = Locked::exclusively(again()).unwrap();
+        let (_, errno) = Locked::exclusively(again()).unwrap_err();
+        assert_eq!(errno, Errno::EWOULDBLOCK);
+        drop(locked);
+        assert!(Locked::exclusively(again()).is_ok());
+    }
 }

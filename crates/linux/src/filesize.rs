@@ -1,5 +1,4 @@
-//! The limit of a process for the size of a file it writes (RLIMIT_FSIZE, `ulimit -f`). Called by `cli`,
-//! `sftp` and `telemetry`.
+//! The limit of a process for the size of a file it writes (RLIMIT_FSIZE, `ulimit -f`).
 
 use std::io;
 

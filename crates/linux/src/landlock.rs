@@ -2,75 +2,63 @@
 //! mounts to hide them with, no reading of secret files.
 //!
 //! Abstract Unix sockets belong to the network namespace, which a session shares with its pod;
-//! nothing but this keeps the jail away from them. Used by the jail's init and its sessions.
+//! nothing but this keeps the jail away from them.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use landlock::{
+    AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetError, Scope,
+};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-/// `struct landlock_ruleset_attr` (uapi/linux/landlock.h), as of ABI 6.
-#[repr(C)]
-struct RulesetAttr {
-    handled_access_fs: u64,
-    handled_access_net: u64,
-    scoped: u64,
-}
+use crate::stat::{self, FileKind};
 
-/// `struct landlock_path_beneath_attr`.
-#[repr(C, packed)]
-struct PathBeneathAttr {
-    allowed_access: u64,
-    parent_fd: i32,
+/// A ruleset in which what the kernel does not know is an error.
+fn strict() -> Ruleset {
+    Ruleset::default().set_compatibility(CompatLevel::HardRequirement)
 }
-
-const CREATE_RULESET_VERSION: u32 = 1;
-const RULE_PATH_BENEATH: u32 = 1;
-const ACCESS_FS_READ_FILE: u64 = 1 << 2;
-/// Links and renames from one directory to another, which any ruleset denies that does not allow them.
-const ACCESS_FS_REFER: u64 = 1 << 13;
-/// Linux 5.19.
-const REFER_SINCE: i64 = 2;
-const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
-const SCOPE_SIGNAL: u64 = 2;
-/// Scopes exist since ABI 6 (Linux 6.12).
-const SCOPES_SINCE: i64 = 6;
 
 /// Whether this kernel has a Landlock that `hide` can be had from: the first version, without REFER,
 /// would forbid every link and rename from one directory to another, and break what is built here.
 pub fn can_hide() -> bool {
-    abi() >= REFER_SINCE
+    strict().handle_access(AccessFs::Refer).and_then(Ruleset::create).is_ok()
 }
 
 /// Confines this thread and what it starts; `false` if this kernel knows no scopes.
 ///
 /// Needs CAP_SYS_ADMIN or `no_new_privs`. File access is left alone.
 pub fn scope_sockets_and_signals() -> io::Result<bool> {
-    scope(0).map(|done| done.is_some())
+    scope(None).map(|done| done.is_some())
 }
 
 /// The same for a thread that will `hide` secrets on top of it.
 pub fn scope_before_hiding() -> io::Result<()> {
     // Kernels of the first years take a layer without file rights for one that denies REFER, as soon
     // as another layer has some.
-    scope(ACCESS_FS_REFER).map(drop)
+    scope(Some(AccessFs::Refer)).map(drop)
 }
 
 /// `None` if this kernel knows no scopes.
-fn scope(handled_access_fs: u64) -> io::Result<Option<()>> {
-    if abi() < SCOPES_SINCE {
+fn scope(handled: Option<AccessFs>) -> io::Result<Option<()>> {
+    // Since Linux 6.12.
+    let Ok(ruleset) = strict().scope(Scope::AbstractUnixSocket | Scope::Signal) else {
         return Ok(None);
-    }
-    let scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
-    let ruleset = ruleset(&RulesetAttr { handled_access_fs, handled_access_net: 0, scoped })?;
-    if handled_access_fs != 0 {
-        allow(&ruleset, Path::new("/"), handled_access_fs)?;
-    }
-    restrict_self(&ruleset).map(Some)
+    };
+    let ruleset = match handled {
+        Some(right) => {
+            let ruleset = ruleset.handle_access(right).and_then(Ruleset::create);
+            allow(ruleset.map_err(reported)?, Path::new("/"), right.into())?
+        }
+        None => ruleset.create().map_err(reported)?,
+    };
+    restrict_self(ruleset).map(Some)
 }
 
 /// Makes the files at and below `secrets` unreadable for this thread and what it starts; those that do
@@ -83,18 +71,18 @@ pub fn hide(secrets: &[PathBuf]) -> io::Result<()> {
     if way.secrets.is_empty() {
         return Ok(());
     }
-    let rights = ACCESS_FS_READ_FILE | ACCESS_FS_REFER;
-    let ruleset =
-        ruleset(&RulesetAttr { handled_access_fs: rights, handled_access_net: 0, scoped: 0 })?;
+    let rights = AccessFs::ReadFile | AccessFs::Refer;
+    let ruleset = strict().handle_access(rights).and_then(Ruleset::create);
+    let mut ruleset = ruleset.map_err(reported)?;
     for directory in &way.directories {
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             if !way.directories.contains(&path) && !way.secrets.contains(&path) {
-                allow(&ruleset, &path, rights)?;
+                ruleset = allow(ruleset, &path, rights)?;
             }
         }
     }
-    restrict_self(&ruleset)
+    restrict_self(ruleset)
 }
 
 /// Secrets by their real paths, none inside another, and all directories that lead to them.
@@ -125,52 +113,42 @@ impl Way {
 }
 
 /// Allows `rights` at and below `path`. A link is not followed: what it leads to has its own rule.
-fn allow(ruleset: &OwnedFd, path: &Path, rights: u64) -> io::Result<()> {
+fn allow(
+    ruleset: RulesetCreated,
+    path: &Path,
+    rights: BitFlags<AccessFs>,
+) -> io::Result<RulesetCreated> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
         Ok(file) => file,
         // Gone since it was listed.
-        Err(nix::errno::Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOENT) => return Ok(ruleset),
         Err(errno) => return Err(errno.into()),
     };
-    let is_dir = nix::sys::stat::fstat(&file)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     // What is no directory takes the rights of files alone.
-    let allowed_access = if is_dir { rights } else { rights & ACCESS_FS_READ_FILE };
-    let attr = PathBeneathAttr { allowed_access, parent_fd: file.as_raw_fd() };
-    // SAFETY: the attribute and both descriptors are live for the call, which only reads them.
-    let rc = unsafe {
-        let ruleset = ruleset.as_raw_fd();
-        libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &attr, 0u32)
+    let allowed = match FileKind::of(stat::of_file(&file)?.st_mode) {
+        FileKind::Directory => rights,
+        _ => rights & AccessFs::ReadFile,
     };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    ruleset.add_rule(PathBeneath::new(file, allowed)).map_err(reported)
 }
 
-/// The version of the interface; negative where there is none.
-fn abi() -> i64 {
-    // SAFETY: with this flag the pointer must be null and nothing is touched; nix has no landlock.
-    unsafe {
-        let none = std::ptr::null::<RulesetAttr>();
-        libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, CREATE_RULESET_VERSION)
+fn restrict_self(ruleset: RulesetCreated) -> io::Result<()> {
+    // Whether setuid programs are to work is the caller's to say.
+    ruleset.no_new_privs(false).restrict_self().map(drop).map_err(reported)
+}
+
+/// What the kernel reported, if it is the kernel that refused.
+fn reported(error: RulesetError) -> io::Error {
+    let mut next: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        let number = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(number) = number {
+            return io::Error::from_raw_os_error(number);
+        }
+        next = cause.source();
     }
-}
-
-fn ruleset(attr: &RulesetAttr) -> io::Result<OwnedFd> {
-    // Kernels before 6.12 take the longer structure as long as what they do not know is zero.
-    // SAFETY: the attribute is live for the call and its size is told.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, attr, size_of::<RulesetAttr>(), 0u32)
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made by the kernel for us, nobody else owns it; a descriptor fits.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-fn restrict_self(ruleset: &OwnedFd) -> io::Result<()> {
-    // SAFETY: plain numbers.
-    let rc = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0u32) };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    io::Error::other(error)
 }
 
 #[cfg(test)]

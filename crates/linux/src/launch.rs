@@ -1,4 +1,4 @@
-//! Children in a mount namespace of their own. Called by `standalone`.
+//! Children in a mount namespace of their own.
 
 use std::ffi::CString;
 use std::io;

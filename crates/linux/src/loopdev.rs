@@ -1,6 +1,4 @@
 //! Loop devices: a file as a read-only block device that goes away by itself.
-//!
-//! Called by `workspace` to mount a squashfs image.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -52,6 +50,8 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+/// Why a file cannot be attached to a loop device.
+#[allow(missing_docs, reason = "the messages say what each means")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot open {CONTROL}; a pod needs to be privileged to use loop devices")]

@@ -1,15 +1,19 @@
 //! Mounting and unmounting, with guards that report how unmounting went.
-//!
-//! Called by `workspace` and `jail`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, mount, umount2};
+
+/// Flags of mount(2).
+pub use nix::mount::MsFlags;
 
 use super::mountinfo::{self, Mount};
 
+/// What could not be mounted, unmounted or listed.
+#[allow(missing_docs, reason = "the messages say what each means")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot mount {fs_type} on {point}")]
@@ -17,7 +21,7 @@ pub enum Error {
     #[error("cannot unmount {point}")]
     Unmount { point: PathBuf, source: Errno },
     #[error("cannot list the mounts below {path}")]
-    List { path: PathBuf, source: std::io::Error },
+    List { path: PathBuf, source: io::Error },
 }
 
 impl Error {
@@ -54,6 +58,7 @@ impl Mounted {
         Ok(Self { point: point.into(), open: true })
     }
 
+    /// Where it is mounted.
     pub fn point(&self) -> &Path {
         &self.point
     }
@@ -87,6 +92,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Unmounts what is on `point`, without following a link there.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "for half a second at most, in a call that blocks anyway"
+)]
 pub fn unmount(point: &Path) -> Result<(), Error> {
     let start = Instant::now();
     loop {
@@ -98,9 +107,16 @@ pub fn unmount(point: &Path) -> Result<(), Error> {
     }
 }
 
+/// Takes a mount, with all that is mounted in it, out of this namespace; whoever uses it keeps it until it
+/// ends.
+pub fn detach(point: &Path) -> io::Result<()> {
+    Ok(umount2(point, MntFlags::MNT_DETACH)?)
+}
+
 /// What [`unmount_below`] did.
 #[derive(Debug, Default)]
 pub struct Undone {
+    /// Mounts that are gone.
     pub unmounted: Vec<Mount>,
     /// Busy mounts that were only detached: whoever uses them keeps them until it ends.
     pub detached: Vec<Mount>,

@@ -1,6 +1,4 @@
 //! What is mounted where, read from `/proc/self/mountinfo` (proc(5)).
-//!
-//! Called by `mount`, and by `workspace` and `squashfs` to see what a user left mounted.
 
 use std::ffi::OsString;
 use std::io;
@@ -10,9 +8,11 @@ use std::path::{Path, PathBuf};
 /// One mount of the calling process's mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Unique while it is mounted.
     pub id: u64,
     /// What of the filesystem is mounted, as a path in it: `/`, or what a bind mount begins at.
     pub root: PathBuf,
+    /// Where it is mounted.
     pub point: PathBuf,
     /// `overlay`, `squashfs`, `proc`, ...
     pub fs_type: String,

@@ -1,4 +1,4 @@
-//! Namespaces and the mounts of a private mount namespace. Used by `jail`'s init alone.
+//! Namespaces and the mounts of a private mount namespace.
 //!
 //! Every function acts on the calling process, which must be single-threaded.
 
@@ -56,11 +56,6 @@ pub fn detach(old: OwnedFd) -> io::Result<()> {
     fchdir(old)?;
     umount2(".", MntFlags::MNT_DETACH)?;
     std::env::set_current_dir("/")
-}
-
-/// Takes a mount, with all that is mounted in it, out of this namespace.
-pub fn unmount(path: &Path) -> io::Result<()> {
-    Ok(umount2(path, MntFlags::MNT_DETACH)?)
 }
 
 /// `struct mount_attr` (uapi/linux/mount.h).

@@ -1,12 +1,16 @@
-//! Pseudo-terminals: opening, window size, terminal modes. Called by `jail` (open) and `ssh` (the rest).
+//! Pseudo-terminals: opening, window size, terminal modes.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{self, OFlag};
-use nix::pty::Winsize;
 use nix::sys::termios::{self, BaudRate, ControlFlags, SetArg, Termios};
+use rustix::process::ioctl_tiocsctty;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 mod master;
 mod modes;
@@ -17,19 +21,12 @@ pub use modes::Mode;
 /// A pseudo-terminal pair. Closing the last master descriptor hangs up the terminal.
 #[derive(Debug)]
 pub struct Pty {
+    /// The side of who shows the terminal.
     pub master: OwnedFd,
     /// Opened with `O_NOCTTY`; the child makes it its controlling terminal.
     pub slave: OwnedFd,
     /// The slave's path under the `/dev` of the session that will use it.
     pub name: PathBuf,
-}
-
-mod request {
-    // asm-generic/ioctls.h
-    nix::ioctl_write_ptr_bad!(unlock, libc::TIOCSPTLCK, libc::c_int);
-    nix::ioctl_read_bad!(number, libc::TIOCGPTN, libc::c_uint);
-    nix::ioctl_write_int_bad!(peer, libc::TIOCGPTPEER);
-    nix::ioctl_write_int_bad!(set_controlling, libc::TIOCSCTTY);
 }
 
 /// Opens a pair from the devpts instance that `ptmx` belongs to (`/dev/ptmx`, or `pts/ptmx` of a
@@ -40,37 +37,36 @@ mod request {
 pub fn open(ptmx: &Path) -> io::Result<Pty> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = fcntl::open(ptmx, flags, nix::sys::stat::Mode::empty())?;
-    // SAFETY: the argument is a live int, as this request reads.
-    unsafe { request::unlock(master.as_raw_fd(), &0)? };
-    // SAFETY: the argument is a plain number (open flags); the result is a new descriptor.
-    let slave = unsafe { request::peer(master.as_raw_fd(), flags.bits())? };
-    // SAFETY: just made by the kernel for us, nobody else owns it.
-    Pty::of(master, unsafe { OwnedFd::from_raw_fd(slave) })
+    unlockpt(&master)?;
+    let slave =
+        ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    Pty::of(master, slave)
 }
 
 impl Pty {
     /// A pair that another process has opened.
     pub fn of(master: OwnedFd, slave: OwnedFd) -> io::Result<Self> {
-        let mut number = 0;
-        // SAFETY: the argument is a live unsigned int that the kernel fills in.
-        unsafe { request::number(master.as_raw_fd(), &mut number)? };
-        Ok(Self { master, slave, name: format!("/dev/pts/{number}").into() })
+        let name = OsString::from_vec(ptsname(&master, Vec::new())?.into_bytes());
+        Ok(Self { master, slave, name: name.into() })
     }
 }
 
 /// Makes `slave` the controlling terminal of the calling session leader.
 pub fn set_controlling(slave: &OwnedFd) -> io::Result<()> {
-    // SAFETY: the argument is a plain number: 0, do not steal another session's terminal.
-    unsafe { request::set_controlling(slave.as_raw_fd(), 0)? };
-    Ok(())
+    // Not stealing another session's terminal.
+    Ok(ioctl_tiocsctty(slave)?)
 }
 
 /// Columns, rows and pixels of a terminal window, as `pty-req` and `window-change` give them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
+    /// Characters in a row.
     pub columns: u32,
+    /// Rows.
     pub rows: u32,
+    /// Width in pixels; 0 if not known.
     pub width_pixels: u32,
+    /// Height in pixels; 0 if not known.
     pub height_pixels: u32,
 }
 
@@ -83,9 +79,7 @@ pub fn resize(master: impl AsFd, window: Window) -> io::Result<()> {
         ws_xpixel: clamp(window.width_pixels),
         ws_ypixel: clamp(window.height_pixels),
     };
-    // SAFETY: nix has no TIOCSWINSZ wrapper; it reads one winsize, which lives here.
-    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &size) })?;
-    Ok(())
+    Ok(tcsetwinsize(master, size)?)
 }
 
 /// Applies the modes of a `pty-req` (RFC 4254 section 8) to the terminal; what this system has no
@@ -127,10 +121,6 @@ fn baud_rate(bits: u32) -> Option<BaudRate> {
     })
 }
 
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,9 +148,7 @@ mod tests {
             Window { columns: 132, rows: 43, width_pixels: 1, height_pixels: 70000 },
         )
         .unwrap();
-        let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes one winsize, which lives here.
-        check(unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::TIOCGWINSZ, &mut size) }).unwrap();
+        let size = rustix::termios::tcgetwinsize(&pty.slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row, size.ws_ypixel), (132, 43, u16::MAX));
     }
 

@@ -1,5 +1,5 @@
 //! What a long-running service sets for itself alone: more open files, and files for its owner alone.
-//! Its children get what it was started with. Called by `cli` and `launch`.
+//! Its children get what it was started with.
 
 use std::io;
 use std::sync::OnceLock;

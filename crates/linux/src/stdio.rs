@@ -1,5 +1,4 @@
-//! What this process writes to stdout and stderr, and where its stderr goes. Called by `telemetry`, `cli`
-//! and `remote::node`.
+//! What this process writes to stdout and stderr, and where its stderr goes.
 
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +14,7 @@ use nix::unistd::write;
 pub struct Unwritten {
     /// Bytes that were written.
     pub taken: usize,
+    /// Why.
     pub source: io::Error,
 }
 

@@ -6,8 +6,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
-
 use super::dir::Dir;
 
 /// The user this process acts as.
@@ -29,7 +27,7 @@ pub fn directory(path: &Path) -> io::Result<Dir> {
 
 /// Opens a regular file in it, itself no link, that only root or we can write.
 pub fn file(dir: &Dir, name: &Path) -> io::Result<std::fs::File> {
-    let file = dir.open_file(name, OFlag::O_RDONLY)?;
+    let file = dir.open_file(name)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(refused("it is no regular file"));

@@ -36,6 +36,7 @@ pub fn client_without_redirects(
     trust.apply(builder)?.build().map_err(trust::Error::Client)
 }
 
+#[allow(clippy::disallowed_methods, reason = "every client begins here")]
 fn builder(read_timeout: Duration) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("ims-job-agent/", env!("CARGO_PKG_VERSION")))

@@ -98,8 +98,9 @@ mod tests {
     #[test]
     fn a_ca_file_without_certificates_is_an_error_that_names_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error =
-            Trust::CaFile(file.path().into()).apply(reqwest::Client::builder()).unwrap_err();
+        let error = Trust::CaFile(file.path().into())
+            .apply(super::super::builder(std::time::Duration::ZERO))
+            .unwrap_err();
         assert!(error.to_string().contains(file.path().to_str().unwrap()), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use super::names::Table;
 use super::ops::{self, Session};
 use super::request::{EXTENSIONS, HandleName};
 use super::status::Status;
-use linux::files::{self, Figures};
+use linux::disk::Figures;
 
 const VERSION: u8 = 2;
 const EXTENDED_REPLY: u8 = 201;
@@ -117,7 +117,7 @@ pub(crate) fn fsync(session: &Session, handle: HandleName) -> Status {
 
 pub(crate) fn fstatvfs(session: &Session, id: u32, handle: HandleName) -> Packet {
     match session.handles.file(handle) {
-        Some(open) => statvfs(id, files::figures_of(&open.file)),
+        Some(open) => statvfs(id, Figures::of_file(&open.file)),
         None => Status::Failure.packet(id),
     }
 }

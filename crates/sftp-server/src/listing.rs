@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use super::names::Table;
+use linux::stat::FileKind;
 
 /// Half a year: older files (and not those from the future) are shown with the year.
 const RECENT: i64 = 365 * 24 * 60 * 60 / 2;
@@ -43,22 +44,21 @@ fn time(modified: i64, now: i64, zone: &TimeZone) -> String {
 
 /// strmode(3), without its last column, the blank for an access list.
 fn mode(mode: u32) -> String {
-    let kind = match mode & libc::S_IFMT {
-        libc::S_IFDIR => 'd',
-        libc::S_IFCHR => 'c',
-        libc::S_IFBLK => 'b',
-        libc::S_IFREG => '-',
-        libc::S_IFLNK => 'l',
-        libc::S_IFSOCK => 's',
-        libc::S_IFIFO => 'p',
-        _ => '?',
+    let kind = match FileKind::of(mode) {
+        FileKind::Directory => 'd',
+        FileKind::CharDevice => 'c',
+        FileKind::BlockDevice => 'b',
+        FileKind::Regular => '-',
+        FileKind::Symlink => 'l',
+        FileKind::Socket => 's',
+        FileKind::Fifo => 'p',
+        FileKind::Other => '?',
     };
     let mut text = String::from(kind);
-    for (shift, special, marks) in [
-        (6, libc::S_ISUID, ('s', 'S')),
-        (3, libc::S_ISGID, ('s', 'S')),
-        (0, libc::S_ISVTX, ('t', 'T')),
-    ] {
+    // Of the owner, with setuid; of the group, with setgid; of others, with the sticky bit.
+    for (shift, special, marks) in
+        [(6, 0o4000, ('s', 'S')), (3, 0o2000, ('s', 'S')), (0, 0o1000, ('t', 'T'))]
+    {
         let bits = mode >> shift;
         text.push(if bits & 4 != 0 { 'r' } else { '-' });
         text.push(if bits & 2 != 0 { 'w' } else { '-' });

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
-use nix::fcntl::OFlag;
 
 use super::attrs::Attrs;
 use super::codec::Packet;
@@ -19,7 +18,8 @@ use super::listing;
 use super::names::Table;
 use super::request::HandleName;
 use super::status::Status;
-use linux::files;
+use linux::Errno;
+use linux::files::{self, OFlag};
 
 // Kinds of answers (draft section 7).
 const HANDLE: u8 = 102;
@@ -104,7 +104,7 @@ pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
                     Ok(found) if found.is_symlink() => {
                         links += 1;
                         if links > LINKS {
-                            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                            return Err(Errno::ELOOP.into());
                         }
                         let target =
                             fs::read_link(&resolved)?.into_os_string().into_encoded_bytes();
@@ -154,9 +154,8 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Status {
 }
 
 fn no_hard_links(error: &io::Error) -> bool {
-    let errno = error.raw_os_error();
-    matches!(errno, Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EXDEV | libc::EMLINK))
-        || matches!(errno, Some(libc::EPERM))
+    use Errno::{EMLINK, ENOSYS, EPERM, EXDEV};
+    matches!(linux::errno_of(error), Some(Errno::EOPNOTSUPP | ENOSYS | EXDEV | EMLINK | EPERM))
 }
 
 /// What of the attributes is set, in OpenSSH's order; the last failure is told.

@@ -15,6 +15,7 @@ use super::ops::{self, Session, path};
 use super::request::{Message, Request, parse};
 use super::status::Status;
 use super::transfer::{Kind, Output, Transfer, Transfers};
+use linux::disk::Figures;
 use linux::files;
 
 /// Why a session ended before its client did.
@@ -141,7 +142,7 @@ impl Server {
         let session = &mut self.session;
         let status = match request {
             Request::Statvfs(name) => {
-                return extended::statvfs(id, files::figures(path(&name)));
+                return extended::statvfs(id, Figures::of(path(&name)));
             }
             Request::Fstatvfs(handle) => return extended::fstatvfs(session, id, handle),
             Request::Limits => return extended::limits(id, self.most),

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::codec::Packet;
+use linux::Errno;
 
 /// SSH_FXP_STATUS.
 const STATUS: u8 = 101;
@@ -21,11 +22,13 @@ pub(crate) enum Status {
 
 impl Status {
     pub(crate) fn of(error: &io::Error) -> Status {
-        match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::EBADF | libc::ELOOP) => Status::NoSuchFile,
-            Some(libc::EPERM | libc::EACCES | libc::EFAULT) => Status::PermissionDenied,
-            Some(libc::ENAMETOOLONG | libc::EINVAL) => Status::BadMessage,
-            Some(libc::ENOSYS) => Status::OpUnsupported,
+        match linux::errno_of(error) {
+            Some(Errno::ENOENT | Errno::ENOTDIR | Errno::EBADF | Errno::ELOOP) => {
+                Status::NoSuchFile
+            }
+            Some(Errno::EPERM | Errno::EACCES | Errno::EFAULT) => Status::PermissionDenied,
+            Some(Errno::ENAMETOOLONG | Errno::EINVAL) => Status::BadMessage,
+            Some(Errno::ENOSYS) => Status::OpUnsupported,
             // A NUL in a name: no such file can be.
             None if error.kind() == io::ErrorKind::InvalidInput => Status::NoSuchFile,
             _ => Status::Failure,

@@ -11,6 +11,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use linux::stat::FileKind;
+use linux::testing::make_node;
 use sftp_server::attrs::Attrs;
 use sftp_server::codec::{Fields, Packet};
 
@@ -77,7 +79,7 @@ fn tree(root: &Path) {
     symlink("file", root.join("link")).unwrap();
     symlink("nowhere", root.join("dangling")).unwrap();
     symlink("loop", root.join("loop")).unwrap();
-    nix::unistd::mkfifo(&root.join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    make_node(&root.join("fifo"), FileKind::Fifo, 0o400, (0, 0)).unwrap();
     for name in 0..150 {
         fs::write(root.join(format!("dir/sub/{name}")), "").unwrap();
     }

@@ -1,6 +1,6 @@
 //! The extended attributes by which overlayfs marks what is in an upper layer.
 
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// The namespace in which overlayfs keeps its marks. Not `user.overlay.`: there they are only in overlays
 /// that are mounted with `userxattr`; in others it is the user's, of container storage in the image for

@@ -240,6 +240,7 @@ fn damage(good: &[u8], round: u64, at: &Path) {
 }
 
 /// Rounds of damage; more by hand: `SQUASHFS_DAMAGE_ROUNDS=100000`.
+#[allow(clippy::disallowed_methods, reason = "a test, by hand")]
 fn rounds() -> u64 {
     std::env::var("SQUASHFS_DAMAGE_ROUNDS").map_or(150, |text| text.parse().unwrap())
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Error;
+use linux::interfaces;
 
 /// More addresses than this are not in the programs: at those, connections to refused ports fail by
 /// silence and not at once.
@@ -50,13 +51,7 @@ impl Rules {
 }
 
 fn own_addresses() -> io::Result<Vec<IpAddr>> {
-    let interfaces = nix::ifaddrs::getifaddrs()?;
-    let address = |interface: nix::ifaddrs::InterfaceAddress| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
-    };
-    let mut found: Vec<_> = interfaces.filter_map(address).filter(|ip| !ip.is_loopback()).collect();
+    let mut found: Vec<_> = interfaces::addresses()?.filter(|ip| !ip.is_loopback()).collect();
     found.truncate(MOST_ADDRESSES);
     Ok(found)
 }

@@ -7,9 +7,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-
 use super::*;
+use linux::mount::{Mounted, MsFlags, detach, unmount};
 
 /// An overlay on `/`, its changes on a tmpfs that is outside of it.
 pub(super) struct HostImage {
@@ -19,16 +18,18 @@ pub(super) struct HostImage {
 impl HostImage {
     pub(super) fn new() -> HostImage {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let flags = MsFlags::empty();
-        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, None::<&str>).unwrap();
+        let mount = |kind: &str, point: &Path, options: Option<&str>| {
+            let flags = MsFlags::empty();
+            Mounted::new(kind, Path::new(kind), point, flags, options).unwrap().forget();
+        };
+        mount("tmpfs", dir.path(), None);
         for name in ["upper", "work", "root"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         fs::write(dir.path().join("secret"), "s3kr1t").unwrap();
         let place = dir.path().display();
         let options = format!("lowerdir=/,upperdir={place}/upper,workdir={place}/work");
-        let root = dir.path().join("root");
-        mount(Some("overlay"), &root, Some("overlay"), flags, Some(options.as_str())).unwrap();
+        mount("overlay", &dir.path().join("root"), Some(&options));
         HostImage { dir }
     }
 
@@ -42,16 +43,16 @@ impl HostImage {
 
     /// Unmounts as the workspace does: fails if anything still holds it.
     pub(super) fn unmount(&self) {
-        umount2(&self.root(), MntFlags::empty()).expect("nothing holds the overlay");
-        umount2(self.dir.path(), MntFlags::empty()).expect("nothing holds its layers");
+        unmount(&self.root()).expect("nothing holds the overlay");
+        unmount(self.dir.path()).expect("nothing holds its layers");
     }
 }
 
 impl Drop for HostImage {
     fn drop(&mut self) {
         // After a failed test; otherwise they are gone already.
-        let _ = umount2(&self.root(), MntFlags::MNT_DETACH);
-        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
+        let _ = detach(&self.root());
+        let _ = detach(self.dir.path());
     }
 }
 

@@ -1,8 +1,5 @@
 //! What a session can do to the processes that hold its jail: nothing that outlasts it.
 
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
-
 use super::escape::{host_jail, python};
 use super::*;
 
@@ -105,7 +102,7 @@ print([open('/proc/%s/comm' % name).read().strip() for name in os.listdir('/proc
 /// As a debugger or a stopped container does it, from outside.
 fn stop(jail: &Jail) -> i32 {
     let init = jail.link().unwrap().line.pid;
-    kill(Pid::from_raw(init), Signal::SIGSTOP).unwrap();
+    linux::process::signal(init, Signal::SIGSTOP).unwrap();
     init
 }
 

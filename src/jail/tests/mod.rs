@@ -14,9 +14,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use super::*;
+use linux::Signal;
 use linux::pty::Pty;
 
 /// An image root with a static busybox: a shell, ls, cat, mount and the rest.
@@ -225,7 +224,7 @@ fn who_kills_init_ends_the_sessions_and_the_next_one_works() {
     let (mut child, _stdin, mut stdout, _) = spawn(&jail, Program::Command(b"echo; cat".into()));
     stdout.read_exact(&mut [0]).unwrap();
     let init = jail.link().unwrap().line.pid;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), Signal::SIGKILL).unwrap();
+    linux::process::signal(init, Signal::SIGKILL).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(child.wait()).is_err());
     assert_eq!(run(&jail, "echo again").0, "again\n");

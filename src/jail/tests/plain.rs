@@ -5,6 +5,7 @@
 
 use super::*;
 use linux::capability::CapSet;
+use linux::testing::forget_landlock;
 
 /// What a container runtime gives by default.
 fn container() -> CapSet {
@@ -153,24 +154,11 @@ fn secrets_in_the_container_cannot_be_read() {
     });
 }
 
-/// From now on this thread's kernel has no Landlock, as before Linux 5.13.
-fn forget_landlock() {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-    let filter = SeccompFilter::new(
-        [(libc::SYS_landlock_create_ruleset, vec![])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    apply_filter(&program).unwrap();
-}
-
 #[test]
 fn without_landlock_sessions_work_and_it_is_not_claimed() {
     let (_dir, secret, options) = with_a_secret();
     in_a_container(move || {
-        forget_landlock();
+        forget_landlock().unwrap();
         let jail = establish_plain(options);
         assert!(!jail.description().contains("Landlock"), "{}", jail.description());
         let (out, err, status) = run(&jail, &format!("cat {}/client-secret", secret.display()));

@@ -36,8 +36,13 @@ use ims_client::Status;
 use net::{Policy, Trust};
 use s3_client::get::{self, Source, SourceError};
 
-/// Works for the pod at the other end of stdin and stdout. `directory` is the job's, with its inbox.
-pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow::Result<End> {
+/// Works for the pod at the other end of stdin and stdout. `directory` is the job's, with its inbox; `home`
+/// that of this process's user.
+pub async fn work_for_pod(
+    directory: PathBuf,
+    home: Option<PathBuf>,
+    stop: CancellationToken,
+) -> anyhow::Result<End> {
     let (pod, task) = match Pod::meet().await {
         Ok((pod, task)) => (Arc::new(pod), task),
         Err(error) => {
@@ -56,7 +61,7 @@ pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow
             stop.cancel();
         }
     });
-    let node = Node { pod: pod.clone(), task, stop, started: Instant::now(), directory };
+    let node = Node { pod: pod.clone(), task, stop, started: Instant::now(), directory, home };
     let directory = node.directory.clone();
     // A panic in it is an error like any other.
     let worked = tokio::spawn(async move { node.run().await }).await;
@@ -79,6 +84,7 @@ struct Node {
     stop: CancellationToken,
     started: Instant,
     directory: PathBuf,
+    home: Option<PathBuf>,
 }
 
 impl Node {
@@ -185,7 +191,7 @@ impl Node {
             ca_package,
             ca_cert: self.ca_cert(),
             signing_keys: self.inbox().join(inbox::SIGNING_KEYS),
-            home: std::env::home_dir(),
+            home: self.home.clone(),
             debug: work.verbose,
             arch: self.task.image.arch,
             // The first process of a pid namespace, but in the node's own tree.

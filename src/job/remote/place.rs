@@ -4,12 +4,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use nix::fcntl::{Flock, FlockArg};
-use nix::mount::MsFlags;
 
 use crate::job::package::blocking;
 use crate::remote::wire::inbox;
-use linux::mount::Mounted;
+use linux::files::Locked;
+use linux::mount::{Mounted, MsFlags};
 
 /// Held for as long as the work lasts, so that other jobs see that the directory is somebody's.
 const LOCK: &str = "lock";
@@ -21,7 +20,7 @@ pub(super) fn image_dir(directory: &Path) -> PathBuf {
 
 /// Takes possession of the job's directory, unpacks the inbox, and puts the directory where users
 /// expect it, for the processes of our mount namespace alone.
-pub(super) fn settle(directory: &Path, parent: &Path) -> anyhow::Result<(Flock<File>, Mounted)> {
+pub(super) fn settle(directory: &Path, parent: &Path) -> anyhow::Result<(Locked, Mounted)> {
     let failed = || format!("cannot use {}", directory.display());
     let lock = lock(directory).with_context(failed)?;
     let archive = directory.join(inbox::ARCHIVE);
@@ -38,10 +37,10 @@ pub(super) fn settle(directory: &Path, parent: &Path) -> anyhow::Result<(Flock<F
 }
 
 /// Under its name it is locked from the first moment.
-fn lock(directory: &Path) -> std::io::Result<Flock<File>> {
+fn lock(directory: &Path) -> std::io::Result<Locked> {
     let new = directory.join("lock.new");
     let file = File::create(&new)?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+    let lock = Locked::exclusively(file).map_err(|(_, errno)| errno)?;
     fs::rename(new, directory.join(LOCK))?;
     Ok(lock)
 }

@@ -4,12 +4,10 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::Signal;
-
 use super::log::Log;
 use super::{KIWI, LOG};
 use linux::disk::{self, human};
-use linux::{cgroup, process};
+use linux::{Signal, cgroup, process};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use super::names::{Name, shown};
 use super::{Error, Refused};
-use linux::openat;
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// Kiwi copies what lies below into the image root; a link there is one of the image, and `/` in
 /// its target is the image's.
@@ -43,7 +42,7 @@ pub(super) fn check(root: &Dir, path: &[u8]) -> Result<(), Error> {
     if path.starts_with(b"root/") {
         return Ok(());
     }
-    match openat::leads_outside(root, Path::new(OsStr::from_bytes(path))) {
+    match root.leads_outside(Path::new(OsStr::from_bytes(path))) {
         Ok(false) => Ok(()),
         Ok(true) => Err(Error::Refused {
             name: shown(path),

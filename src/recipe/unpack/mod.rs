@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::{Error, Refused};
 
-use linux::tree::Dir;
+use linux::dir::Dir;
+use linux::stat::FileKind;
 use names::{Name, shown};
 
 /// What an archive may grow to.
@@ -142,7 +143,7 @@ impl Unpacker<'_> {
         let parent = self.make_directories(name, name.parent())?;
         self.make_room(&parent, name)?;
         let write = |source| name.not_written(source);
-        parent.make_symlink(name.last(), &target).map_err(write)?;
+        parent.make_symlink(name.last(), &*target).map_err(write)?;
         let (uid, gid) = owner(entry);
         parent.set_owner(name.last(), uid, gid).map_err(write)?;
         self.links.push(name.path());
@@ -158,7 +159,7 @@ impl Unpacker<'_> {
             |source| Error::LinkToNothing { name: name.shown(), target: old.shown(), source };
         let old_parent = self.root.descend(&old.parent_path()).map_err(no_file)?;
         let stat = old_parent.stat(old.last()).map_err(no_file)?;
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        if FileKind::of(stat.st_mode) != FileKind::Regular {
             return Err(name.refused(Refused::LinkToNoFile { target: old.shown() }));
         }
         let parent = self.make_directories(name, name.parent())?;
@@ -174,8 +175,7 @@ impl Unpacker<'_> {
         for part in parts {
             let next = match dir.child(part) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    let made = dir.make_dir(part);
-                    made.and_then(|made| dir.set_mode(part, 0o755).map(|()| made))
+                    dir.make_dir(part, 0o755)
                 }
                 other => other,
             };
@@ -186,12 +186,7 @@ impl Unpacker<'_> {
 
     /// A later entry takes the place of an earlier one, as tar has it.
     fn make_room(&self, parent: &Dir, name: &Name) -> Result<(), Error> {
-        match parent.remove_file(name.last()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(name.not_written(error))
-            }
-            _ => Ok(()),
-        }
+        parent.remove(name.last()).map_err(|source| name.not_written(source))
     }
 
     fn attributes(&self, dir: &Dir, name: &Name, entry: &Entry<impl Read>) -> Result<(), Error> {
@@ -199,14 +194,14 @@ impl Unpacker<'_> {
         let mode = entry.header().mode().unwrap_or(0o644) & 0o7777;
         // The owner first: changing it clears set-id bits.
         dir.set_owner(name.last(), uid, gid)
-            .and_then(|()| dir.set_mode(name.last(), mode as u16))
+            .and_then(|()| dir.set_mode(name.last(), mode))
             .map_err(|source| name.not_written(source))
     }
 
     fn time(&self, dir: &Dir, name: &Name, entry: &Entry<impl Read>) -> Result<(), Error> {
         let seconds = entry.header().mtime().unwrap_or_default();
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-        dir.set_time(name.last(), seconds).map_err(|source| name.not_written(source))
+        dir.set_times(name.last(), (seconds.into(), 0)).map_err(|source| name.not_written(source))
     }
 
     /// Looks where the links lead now that everything is there, and sets the directories' times.
@@ -218,7 +213,8 @@ impl Unpacker<'_> {
         for (path, time) in self.times.iter().rev() {
             let (parent, last) = names::split(path);
             let time = u32::try_from(*time).unwrap_or(u32::MAX);
-            self.root.descend(parent).and_then(|dir| dir.set_time(last, time)).map_err(write)?;
+            let set = |dir: Dir| dir.set_times(last, (time.into(), 0));
+            self.root.descend(parent).and_then(set).map_err(write)?;
         }
         Ok(self.done)
     }

@@ -3,7 +3,8 @@
 use std::io;
 
 use super::{Error, Refused};
-use linux::tree::Dir;
+use linux::dir::Dir;
+use linux::stat::FileKind;
 
 /// The path of an entry: one part at least, none of them `.`, `..` or empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +67,9 @@ impl Name {
 
     /// A directory on the way cannot be entered: because an earlier entry made a link of it?
     pub fn way_is_barred(&self, dir: &Dir, part: &[u8], source: io::Error) -> Error {
-        let kind = dir.stat(part).map(|stat| stat.st_mode & libc::S_IFMT);
+        let kind = dir.stat(part).map(|stat| FileKind::of(stat.st_mode));
         match kind {
-            Ok(libc::S_IFLNK) => self.refused(Refused::ThroughLink { link: shown(part) }),
+            Ok(FileKind::Symlink) => self.refused(Refused::ThroughLink { link: shown(part) }),
             _ => self.not_written(source),
         }
     }

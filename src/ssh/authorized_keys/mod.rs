@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use russh::keys::PublicKey;
 
 pub use addresses::PatternList;
-pub(crate) use addresses::matches;
 pub use line::{REQUIRED_RSA_SIZE, acceptable};
 pub use options::{Host, Options, PermitListen, PermitOpen};
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use linux::blocks;
 
 /// How much is read before its disk space is given back.
 const PUNCH: u64 = 4 << 20;
@@ -67,8 +67,7 @@ impl Spill {
         if length < PUNCH {
             return 0;
         }
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if fallocate(&*self.file, flags, self.punched as i64, length as i64).is_err() {
+        if blocks::punch_hole(&self.file, self.punched, length).is_err() {
             return 0;
         }
         self.punched = self.read;

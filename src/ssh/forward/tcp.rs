@@ -13,12 +13,13 @@ use russh::ChannelWriteHalf;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::authorized_keys::{Host, PermitListen, PermitOpen, matches};
+use super::super::authorized_keys::{Host, PermitListen, PermitOpen};
 use super::super::config::Forwarding;
 use super::super::connection::Connection;
 use super::super::session::START;
 use super::unix::{Error, in_jail};
 use super::{CONNECT, Place, join_opened};
+use linux::wildcard;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -57,7 +58,7 @@ impl PermitListen {
     fn fits(&self, host: &str, port: u16) -> bool {
         let host_fits = match &self.host {
             Host::Any => true,
-            Host::Pattern(pattern) => matches(pattern, host),
+            Host::Pattern(pattern) => wildcard::matches(pattern, host),
         };
         host_fits && self.port.is_none_or(|own| own == port)
     }

@@ -20,6 +20,7 @@ use super::environment::environment;
 use super::flow::Inbox;
 use super::registry::{Activity, Identity, Live};
 use crate::jail::{self, Child, Program, Spawn, Stdio3};
+use linux::Signal;
 use linux::pty::Window;
 use record::Recorder;
 use stdio::Stdio;
@@ -123,7 +124,7 @@ async fn record(
     }
 }
 
-fn control() -> (Control, watch::Receiver<Window>, mpsc::Receiver<nix::sys::signal::Signal>) {
+fn control() -> (Control, watch::Receiver<Window>, mpsc::Receiver<Signal>) {
     let (window, window_receiver) = watch::channel(Window::default());
     let (signals, signals_receiver) = mpsc::channel(32);
     (Control { window, signals }, window_receiver, signals_receiver)

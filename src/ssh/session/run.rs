@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nix::sys::signal::Signal;
 use russh::server::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,7 @@ use super::pump::{self, Stream};
 use super::record::Recorder;
 use super::stdio::Stdio;
 use crate::jail::Child;
+use linux::Signal;
 use linux::pty::{Master, Window};
 
 /// How long a program may take to end after it was told to, before its channel is closed anyway.

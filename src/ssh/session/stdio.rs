@@ -1,13 +1,13 @@
 //! Our ends of a program's standard streams: pipes, or the master of its terminal.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::net::unix::pipe;
 
 use super::super::channel::Terminal;
 use crate::jail::Stdio3;
+use linux::files;
 use linux::pty::Master;
 
 /// A pipe of this size takes as much at once as is read and written at once.
@@ -45,8 +45,8 @@ impl Stdio {
 
 /// Reading end, writing end.
 fn pipe_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (read, write) = io::pipe()?;
     // Refused beyond the user's pipe limit: then it stays at 64 KiB.
-    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE));
-    Ok((read, write))
+    files::enlarge_pipe(read.as_fd(), PIPE);
+    Ok((read.into(), write.into()))
 }

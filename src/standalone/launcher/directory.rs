@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::env::Download;
 use crate::standalone::data::let_pass;
+use linux::mountinfo;
 
 #[derive(Debug, Clone)]
 pub struct Directory {
@@ -125,34 +126,33 @@ fn remove_unmounted(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    if let Some(mount) = mount_below(&mounts, &path) {
-        return Err(io::Error::other(format!("{mount} is mounted")));
+    if let Some(mount) = mountinfo::at_or_below(&path)?.first() {
+        return Err(io::Error::other(format!("{} is mounted", mount.point.display())));
     }
     std::fs::remove_dir_all(path)
-}
-
-/// A mount point at or below `path` in the text of proc_mounts(5).
-fn mount_below<'m>(mounts: &'m str, path: &Path) -> Option<&'m str> {
-    mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        // Blanks and the like are octal escapes there; job directories have none of their own, so
-        // an escape can only be below.
-        .find(|mount| Path::new(mount).starts_with(path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use linux::mount::{Mounted, MsFlags};
 
     #[test]
-    fn mounts_at_and_below_a_path_are_found() {
-        let mounts = "proc /proc proc rw 0 0\n/dev/loop0 /data/jobs/1/mnt/a squashfs ro 0 0\n";
-        let below = |path| mount_below(mounts, Path::new(path));
-        assert_eq!(below("/data/jobs/1"), Some("/data/jobs/1/mnt/a"));
-        assert_eq!(below("/data/jobs/1/mnt/a"), Some("/data/jobs/1/mnt/a"));
-        assert_eq!(below("/data/jobs/2"), None);
-        assert_eq!(below("/data/jobs/1/mnt/ab"), None);
+    fn a_tree_in_which_something_is_mounted_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (job, other) = (dir.path().join("1"), dir.path().join("12"));
+        std::fs::create_dir_all(job.join("mnt/a")).unwrap();
+        std::fs::create_dir_all(&other).unwrap();
+        let (source, point) = (Path::new("tmpfs"), job.join("mnt/a"));
+        let mut mounted = Mounted::new("tmpfs", source, &point, MsFlags::empty(), None).unwrap();
+        for path in [&job, &point] {
+            let error = remove_unmounted(path).unwrap_err().to_string();
+            assert!(error.contains("mnt/a is mounted"), "{error}");
+        }
+        remove_unmounted(&other).unwrap();
+        mounted.close().unwrap();
+        remove_unmounted(&job).unwrap();
+        remove_unmounted(&job).unwrap();
+        assert!(!job.exists() && !other.exists());
     }
 }

@@ -1,7 +1,7 @@
 //! A job's processes: the agent, what it left behind, and what a crash of standalone left.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::env;
 use linux::launch;
+use linux::process::{self, Process};
 
 /// How long the kernel may take to end what was killed; a process in a hung disk takes for ever.
 const KILL_TIME: Duration = Duration::from_secs(5);
@@ -23,17 +24,12 @@ pub struct Identity {
 
 impl Identity {
     pub fn of(pid: u32) -> io::Result<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // proc_pid_stat(5): field 2 is the name in parentheses, 3 the state, 22 the start time.
-        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-        let mut fields = fields.into_iter().flatten();
-        if matches!(fields.next(), Some("Z" | "X")) {
+        let number = i32::try_from(pid).map_err(io::Error::other)?;
+        let process = Process::read(number).ok_or(io::ErrorKind::NotFound)?;
+        if !process.runs() {
             return Err(io::Error::other("the process ended; only its parent still knows it"));
         }
-        let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
-        let started =
-            started.ok_or_else(|| io::Error::other("/proc/PID/stat has an unknown form"))?;
-        Ok(Self { pid, started })
+        Ok(Self { pid, started: process.start_time })
     }
 
     pub fn save(&self, path: &Path) -> io::Result<()> {
@@ -80,26 +76,21 @@ impl Identity {
 /// Users keep the id in their environment too (the procedures of IMS export it). But no job runs in
 /// the mount namespace of standalone, and no user of this machine in that of a job.
 pub fn end_leftovers(job: Uuid) {
-    let Ok(ours) = std::fs::read_link("/proc/self/ns/mnt") else { return };
+    let Some(ours) = own_mount_namespace() else { return };
     let marker = env::marker(job);
-    for pid in pids() {
-        let of = |name: &str| Path::new("/proc").join(pid.to_string()).join(name);
-        let (Ok(environment), Ok(namespace)) =
-            (std::fs::read(of("environ")), std::fs::read_link(of("ns/mnt")))
-        else {
-            continue;
-        };
-        let marked = environment.split(|byte| *byte == 0).any(|entry| entry == marker.as_bytes());
-        if marked && namespace != ours {
+    for process in process::all() {
+        let is_marker = |entry: &Vec<u8>| entry == marker.as_bytes();
+        let Some(namespace) = process.mount_namespace() else { continue };
+        if namespace != ours && process.environment().iter().any(is_marker) {
+            let pid = process.pid as u32;
             tracing::warn!(%job, pid, "ending a process that the job left behind");
             launch::kill_now(pid);
         }
     }
 }
 
-fn pids() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+fn own_mount_namespace() -> Option<PathBuf> {
+    Process::read(std::process::id() as i32)?.mount_namespace()
 }
 
 #[cfg(test)]

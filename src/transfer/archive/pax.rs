@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// libarchive leaves the padding of base64 out.
 const UNPADDED: GeneralPurpose = GeneralPurpose::new(

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::pax::Pax;
 use super::sparse::{Form, Lines, MAX_PIECES, Map, Piece, from_pax};
 use crate::transfer::paths::shown;
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// Bytes of a block of an archive.
 const BLOCK: usize = 512;

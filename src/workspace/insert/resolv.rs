@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use linux::dir::{Dir, Time};
 use linux::entry::Attributes;
+use linux::stat::FileKind;
 
 const ETC: &str = "/etc";
 const NAME: &str = "resolv.conf";
@@ -96,10 +97,12 @@ pub(super) fn plan(
 
 fn read(etc: &Dir) -> io::Result<Entry> {
     let name = Path::new(NAME);
-    let Some(stat) = etc.stat(name)? else { return Ok(Entry::Absent) };
-    Ok(match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG if (stat.st_size as u64) <= LARGEST => Entry::File(etc.read(name, LARGEST)?),
-        libc::S_IFLNK => Entry::Link(etc.read_link(name)?),
+    let Some(stat) = etc.find(name)? else { return Ok(Entry::Absent) };
+    Ok(match FileKind::of(stat.st_mode) {
+        FileKind::Regular if (stat.st_size as u64) <= LARGEST => {
+            Entry::File(etc.read(name, LARGEST)?)
+        }
+        FileKind::Symlink => Entry::Link(etc.read_link(name)?),
         _ => Entry::Other,
     })
 }

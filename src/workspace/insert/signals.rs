@@ -3,13 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use nix::sys::stat::{Mode, fchmod, mkdirat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::Error;
 use crate::contract::files::{BUILD_FAILED, COMPLETE, EXITING, FAILED, POD_ERROR, READY};
+use linux::Errno;
 use linux::dir::{Dir, Time};
+use linux::stat::FileKind;
 
 const TMP: &str = "/tmp";
 
@@ -51,13 +52,9 @@ pub fn remove_stale_signals(parent: &Path, root: &Path) -> Result<(), Error> {
 /// Remembers what `/tmp` is like, and makes it if there is none: without it a jailed user could not
 /// signal the end.
 pub(super) fn prepare(root: &Dir) -> io::Result<Option<Tmp>> {
-    let made = if root.stat(Path::new("tmp"))?.is_none() {
-        let mode = Mode::from_bits_truncate(0o1777);
+    let made = if root.find("tmp")?.is_none() {
         let root_time = root.time()?;
-        mkdirat(root, "tmp", mode)?;
-        let tmp = std::fs::File::open(root.path_of(Path::new("tmp")))?;
-        // The umask may have taken bits away.
-        fchmod(&tmp, mode)?;
+        root.make_dir("tmp", 0o1777)?;
         root.set_own_time(root_time)?;
         tracing::info!("the image has no /tmp, made one for the session");
         true
@@ -93,15 +90,10 @@ pub(super) fn take_out(root: &Dir, before: Option<&Tmp>) -> io::Result<()> {
 fn open_tmp(root: &Dir) -> io::Result<Option<Dir>> {
     match root.inside(Path::new(TMP)) {
         Ok(tmp) => Ok(Some(tmp)),
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EXDEV)
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+        Err(error) => match linux::errno_of(&error) {
+            Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 
@@ -109,8 +101,8 @@ fn open_tmp(root: &Dir) -> io::Result<Option<Dir>> {
 fn remove_signals(tmp: &Dir) -> io::Result<bool> {
     let mut removed = false;
     for name in [COMPLETE, FAILED].map(Path::new) {
-        match tmp.stat(name)? {
-            Some(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFDIR => {
+        match tmp.find(name)? {
+            Some(stat) if FileKind::of(stat.st_mode) != FileKind::Directory => {
                 tmp.remove(name)?;
                 removed = true;
             }
@@ -122,7 +114,7 @@ fn remove_signals(tmp: &Dir) -> io::Result<bool> {
 
 fn hash_of_names(tmp: &Dir) -> io::Result<Vec<u8>> {
     let mut hash = Sha256::new();
-    for name in tmp.names()? {
+    for name in tmp.names()?.iter() {
         hash.update(name.as_encoded_bytes());
         hash.update([0]);
     }

@@ -16,6 +16,7 @@ pub struct Insn {
 /// A register. `R0` has results, `R1` to `R5` arguments (lost in a call), `R6` to `R9` stay, `FP` is the
 /// end of the 512 bytes of stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names are all there is to say")]
 pub enum Reg {
     R0 = 0,
     R1,
@@ -33,20 +34,28 @@ pub enum Reg {
 /// Bytes in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
+    /// One byte.
     Byte = 0x10,
+    /// Two bytes.
     Half = 0x08,
+    /// Four bytes.
     Word = 0x00,
 }
 
 /// What is called, by the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Helper {
+    /// `bpf_skb_load_bytes`: copies bytes of a packet.
     SkbLoadBytes = 26,
+    /// `bpf_sk_lookup_tcp`: finds the socket of a connection or a listener.
     LookupTcp = 84,
+    /// `bpf_sk_lookup_udp`: finds the socket that gets a datagram.
     LookupUdp = 85,
+    /// `bpf_sk_release`: gives a socket back that was found.
     Release = 86,
+    /// `bpf_sk_storage_get`: what a map holds for a socket.
     SocketStorage = 107,
-    /// Linux 5.18.
+    /// `bpf_set_retval`: the error of the call, Linux 5.18.
     SetReturn = 187,
 }
 
@@ -70,26 +79,32 @@ impl Asm {
         self.program.push(Insn { code, registers, offset, immediate });
     }
 
+    /// `to = from`.
     pub fn copy(&mut self, to: Reg, from: Reg) {
         self.push(0xbf, to, from, 0, 0);
     }
 
+    /// `to = value`.
     pub fn set(&mut self, to: Reg, value: i32) {
         self.push(0xb7, to, Reg::R0, 0, value);
     }
 
+    /// `to += value`.
     pub fn add(&mut self, to: Reg, value: i32) {
         self.push(0x07, to, Reg::R0, 0, value);
     }
 
+    /// `to &= value`.
     pub fn and(&mut self, to: Reg, value: i32) {
         self.push(0x57, to, Reg::R0, 0, value);
     }
 
+    /// `to <<= bits`.
     pub fn shift_left(&mut self, to: Reg, bits: i32) {
         self.push(0x67, to, Reg::R0, 0, bits);
     }
 
+    /// `to >>= bits`.
     pub fn shift_right(&mut self, to: Reg, bits: i32) {
         self.push(0x77, to, Reg::R0, 0, bits);
     }
@@ -110,15 +125,18 @@ impl Asm {
         self.push(0, Reg::R0, Reg::R0, 0, 0);
     }
 
+    /// Calls a helper.
     pub fn call(&mut self, helper: Helper) {
         self.push(0x85, Reg::R0, Reg::R0, 0, helper as i32);
     }
 
+    /// Ends the program with this result.
     pub fn exit(&mut self, result: i32) {
         self.set(Reg::R0, result);
         self.push(0x95, Reg::R0, Reg::R0, 0, 0);
     }
 
+    /// A new label, which is to be placed once.
     pub fn label(&mut self) -> Label {
         self.labels.push(None);
         Label(self.labels.len() - 1)
@@ -129,6 +147,7 @@ impl Asm {
         self.labels[label.0] = Some(self.program.len());
     }
 
+    /// Goes on at the label.
     pub fn jump(&mut self, label: Label) {
         self.jump_by(0x05, Reg::R0, 0, label);
     }

@@ -1,8 +1,9 @@
 //! BPF programs on a control group (bpf(2)): loading, attaching, and the one kind of map that is needed.
 //!
-//! Called by `jail::network`, whose programs these are. `asm` puts instructions together.
+//! `asm` puts instructions together.
 
 pub mod asm;
+pub mod socket;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -18,10 +19,15 @@ pub enum Hook {
     Egress = 1,
     /// A socket is made.
     SocketCreate = 2,
+    /// bind(2) to an IPv4 address.
     Bind4 = 8,
+    /// bind(2) to an IPv6 address.
     Bind6 = 9,
+    /// connect(2) to an IPv4 address.
     Connect4 = 10,
+    /// connect(2) to an IPv6 address.
     Connect6 = 11,
+    /// setsockopt(2).
     SetSockOpt = 22,
 }
 
@@ -108,6 +114,7 @@ struct BtfAttr {
 pub struct SocketMarks(OwnedFd);
 
 impl SocketMarks {
+    /// Makes one, empty.
     pub fn new() -> io::Result<SocketMarks> {
         // Such a map must say of what type its values are.
         let types = int_type();

@@ -1,7 +1,6 @@
 //! Who descends from a process, by `/proc`: used to find and name what sessions left running.
 
 use std::collections::HashMap;
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -27,9 +26,7 @@ pub fn rooted_in(root: &Path) -> Vec<Process> {
     let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
     let Some(root) = identity(root) else { return Vec::new() };
     // By identity: of a process in another mount namespace the path says nothing.
-    let is_rooted = |process: &Process| {
-        identity(Path::new(&format!("/proc/{}/root", process.pid))) == Some(root)
-    };
+    let is_rooted = |process: &Process| identity(&process.file("root")) == Some(root);
     named(all().into_iter().filter(Process::runs).filter(is_rooted).collect())
 }
 
@@ -67,16 +64,16 @@ fn inherited_by(me: i32, table: Vec<Process>) -> Vec<Process> {
 
 pub(super) fn named(processes: Vec<Process>) -> Vec<Process> {
     let named = |process: Process| Process {
-        name: command_line(process.pid).unwrap_or(process.name),
+        name: command_line(&process).unwrap_or(process.name),
         ..process
     };
     processes.into_iter().map(named).collect()
 }
 
-fn command_line(pid: i32) -> Option<String> {
+fn command_line(process: &Process) -> Option<String> {
     const SHOWN: usize = 120;
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let text = String::from_utf8_lossy(&line).replace('\0', " ");
+    let line = process.arguments().join(&b' ');
+    let text = String::from_utf8_lossy(&line);
     let text: String = text.trim().chars().take(SHOWN).collect();
     Some(text).filter(|text| !text.is_empty())
 }
@@ -93,8 +90,16 @@ mod tests {
             .spawn()
             .unwrap();
         std::io::Read::read(shell.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        let found = descendants(std::process::id() as i32);
-        let sleeper = found.iter().find(|process| process.name == "sleep 987").unwrap();
+        // The shell may be quicker to speak than its child is to become `sleep`.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let sleeper = loop {
+            let mut found = descendants(std::process::id() as i32).into_iter();
+            match found.find(|process| process.name == "sleep 987") {
+                Some(sleeper) => break sleeper,
+                None => assert!(std::time::Instant::now() < deadline, "it is not found"),
+            }
+            std::thread::yield_now();
+        };
         sleeper.signal(nix::sys::signal::Signal::SIGKILL);
         // The shell waits for it, so this ends.
         assert!(shell.wait().unwrap().success());

@@ -1,4 +1,4 @@
-//! Ending processes that may start others meanwhile. Called by `jail` and `workspace`.
+//! Ending processes that may start others meanwhile.
 
 use std::time::Instant;
 

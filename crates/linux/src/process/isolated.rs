@@ -1,5 +1,5 @@
 //! External commands that mount things: in a mount and a pid namespace of their own, so that neither a
-//! mount nor a process outlives them. Called by `recipe::kiwi`.
+//! mount nor a process outlives them.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;

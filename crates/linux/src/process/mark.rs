@@ -42,7 +42,7 @@ pub fn survivors(directory: &Path, root: &Path) -> Vec<Process> {
     let Ok(place) = place(directory) else { return Vec::new() };
     let (mut found, mut in_use) = (Vec::new(), Vec::new());
     for process in all().into_iter().filter(Process::runs) {
-        match Mark::of(process.pid).filter(|mark| mark.place == place) {
+        match Mark::of(&process).filter(|mark| mark.place == place) {
             Some(mark) if mark.agent_lives() => in_use.push(process.pid),
             Some(_) => found.push(process.pid),
             None => {}
@@ -80,16 +80,13 @@ fn ancestors(table: &[Process]) -> HashSet<i32> {
 }
 
 impl Mark {
-    fn of(pid: i32) -> Option<Mark> {
-        let strings = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let arguments = strings("cmdline");
-        let mut arguments = arguments.split(|byte| *byte == 0).skip(1);
-        if arguments.next() == Some(INIT.as_bytes()) {
-            return Mark::parse(arguments.next()?);
+    fn of(process: &Process) -> Option<Mark> {
+        if let [_, first, mark @ ..] = process.arguments().as_slice()
+            && first == INIT.as_bytes()
+        {
+            return Mark::parse(mark.first()?);
         }
-        let environment = strings("environ");
-        let mut values = environment.split(|byte| *byte == 0);
-        values.find_map(|entry| {
+        process.environment().iter().find_map(|entry| {
             Mark::parse(entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=")?)
         })
     }

@@ -1,30 +1,23 @@
 //! Handles on processes (pidfd_open(2)): waiting for an end without being the parent.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A handle on the process; close-on-exec.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: plain numbers; nix has no pidfd_open.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made by the kernel for us, nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let pid = Pid::from_raw(pid).ok_or(Errno::EINVAL)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Ends the process by force; that it has ended already is an error.
 pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
-    let (fd, none) = (pidfd.as_fd().as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
-    // SAFETY: plain numbers, and no further information on the signal; nix has no pidfd_send_signal.
-    let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0u32) };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    Ok(pidfd_send_signal(pidfd, Signal::KILL)?)
 }
 
 /// Takes the status of a child that has ended. One that is not (any more) ours is no error.

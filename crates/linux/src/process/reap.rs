@@ -28,6 +28,7 @@ fn own() -> std::sync::MutexGuard<'static, HashSet<i32>> {
 pub struct OwnChild(i32);
 
 impl OwnChild {
+    /// Registers a child by its number.
     pub fn register(pid: u32) -> Self {
         let pid = i32::try_from(pid).expect("a process id fits in pid_t");
         own().insert(pid);

@@ -27,6 +27,8 @@ const TAIL_LINES: usize = 20;
 /// The longest line that is kept; a program that writes no line ends must not fill the memory.
 const LINE_BYTES: usize = 4096;
 
+/// Why a command did not come to a good end.
+#[allow(missing_docs, reason = "the messages say what each means")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot start {program}{}", if_absent(.source))]
@@ -310,7 +312,7 @@ impl Lines {
 pub(super) mod tests {
     use super::*;
 
-    pub fn sh(script: &str) -> Command {
+    pub(crate) fn sh(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
         command

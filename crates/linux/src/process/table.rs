@@ -1,12 +1,16 @@
 //! The process table, from `/proc` (proc(5)).
 
-use nix::sys::signal::{Signal, kill};
+use std::io;
+
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// One process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
+    /// Its number.
     pub pid: i32,
+    /// The number of its parent; 0 if that is outside of the pid namespace.
     pub parent: i32,
     /// The leader of its session (setsid(2)).
     pub session: i32,
@@ -39,6 +43,17 @@ impl std::fmt::Display for Process {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.name, self.pid)
     }
+}
+
+/// Signals a process by its number, which must be known to be its own still.
+pub fn signal(pid: i32, signal: Signal) -> io::Result<()> {
+    Ok(kill(Pid::from_raw(pid), signal)?)
+}
+
+/// Signals a process group. It must be known that its leader was not waited for yet, or the number could be
+/// another's by now.
+pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    Ok(killpg(leader, signal)?)
 }
 
 /// All processes of this pid namespace.

@@ -8,16 +8,22 @@ use super::{Process, all};
 /// How a process uses a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
+    /// Its root directory lies there.
     Root,
+    /// Its working directory lies there.
     WorkingDirectory,
+    /// Its program lies there.
     Executable,
+    /// It has a file there open.
     OpenFile,
 }
 
 /// A process that uses a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
+    /// Who.
     pub process: Process,
+    /// The first of its uses that was found.
     pub how: Use,
 }
 
@@ -42,7 +48,7 @@ pub fn users_of(path: &Path) -> Vec<User> {
     all()
         .into_iter()
         .filter(|process| process.pid != me && process.runs())
-        .filter_map(|process| place.use_by(process.pid).map(|how| User { process, how }))
+        .filter_map(|process| place.use_by(&process).map(|how| User { process, how }))
         .collect()
 }
 
@@ -61,14 +67,13 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn use_by(&self, pid: i32) -> Option<Use> {
-        let of = |name: &str| format!("/proc/{pid}/{name}");
+    fn use_by(&self, process: &Process) -> Option<Use> {
         [("root", Use::Root), ("cwd", Use::WorkingDirectory), ("exe", Use::Executable)]
             .into_iter()
-            .find(|(name, _)| self.holds(Path::new(&of(name))))
+            .find(|(name, _)| self.holds(&process.file(name)))
             .map(|(_, how)| how)
             .or_else(|| {
-                let mut files = std::fs::read_dir(of("fd")).ok()?.flatten();
+                let mut files = std::fs::read_dir(process.file("fd")).ok()?.flatten();
                 files.any(|file| self.holds(&file.path())).then_some(Use::OpenFile)
             })
     }

@@ -1,16 +1,17 @@
-//! Taking the status of ended children, as pid 1 or a subreaper must. Used by the jail's init.
+//! Ended children: looking at them, and taking their status, as pid 1 or a subreaper must.
 
 use std::io;
 
 use nix::errno::Errno;
-use nix::sys::wait::WaitPidFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 /// The next ended child and its raw wait(2) status; `None` if none has ended, or there is none.
-pub fn next(flags: WaitPidFlag) -> io::Result<Option<(Pid, i32)>> {
+pub fn next() -> io::Result<Option<(Pid, i32)>> {
     let mut status = 0;
     // SAFETY: `status` is live for the call. nix would turn the status into an enum that loses it.
-    let pid = unsafe { libc::waitpid(-1, &mut status, flags.bits()) };
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
     match pid {
         0 => Ok(None),
         pid if pid > 0 => Ok(Some((Pid::from_raw(pid), status))),
@@ -19,4 +20,16 @@ pub fn next(flags: WaitPidFlag) -> io::Result<Option<(Pid, i32)>> {
             errno => Err(errno.into()),
         },
     }
+}
+
+/// Whether this child has ended; its status stays to be taken.
+pub fn has_ended(child: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    !matches!(waitid(Id::Pid(child), flags), Ok(WaitStatus::StillAlive))
+}
+
+/// Kills this child and waits for its end. That it is gone already is no error.
+pub fn kill_and_wait(child: Pid) {
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
 }

@@ -40,6 +40,7 @@ impl Master {
         self.0.async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?)).await
     }
 
+    /// Sets the size of the terminal; the kernel sends SIGWINCH to the foreground process group.
     pub fn resize(&self, window: Window) -> io::Result<()> {
         super::resize(self.0.get_ref().as_fd(), window)
     }

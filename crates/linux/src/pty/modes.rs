@@ -11,13 +11,19 @@ const DISABLED: u32 = 255;
 /// One mode that Linux knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// A control character.
     Character(Index),
+    /// A flag of input.
     Input(InputFlags),
+    /// A local flag: echo, signals, line editing.
     Local(LocalFlags),
+    /// A flag of output.
     Output(OutputFlags),
+    /// A flag of the line.
     Control(ControlFlags),
     /// Bits of a character: CS7 or CS8.
     Size(ControlFlags),
+    /// Of the line, in bits a second.
     Speed,
 }
 

@@ -32,19 +32,19 @@ pub(super) const fn refuse(errno: i32) -> sock_filter {
 
 /// An argument of a call, to be compared with a few values.
 pub(super) struct Check<'a> {
-    pub number: u32,
-    pub argument: u32,
-    pub values: &'a [u32],
+    pub(super) number: u32,
+    pub(super) argument: u32,
+    pub(super) values: &'a [u32],
 }
 
 impl Check<'_> {
     /// Refuses the call where the argument is one of the values.
-    pub fn refuse_these(&self, errno: i32) -> Vec<sock_filter> {
+    pub(super) fn refuse_these(&self, errno: i32) -> Vec<sock_filter> {
         self.compare(vec![op(JUMP, 1), refuse(errno)])
     }
 
     /// Refuses the call where the argument is none of the values.
-    pub fn refuse_others(&self, errno: i32) -> Vec<sock_filter> {
+    pub(super) fn refuse_others(&self, errno: i32) -> Vec<sock_filter> {
         self.compare(vec![refuse(errno)])
     }
 

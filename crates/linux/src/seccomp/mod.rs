@@ -28,6 +28,7 @@ pub enum Level {
 }
 
 /// Why the filter could not be made or loaded.
+#[allow(missing_docs, reason = "the messages say what each means")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot compile the system call filter")]

@@ -84,21 +84,22 @@ pub(super) const FAMILIES: &[u32] =
 pub(super) mod i386 {
     /// In the order of `ALWAYS` (without kexec_file_load), then `ALWAYS_HERE`; behind it what is there
     /// alone: stime, vm86old, vm86, clock_settime64.
-    pub const ALWAYS: &[u32] = &[
+    pub(crate) const ALWAYS: &[u32] = &[
         51, 286, 357, 264, 129, 338, 350, 128, 426, 427, 425, 283, 288, 253, 169, 342, 336, 438,
         131, 443, 88, 287, 79, 115, 87, 103, 374, 111, 101, 110, 86, 25, 113, 166, 404,
     ];
     /// In the order of `MOUNTS`; behind it umount.
-    pub const MOUNTS: &[u32] = &[431, 432, 430, 433, 21, 442, 429, 428, 217, 346, 52, 467, 22];
+    pub(crate) const MOUNTS: &[u32] =
+        &[431, 432, 430, 433, 21, 442, 429, 428, 217, 346, 52, 467, 22];
     /// In the order of `INTO_PROCESSES`.
-    pub const INTO_PROCESSES: &[(u32, u32)] =
+    pub(crate) const INTO_PROCESSES: &[(u32, u32)] =
         &[(349, 0), (349, 1), (434, 0), (340, 0), (347, 0), (348, 0), (26, 1)];
     /// In the order of `MAKING_SOCKETS`.
-    pub const MAKING_SOCKETS: &[u32] = &[359, 360];
+    pub(crate) const MAKING_SOCKETS: &[u32] = &[359, 360];
     /// One call for all of sockets, whose arguments lie in memory: which of its calls make some.
-    pub const SOCKETCALL: u32 = 102;
-    pub const SOCKETCALLS: &[u32] = &[1, 8];
-    pub const UNSHARE: u32 = 310;
-    pub const CLONE: u32 = 120;
-    pub const CLONE3: u32 = 435;
+    pub(crate) const SOCKETCALL: u32 = 102;
+    pub(crate) const SOCKETCALLS: &[u32] = &[1, 8];
+    pub(crate) const UNSHARE: u32 = 310;
+    pub(crate) const CLONE: u32 = 120;
+    pub(crate) const CLONE3: u32 = 435;
 }

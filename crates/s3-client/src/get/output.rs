@@ -47,7 +47,7 @@ impl<'a> Output<'a> {
         // st_blocks counts units of 512 bytes (stat(2)).
         let taken = self.file.metadata().map_or(0, |found| found.blocks() * 512);
         let needed = size.saturating_sub(taken);
-        match linux::fs::free_bytes(&*self.file) {
+        match linux::disk::free_bytes(&*self.file) {
             Ok(free) if free < needed => {
                 Err(Error::NoSpace { path: self.path.clone(), needed, free })
             }
@@ -102,7 +102,7 @@ impl<'a> Output<'a> {
         let file = self.file.clone();
         let wrote = tokio::task::spawn_blocking(move || {
             file.write_all_at(&block, at)?;
-            linux::fs::start_writeback(&*file, at, block.len() as u64);
+            linux::blocks::start_writeback(&*file, at, block.len() as u64);
             block.clear();
             Ok(block)
         });
@@ -115,7 +115,7 @@ impl<'a> Output<'a> {
         if !full.contains(&source.kind()) {
             return Error::Write { path: self.path.clone(), source };
         }
-        let free = linux::fs::free_bytes(&*self.file).unwrap_or_default();
+        let free = linux::disk::free_bytes(&*self.file).unwrap_or_default();
         let needed = if end == u64::MAX { BLOCK as u64 } else { end - at };
         Error::NoSpace { path: self.path.clone(), needed, free }
     }

@@ -319,11 +319,12 @@ struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
     fn new(kibibytes: u32) -> Self {
-        use nix::mount::{MsFlags, mount};
+        use linux::mount::{Mounted, MsFlags};
         let dir = tempfile::tempdir().unwrap();
-        let (fs, size) = (Some("tmpfs"), format!("size={kibibytes}k"));
-        mount(fs, dir.path(), fs, MsFlags::empty(), Some(size.as_str()))
-            .expect("this test mounts: run as root");
+        let (source, size) = (std::path::Path::new("tmpfs"), format!("size={kibibytes}k"));
+        Mounted::new("tmpfs", source, dir.path(), MsFlags::empty(), Some(&size))
+            .expect("this test mounts: run as root")
+            .forget();
         Self(dir)
     }
 }
@@ -331,7 +332,7 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         // A hashing thread may hold the file for another moment.
-        nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        linux::mount::detach(self.0.path()).unwrap();
     }
 }
 

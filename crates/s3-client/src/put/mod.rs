@@ -139,7 +139,7 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<Uploaded, Error> {
         let local = |source| Error::Local { target: object.to_string(), source };
-        let file = linux::fs::memory_file(bytes).map_err(local)?;
+        let file = linux::files::memory_file(bytes).map_err(local)?;
         self.put_file(object, file, options, &(), cancel).await
     }
 }

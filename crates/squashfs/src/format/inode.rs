@@ -353,7 +353,6 @@ pub fn encode_device(major: u64, minor: u64) -> u32 {
 }
 
 /// Major and minor of a stored device number.
-pub fn decode_device(device: u32) -> (u64, u64) {
-    let device = u64::from(device);
+pub fn decode_device(device: u32) -> (u32, u32) {
     ((device >> 8) & 0xfff, (device & 0xff) | (device >> 12) & 0xfff00)
 }

@@ -11,7 +11,7 @@ use crate::format::metadata::{BLOCK, Header, Reference};
 use crate::format::options::Options;
 use crate::format::superblock::{ABSENT, SIZE};
 use crate::format::{Compressor, Inode, Superblock};
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// An image that can be read by several threads at once.
 pub struct Image {

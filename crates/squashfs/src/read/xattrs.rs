@@ -9,7 +9,7 @@ use crate::format::metadata::{BLOCK, Reference};
 use crate::format::superblock::ABSENT;
 use crate::format::xattr::{NONE, OUT_OF_LINE, SET_SIZE, Set, prefix};
 use crate::format::{Fill, Superblock, u32_at, u64_at};
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// Longest value and most bytes of names that Linux has; no set is bigger.
 const MAX_VALUE: usize = 65536;

@@ -12,7 +12,7 @@ use super::super::write::source::{Place, Request, SourceFile, Version, version};
 use crate::format::inode::File;
 use crate::format::metadata::Reference;
 use crate::write::Error;
-use linux::tree::Stat;
+use linux::stat::Stat;
 
 /// Files that are compared by one worker in one go; bounds open directories.
 const BATCH: usize = 64;

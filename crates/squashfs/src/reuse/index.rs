@@ -10,11 +10,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use libc::{S_IFCHR, S_IFDIR, S_IFMT};
-
 use super::super::write::Error;
 use super::super::write::source::Place;
-use linux::tree::{Dir, Stat};
+use linux::dir::Dir;
+use linux::stat::{FileKind, Stat};
 
 /// Bytes of `ovl_fb` before the file system's own handle: version, magic, length, flags, type, uuid.
 const HEADER: usize = 5 + 16;
@@ -43,8 +42,8 @@ impl Index {
         let mut entries = HashMap::new();
         for name in (0..).map_while(|at| names.get(at)) {
             let stat = dir.stat(name).map_err(|e| Error::read("stat", &path, e))?;
-            let whiteout = stat.st_mode & S_IFMT == S_IFCHR && stat.st_rdev == 0;
-            if whiteout || stat.st_mode & S_IFMT == S_IFDIR {
+            let whiteout = FileKind::of(stat.st_mode) == FileKind::CharDevice && stat.st_rdev == 0;
+            if whiteout || FileKind::of(stat.st_mode) == FileKind::Directory {
                 continue;
             }
             if let Some(number) = inode_number(name) {

@@ -26,8 +26,8 @@ use super::format::options::Options as CompressorOptions;
 use super::read::Image;
 use super::write::{self, Error, Options, Summary, scan, sink::Sink};
 use carry::Carry;
+use linux::dir::Dir;
 use linux::disk::filesystem;
-use linux::tree::Dir;
 use progress::Progress;
 
 /// How the changes since the base are known.

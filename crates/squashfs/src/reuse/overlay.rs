@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use libc::{S_IFCHR, S_IFDIR, S_IFMT, S_IFREG};
 use tokio_util::sync::CancellationToken;
 
 use super::super::read::{DirEntry, Guard, Image, MAX_DEPTH};
@@ -20,7 +19,9 @@ use super::survey::{Found, Tree, candidate, find};
 use crate::format::metadata::Reference;
 use crate::format::{Inode, Kind};
 use crate::marks::mark;
-use linux::tree::{Names, Stat, Xattrs};
+use linux::dir::Names;
+use linux::stat::{FileKind, Stat};
+use linux::xattrs::Xattrs;
 
 /// One step of the merged walk.
 enum Step<'a> {
@@ -65,7 +66,7 @@ pub(super) fn survey(
         Step::Upper { place, file, stat, base, metadata_only, .. } => {
             let indexed = base.as_ref().is_some_and(|(_, inode)| inode.nlink > 1);
             let first = found.survey.count_link(stat, indexed || stat.st_nlink > 1);
-            if !first || stat.st_mode & S_IFMT != S_IFREG {
+            if !first || FileKind::of(stat.st_mode) != FileKind::Regular {
                 return Ok(());
             }
             match base {
@@ -285,7 +286,7 @@ impl Merge<'_> {
         if identity(&stat) == self.tree.skip {
             return Ok(());
         }
-        if stat.st_mode & S_IFMT == S_IFDIR {
+        if FileKind::of(stat.st_mode) == FileKind::Directory {
             let child = scan::child(place, name)?;
             let marks = marks(child.dir.xattrs_self(), &shown)?;
             let opaque = marks.get(&b"opaque"[..]).is_some_and(|value| value == b"y");
@@ -294,12 +295,12 @@ impl Merge<'_> {
             visit(Step::Enter { name, upper: Some((&child, &stat)), base: None })?;
             return self.push(Some(child), base, path);
         }
-        if stat.st_mode & S_IFMT == S_IFCHR && stat.st_rdev == 0 {
+        if FileKind::of(stat.st_mode) == FileKind::CharDevice && stat.st_rdev == 0 {
             return Ok(());
         }
         let mut metadata_only = false;
         let mut base = None;
-        if stat.st_mode & S_IFMT == S_IFREG {
+        if FileKind::of(stat.st_mode) == FileKind::Regular {
             let marks = marks(place.dir.xattrs(name), &shown)?;
             if stat.st_size == 0 && marks.contains_key(&b"whiteout"[..]) {
                 return Ok(());

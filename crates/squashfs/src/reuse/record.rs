@@ -9,7 +9,8 @@ use crate::format::Kind;
 use crate::format::metadata::Reference;
 use crate::write::Error;
 use crate::write::scan::{Identity, identity};
-use linux::tree::{Dir, Stat};
+use linux::dir::Dir;
+use linux::stat::Stat;
 
 /// A file as it was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

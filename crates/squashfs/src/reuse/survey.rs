@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use libc::{S_IFMT, S_IFREG};
 use tokio_util::sync::CancellationToken;
 
 use super::super::read::{DirEntry, Guard, Image};
@@ -17,7 +16,8 @@ use super::index::Index;
 use super::{Changes, overlay};
 use crate::format::metadata::Reference;
 use crate::format::{Inode, Kind};
-use linux::tree::{Dir, Stat};
+use linux::dir::Dir;
+use linux::stat::{FileKind, Stat};
 
 /// The directory that is walked: the tree, or an overlay's upper layer.
 pub(super) struct Tree<'a> {
@@ -92,7 +92,7 @@ fn directory(
         }
         Step::Node { place, name, stat } => {
             let first = found.survey.count(stat);
-            if !first || stat.st_mode & S_IFMT != S_IFREG || stat.st_size == 0 {
+            if !first || FileKind::of(stat.st_mode) != FileKind::Regular || stat.st_size == 0 {
                 return Ok(());
             }
             if let Changes::Recorded(record) = changes

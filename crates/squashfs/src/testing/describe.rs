@@ -59,12 +59,12 @@ fn visit(root: &Path, path: &Path, tree: &mut Tree, links: &mut HashMap<(u64, u6
     } else if kind.is_socket() {
         "socket".to_owned()
     } else {
-        let (major, minor) = (libc::major(data.rdev()), libc::minor(data.rdev()));
+        let (major, minor) = linux::stat::device_numbers(data.rdev());
         format!("{} {major}:{minor}", if kind.is_block_device() { "block" } else { "char" })
     };
     // Through an overlay, an image without any attribute does not know what they are.
     let names = match xattr::list(&full) {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => None,
+        Err(error) if error.raw_os_error() == Some(linux::Errno::EOPNOTSUPP as i32) => None,
         names => Some(names.unwrap()),
     };
     let mut xattrs: Vec<_> = names

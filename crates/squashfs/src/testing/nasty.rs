@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use linux::stat::FileKind;
+use linux::testing::make_node;
 
 /// Bytes that do not compress and depend on the seed alone.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -83,12 +84,12 @@ fn specials(root: &Path) {
     symlink("/nowhere/at/all", root.join("dangling")).unwrap();
     symlink("x".repeat(4000), root.join("far")).unwrap();
     let node = |name: &str, kind, device| {
-        mknod(&root.join(name), kind, Mode::from_bits_truncate(0o640), device).unwrap();
+        make_node(&root.join(name), kind, 0o640, device).unwrap();
     };
-    node("null", SFlag::S_IFCHR, makedev(1, 3));
-    node("disk", SFlag::S_IFBLK, makedev(259, 0x12345));
-    node("fifo", SFlag::S_IFIFO, 0);
-    node("socket", SFlag::S_IFSOCK, 0);
+    node("null", FileKind::CharDevice, (1, 3));
+    node("disk", FileKind::BlockDevice, (259, 0x12345));
+    node("fifo", FileKind::Fifo, (0, 0));
+    node("socket", FileKind::Socket, (0, 0));
     fs::hard_link(root.join("fifo"), root.join("fifo-link")).unwrap();
 }
 

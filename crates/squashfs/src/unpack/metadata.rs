@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::unistd::Uid;
-
 use crate::format::{Inode, Kind};
 use crate::read::{self, Image};
-use linux::tree::{Dir, Xattrs};
+use linux::Errno;
+use linux::dir::Dir;
+use linux::xattrs::Xattrs;
 
 /// An inode's metadata, ready to be set.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Skipped {
 
 impl Skipped {
     pub(super) fn new() -> Self {
-        Self { xattrs: AtomicU64::new(0), root: Uid::effective().is_root() }
+        Self { xattrs: AtomicU64::new(0), root: linux::capability::is_root() }
     }
 
     /// Attributes that were left out, and whether all owners were.
@@ -65,15 +65,15 @@ impl Metadata {
             }
         }
         if let Some(mode) = self.mode {
-            dir.set_mode(name, mode).map_err(|e| ("set the mode of", e))?;
+            dir.set_mode(name, mode.into()).map_err(|e| ("set the mode of", e))?;
         }
-        dir.set_time(name, self.mtime).map_err(|e| ("set the times of", e))
+        dir.set_times(name, (self.mtime.into(), 0)).map_err(|e| ("set the times of", e))
     }
 }
 
 /// Attributes that this process or file system cannot set are counted and, the first time, told.
 fn skip(attribute: &[u8], name: &[u8], error: &io::Error, skipped: &Skipped) -> Result<(), ()> {
-    if !matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::EACCES)) {
+    if !matches!(linux::errno_of(error), Some(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EACCES)) {
         return Err(());
     }
     if skipped.xattrs.fetch_add(1, Ordering::Relaxed) == 0 {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::bounded;
-use nix::sys::stat::SFlag;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
@@ -26,7 +25,8 @@ use super::format::{Inode, Kind};
 use super::read::{Image, Node, Step, Walker};
 use files::Files;
 use linux::cgroup;
-use linux::tree::Dir;
+use linux::dir::Dir;
+use linux::stat::FileKind;
 use metadata::{Metadata, Skipped};
 use progress::Progress;
 
@@ -146,7 +146,7 @@ impl Walk<'_> {
                         None => root.clone(),
                         Some(above) => {
                             self.names += 1;
-                            let made = above.make_dir(node.name());
+                            let made = above.make_dir(node.name(), 0o700);
                             Arc::new(made.map_err(|e| self.error("make", &node.path, e))?)
                         }
                     };
@@ -195,10 +195,14 @@ impl Walk<'_> {
 fn make_special(dir: &Dir, name: &[u8], inode: &Inode) -> io::Result<()> {
     match &inode.kind {
         Kind::Symlink(target) => dir.make_symlink(name, target),
-        Kind::BlockDevice(device) => dir.make_node(name, SFlag::S_IFBLK, decode_device(*device)),
-        Kind::CharDevice(device) => dir.make_node(name, SFlag::S_IFCHR, decode_device(*device)),
-        Kind::Fifo => dir.make_node(name, SFlag::S_IFIFO, (0, 0)),
-        Kind::Socket => dir.make_node(name, SFlag::S_IFSOCK, (0, 0)),
+        Kind::BlockDevice(device) => {
+            dir.make_node(name, FileKind::BlockDevice, decode_device(*device))
+        }
+        Kind::CharDevice(device) => {
+            dir.make_node(name, FileKind::CharDevice, decode_device(*device))
+        }
+        Kind::Fifo => dir.make_node(name, FileKind::Fifo, (0, 0)),
+        Kind::Socket => dir.make_node(name, FileKind::Socket, (0, 0)),
         Kind::Directory(_) | Kind::File(_) => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use super::Error;
 use super::metadata::{Metadata, Skipped};
 use crate::format::inode::{File, Tail};
 use crate::read::{BlockReader, Image};
-use linux::tree::Dir;
+use linux::dir::Dir;
 use progress::Progress;
 
 /// A file to be made.

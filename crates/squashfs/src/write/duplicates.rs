@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::Error;
 use super::source::{Place, SourceFile, hash};
 use crate::format::inode::Tail;
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// Bytes that are compared at a time.
 const STEP: usize = 1 << 20;

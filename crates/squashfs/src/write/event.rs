@@ -9,7 +9,7 @@ use super::Error;
 use super::source::{Content, SourceFile};
 use super::worker::Packed;
 use crate::format::inode::{File, Tail};
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// Where the result of a worker's job will be: one value, sent once.
 pub(crate) type Slot<T> = Receiver<Result<T, Error>>;

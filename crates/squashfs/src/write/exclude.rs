@@ -1,5 +1,7 @@
 //! Paths that are left out of an image.
 
+use linux::wildcard;
+
 /// A pattern for paths below the root, anchored there as mksquashfs's `-wildcards` are: `*` and `?`
 /// match within one component. What lies below a directory that matches is left out with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,39 +24,11 @@ impl Exclude {
     pub fn matches(&self, path: &[u8]) -> bool {
         let mut components = path.split(|byte| *byte == b'/');
         !self.components.is_empty()
-            && self
-                .components
-                .iter()
-                .all(|pattern| components.next().is_some_and(|name| wildcard(pattern, name)))
+            && self.components.iter().all(|pattern| {
+                components.next().is_some_and(|name| wildcard::matches(pattern, name))
+            })
             && components.next().is_none()
     }
-}
-
-/// Matches with backtracking to the last star only, so in at most pattern times name steps.
-fn wildcard(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match star {
-                Some((at, from)) => {
-                    star = Some((at, from + 1));
-                    p = at + 1;
-                    n = from + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub use stream::pack_stream;
 use super::codec::Settings;
 use super::format::Compressor;
 use super::format::metadata::Reference;
-use linux::tree::Dir;
+use linux::dir::Dir;
 use progress::Progress;
 
 /// Bytes in a data block unless told otherwise: mksquashfs's default, which the nodes boot.

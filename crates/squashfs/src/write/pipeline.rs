@@ -17,7 +17,7 @@ use super::tree::Writer;
 use super::{Error, Options, Summary, worker};
 use crate::format::fragment::Fragment;
 use linux::cgroup;
-use linux::tree::Dir;
+use linux::dir::Dir;
 use progress::Progress;
 
 /// Most bytes of blocks that wait for the writer.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use libc::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
@@ -14,7 +13,9 @@ use super::feed::Feeder;
 use super::source::{Place, Request, Version, version};
 use crate::format::inode::encode_device;
 use crate::format::metadata::Reference;
-use linux::tree::{Dir, Names, Stat, Xattrs};
+use linux::dir::{Dir, Names};
+use linux::stat::{FileKind, Stat, device_numbers};
+use linux::xattrs::Xattrs;
 
 /// Deepest directory that is entered: more levels than a path of PATH_MAX bytes can name.
 pub const MAX_DEPTH: usize = 2048;
@@ -70,7 +71,7 @@ pub(crate) fn walk(
         if identity(&stat) == skip {
             continue;
         }
-        if stat.st_mode & S_IFMT != S_IFDIR {
+        if FileKind::of(stat.st_mode) != FileKind::Directory {
             visit(Step::Node { place, name, stat: &stat })?;
             continue;
         }
@@ -120,7 +121,7 @@ impl Survey {
         } else {
             true
         };
-        if first && stat.st_mode & S_IFMT == S_IFREG {
+        if first && FileKind::of(stat.st_mode) == FileKind::Regular {
             self.content += stat.st_size as u64;
         }
         first
@@ -223,7 +224,7 @@ pub(crate) fn node(
     feeder: &mut Feeder,
 ) -> Result<(), Error> {
     let (place, file) = source;
-    if stat.st_mode & S_IFMT == S_IFREG && kept.is_none() {
+    if FileKind::of(stat.st_mode) == FileKind::Regular && kept.is_none() {
         let request = Request { place: place.clone(), name: file.to_vec(), stat: *stat };
         return feeder.file(name, request, nlink);
     }
@@ -240,19 +241,20 @@ pub(crate) fn node(
 
 fn special(place: &Place, name: &[u8], stat: &Stat) -> Result<Special, Error> {
     let device = || {
-        let (major, minor) = (libc::major(stat.st_rdev), libc::minor(stat.st_rdev));
+        let (major, minor) = device_numbers(stat.st_rdev);
         encode_device(major.into(), minor.into())
     };
-    Ok(match stat.st_mode & S_IFMT {
-        S_IFLNK => Special::Symlink(
+    Ok(match FileKind::of(stat.st_mode) {
+        FileKind::Symlink => Special::Symlink(
             place
                 .dir
                 .read_link(name)
-                .map_err(|e| Error::read("read the link", &place.display(name), e))?,
+                .map_err(|e| Error::read("read the link", &place.display(name), e))?
+                .into_encoded_bytes(),
         ),
-        S_IFBLK => Special::BlockDevice(device()),
-        S_IFCHR => Special::CharDevice(device()),
-        S_IFIFO => Special::Fifo,
+        FileKind::BlockDevice => Special::BlockDevice(device()),
+        FileKind::CharDevice => Special::CharDevice(device()),
+        FileKind::Fifo => Special::Fifo,
         _ => Special::Socket,
     })
 }

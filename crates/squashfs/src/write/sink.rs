@@ -9,7 +9,7 @@ use super::Error;
 use super::scan::Identity;
 use crate::format::metadata::Header;
 use crate::format::superblock::{self, Superblock};
-use linux::tree::copy_range;
+use linux::blocks::copy_range;
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 20;

@@ -11,7 +11,10 @@ use twox_hash::XxHash3_64;
 
 use super::Error;
 use crate::marks::without_marks;
-use linux::tree::{self, Dir, Stat, Xattrs};
+use linux::blocks;
+use linux::dir::Dir;
+use linux::stat::{self, Stat};
+use linux::xattrs::{self, Xattrs};
 
 /// A directory of the tree, and its path below the root for messages and to find it again.
 #[derive(Debug)]
@@ -86,7 +89,7 @@ impl Request {
     /// Opens the file and reads it whole if it is shorter than `block_size`.
     pub(crate) fn fetch(self, block_size: u32) -> Result<Content, Error> {
         let source = self.open()?;
-        let xattrs = tree::file_xattrs(&source.file)
+        let xattrs = xattrs::of_file(&source.file)
             .map_err(|e| Error::read("read the attributes of", &source.path, e))?;
         let bytes = if source.size() < u64::from(block_size) {
             let mut bytes = Vec::with_capacity(source.size() as usize + 1);
@@ -134,7 +137,7 @@ impl SourceFile {
 
     /// Where data begins at or after `offset`.
     pub(crate) fn next_data(&self, offset: u64) -> Result<Option<u64>, Error> {
-        tree::next_data(&self.file, offset).map_err(|e| Error::read("seek in", &self.path, e))
+        blocks::next_data(&self.file, offset).map_err(|e| Error::read("seek in", &self.path, e))
     }
 
     /// Reads exactly the bytes at `offset`; fewer mean that the file was cut short.
@@ -147,7 +150,7 @@ impl SourceFile {
 
     /// An error if the file is not as the walk saw it.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let now = tree::file_stat(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
+        let now = stat::of_file(&self.file).map_err(|e| Error::read("stat", &self.path, e))?;
         if version(&now) == version(&self.stat) {
             Ok(())
         } else {

@@ -11,7 +11,7 @@ use super::event::{Attributes, Event};
 use super::feed::Feeder;
 use super::sink::Sink;
 use super::{Error, Options, Summary, pipeline};
-use linux::tree::Dir;
+use linux::dir::Dir;
 
 /// Packs what `feed` feeds into the image `out`, which appears whole or not at all.
 pub fn pack_stream<F>(

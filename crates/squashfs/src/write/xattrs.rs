@@ -10,7 +10,7 @@ use super::sink::Sink;
 use crate::codec::Encoder;
 use crate::format::superblock::ABSENT;
 use crate::format::xattr::{NONE, OUT_OF_LINE, Set, split};
-use linux::tree::Xattrs;
+use linux::xattrs::Xattrs;
 
 /// The longest that the kernel gives and takes (XATTR_NAME_MAX, XATTR_SIZE_MAX of linux/limits.h).
 const LONGEST_NAME: usize = 255;

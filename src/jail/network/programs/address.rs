@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{DATAGRAM, DNS, Parts, STREAM, TUPLE, ask, wire_port, wire4, wire6};
+use linux::Errno;
 use linux::bpf::asm::Reg::{Fp, R1, R2, R6, R7, R8, R9};
 use linux::bpf::asm::{Asm, Helper, Insn, Label, Size};
 
@@ -52,11 +53,11 @@ pub fn program(parts: Parts<'_>, call: Call, family: Family) -> Vec<Insn> {
     address_4(&mut asm, parts, call, allow, refuse);
     asm.place(refuse);
     let error = match call {
-        Call::Bind => libc::EADDRINUSE,
-        Call::Connect => libc::ECONNREFUSED,
+        Call::Bind => Errno::EADDRINUSE,
+        Call::Connect => Errno::ECONNREFUSED,
     };
     if parts.errors {
-        asm.set(R1, -error);
+        asm.set(R1, -(error as i32));
         asm.call(Helper::SetReturn);
     }
     asm.exit(0);

@@ -12,9 +12,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Rules;
 use address::{Call, Family};
+use linux::Errno;
 use linux::bpf::Hook;
 use linux::bpf::asm::Reg::{Fp, R0, R1, R2, R3, R4, R5, R6, R7, R8};
 use linux::bpf::asm::{Asm, Helper, Insn, Label, Reg, Size};
+use linux::bpf::socket::{Protocol, REUSE_PORT, Type};
 
 /// What the programs are made of.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +28,13 @@ pub struct Parts<'a> {
     pub errors: bool,
 }
 
-const STREAM: u32 = libc::SOCK_STREAM as u32;
-const DATAGRAM: u32 = libc::SOCK_DGRAM as u32;
-const RAW: u32 = libc::SOCK_RAW as u32;
-const ICMP: u32 = libc::IPPROTO_ICMP as u32;
-const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
-const TCP: u32 = libc::IPPROTO_TCP as u32;
-const UDP: u32 = libc::IPPROTO_UDP as u32;
+const STREAM: u32 = Type::Stream as u32;
+const DATAGRAM: u32 = Type::Datagram as u32;
+const RAW: u32 = Type::Raw as u32;
+const ICMP: u32 = Protocol::Icmp as u32;
+const ICMPV6: u32 = Protocol::Icmpv6 as u32;
+const TCP: u32 = Protocol::Tcp as u32;
+const UDP: u32 = Protocol::Udp as u32;
 const DNS: u16 = 53;
 
 /// `struct bpf_sock`.
@@ -82,7 +84,7 @@ pub fn all(parts: Parts<'_>) -> Vec<(Hook, Vec<Insn>)> {
 /// A program that is accepted by kernels which let programs choose an error, and by no others.
 pub fn probe_of_errors() -> Vec<Insn> {
     let mut asm = Asm::default();
-    asm.set(R1, -libc::ECONNREFUSED);
+    asm.set(R1, -(Errno::ECONNREFUSED as i32));
     asm.call(Helper::SetReturn);
     asm.exit(0);
     asm.finish()
@@ -127,9 +129,9 @@ fn set_sock_opt() -> Vec<Insn> {
     let mut asm = Asm::default();
     let allow = asm.label();
     asm.load(Size::Word, R2, R1, option::LEVEL);
-    asm.unless_equal(R2, libc::SOL_SOCKET as u32, allow);
+    asm.unless_equal(R2, REUSE_PORT.level, allow);
     asm.load(Size::Word, R2, R1, option::NAME);
-    asm.unless_equal(R2, libc::SO_REUSEPORT as u32, allow);
+    asm.unless_equal(R2, REUSE_PORT.name, allow);
     asm.exit(0);
     asm.place(allow);
     // The user's value as it is: the kernel shows us no more than a page of it.

@@ -1,6 +1,7 @@
 //! Ports that are the host's.
 
 use super::*;
+use linux::testing::reusable_udp;
 
 #[test]
 fn a_port_of_the_host_cannot_be_shared_or_taken() {
@@ -9,7 +10,7 @@ fn a_port_of_the_host_cannot_be_shared_or_taken() {
     let filter = filter(&[standalone]);
     let (image, jails) = both(&filter, CapSet::EMPTY);
     // As resolvers and media servers do.
-    let shared = UdpSocket::from(reusable_udp());
+    let shared = UdpSocket::from(reusable_udp().unwrap());
     let shared_port = shared.local_addr().unwrap().port();
     let script = format!(
         r#"
@@ -45,17 +46,4 @@ print('own', reach(lambda: bound(stream, '127.0.0.1', 0, socket.SO_REUSEADDR)))
     }
     drop((services, shared));
     close(image, jails, &filter);
-}
-
-/// A UDP socket on a free port of 127.0.0.1 that others may share.
-fn reusable_udp() -> std::os::fd::OwnedFd {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
-    };
-    use std::os::fd::AsRawFd;
-    let made =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    setsockopt(&made, sockopt::ReuseAddr, &true).unwrap();
-    bind(made.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
-    made
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 use super::super::layout;
 use crate::transfer::archive::{self, Kind, Reader};
 use crate::transfer::source::{Compression, decompressed};
-use linux::openat;
+use linux::dir::Dir;
 
 /// Longest document that is read: a list of all images of a large site fits many times.
 const MAX_DOCUMENT: u64 = 256 << 20;
@@ -27,7 +26,7 @@ pub struct Supply {
 
 enum Supplier {
     /// Nothing outside of it is opened, wherever links lead.
-    Directory(OwnedFd),
+    Directory(Dir),
     Stream(Mutex<Stream>),
 }
 
@@ -63,7 +62,7 @@ impl Error {
 
 impl Supply {
     pub fn directory(path: &Path) -> Result<Self, Error> {
-        let opened = openat::directory(path);
+        let opened = Dir::open(path);
         let opened = opened.map_err(|source| Error::Directory { path: path.to_owned(), source })?;
         Ok(Self { kind: Arc::new(Supplier::Directory(opened)) })
     }
@@ -116,7 +115,8 @@ impl Supply {
         }
         let (kind, path) = (self.kind.clone(), path.to_owned());
         let opened = tokio::task::spawn_blocking(move || match &*kind {
-            Supplier::Directory(dir) => openat::open_regular_in_root(dir, Path::new(&path))
+            Supplier::Directory(dir) => dir
+                .open_regular_inside(Path::new(&path))
                 .map_err(|source| Error::File { path, source }),
             Supplier::Stream(stream) => {
                 stream.lock().unwrap_or_else(PoisonError::into_inner).open(&path)
