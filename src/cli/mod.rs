@@ -43,11 +43,12 @@ use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
 use linux::{cgroup, filesize, hardening, stdio};
 
-/// Does the work of an IMS image-management job: fetch, customize over SSH, pack, publish, register.
+/// Run IMS image-management jobs: fetch an image, customize it over SSH, pack, publish and
+/// register it
 #[derive(Debug, Parser)]
 #[command(name = "ims-job-agent", version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
-    /// Form of the log lines on stderr
+    /// Format of the log lines on stderr
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
     log_format: Format,
 
@@ -79,7 +80,7 @@ enum Command {
     Node(node::Args),
 }
 
-/// Parses the command line, runs the command and says how it went.
+/// Parses the command line, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
     filesize::survive_limit();
     let exit = match Cli::try_parse_from(entry_points::arguments(std::env::args_os())) {
@@ -90,17 +91,17 @@ pub fn main() -> ExitCode {
     exit
 }
 
-/// How long a complaint about the command line is offered.
+/// Longest wait until stderr has taken a usage error.
 const COMPLAINT: Duration = Duration::from_secs(3);
 
-/// Says what is wrong with the command line; or prints the help or the version, if that was asked for.
+/// Prints the usage error, or the help or the version if that was asked for.
 fn refuse_arguments(error: &clap::Error) -> ExitCode {
     let text = error.render();
     let colored = |is_terminal: bool| match is_terminal {
         true => text.ansi().to_string(),
         false => text.to_string(),
     };
-    // Where it cannot be said, the exit code says it.
+    // If stderr takes nothing, the exit code is all there is.
     let complain = |text: String| {
         let _ = stdio::write_within(COMPLAINT, std::io::stderr(), text.into_bytes());
     };
@@ -117,7 +118,7 @@ fn obey(cli: Cli) -> ExitCode {
     let level = log_level();
     logs::init(cli.log_format, *level.as_ref().unwrap_or(&Level::default()));
     if let Err(fault) = level {
-        tracing::warn!("{} {fault}; {:?} it is", vars::LOG_LEVEL.name, Level::default());
+        tracing::warn!("{} {fault}; using {:?}", vars::LOG_LEVEL.name, Level::default());
     }
     let result = match cli.command {
         Command::Run(args) => block_on(run::run(args)),
@@ -178,8 +179,8 @@ fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> an
     }
 }
 
-/// For commands that hold secrets: nobody may read this process's memory or environment, nor end it by
-/// its resource limits.
+/// For commands that hold secrets: no other process can read this one's memory or environment, or
+/// end it by changing its resource limits.
 fn keep_secrets() -> anyhow::Result<()> {
     hardening::keep_own_limits();
     hardening::make_undumpable().context("cannot protect this process's memory")
@@ -196,7 +197,7 @@ fn env_var(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-/// `LOG_LEVEL`, before anything else is looked at; or what is wrong with it.
+/// `LOG_LEVEL`, read before any other variable; or what is wrong with it.
 fn log_level() -> Result<Level, String> {
     match env_var(vars::LOG_LEVEL.name) {
         Some(text) if !text.trim().is_empty() => {
@@ -206,7 +207,7 @@ fn log_level() -> Result<Level, String> {
     }
 }
 
-/// Ends a job whose environment is wrong. Its record is ended too: clients wait for that.
+/// Ends a job whose environment is wrong, and sets the status of its record: clients wait for that.
 async fn refuse(faults: Faults) -> anyhow::Result<Exit> {
     job::refuse(faults, record(env_var), shutdown_token()?).await;
     Ok(exit::USAGE)
@@ -223,7 +224,7 @@ fn shutdown_token() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::warn!("{name}: ending");
+        tracing::warn!("received {name}, shutting down");
         cancel.cancel();
     });
     Ok(token)
