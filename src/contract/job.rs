@@ -120,7 +120,7 @@ impl std::error::Error for Faults {}
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the environment of the job is not usable:")?;
+        write!(f, "the environment of the job is not valid:")?;
         self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
 }

@@ -47,7 +47,7 @@ impl FromStr for RescuePlace {
         if let Some(place) = text.strip_prefix("s3://") {
             let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
             if bucket.is_empty() {
-                return Err("names no bucket".into());
+                return Err("does not name a bucket".into());
             }
             let prefix = prefix.trim_matches('/').to_owned();
             return Ok(Self::Store { bucket: bucket.to_owned(), prefix });

@@ -51,7 +51,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let span = text.parse::<Span>().map_err(|error| error.to_string())?;
     let exact = span.to_duration(SpanRelativeTo::days_are_24_hours());
     let exact = exact.map_err(|error| error.to_string())?;
-    exact.try_into().map_err(|_| "is a time below 0".into())
+    exact.try_into().map_err(|_| "is a negative time".into())
 }
 
 pub fn count(text: &str) -> Result<u32, String> {

@@ -68,11 +68,13 @@ impl Client {
                 match (made.pop(), made.is_empty()) {
                     (None, _) => {}
                     (Some(record), true) => {
-                        tracing::info!(id = %record["id"], "the record was made although the answer was lost");
+                        tracing::info!(id = %record["id"], "IMS created the record, but its \
+                            response was lost; using that record");
                         return request.parse(record);
                     }
                     (Some(_), false) => tracing::warn!(
-                        "an answer was lost and several records could be ours: none is used"
+                        "a response of IMS was lost and several records could be ours: using none \
+                         of them"
                     ),
                 }
             }

@@ -9,25 +9,25 @@ use crate::net::{Failure, body, trust};
 pub enum Error {
     #[error("{request}: IMS answered {status} {problem}")]
     Refused { request: String, status: u16, problem: String },
-    #[error("{request}: no answer from IMS")]
+    #[error("{request}: no response from IMS")]
     Unanswered { request: String, source: reqwest::Error },
-    #[error("{request}: cannot read the answer of IMS")]
+    #[error("{request}: cannot read the response of IMS")]
     Body { request: String, source: body::Error },
-    #[error("{request}: IMS answered with something else than the record")]
+    #[error("{request}: the response of IMS is not the record")]
     NotARecord { request: String, source: serde_json::Error },
     #[error("the token endpoint {endpoint} answered {status} {problem}")]
     TokenRefused { endpoint: String, status: u16, problem: String },
-    #[error("no answer from the token endpoint {endpoint}")]
+    #[error("no response from the token endpoint {endpoint}")]
     TokenUnanswered { endpoint: String, source: reqwest::Error },
     #[error("cannot read the token file {path}")]
     TokenFile { path: std::path::PathBuf, source: std::io::Error },
-    #[error("the token endpoint {endpoint} answered without a usable token")]
+    #[error("the token endpoint {endpoint} returned no usable token")]
     NotAToken { endpoint: String },
     #[error("{0} cannot be the base URL of IMS")]
     BadBase(String),
     #[error("cannot set up the client of IMS")]
     Trust(#[from] trust::Error),
-    #[error("stopped before IMS had answered")]
+    #[error("cancelled before IMS responded")]
     Cancelled,
 }
 

@@ -52,10 +52,10 @@ pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
 /// ended here.
 pub fn end_strays(plan: &Plan) {
     for process in strays(plan) {
-        tracing::warn!(pid = process.pid, name = process.name, "ended with its session");
+        tracing::warn!(pid = process.pid, name = process.name, "ended a process with its session");
     }
     for process in kill_all(|| strays(plan), Instant::now() + KILL_PATIENCE) {
-        tracing::warn!(pid = process.pid, name = process.name, "cannot be ended");
+        tracing::warn!(pid = process.pid, name = process.name, "cannot end a process of a session");
     }
 }
 
@@ -82,7 +82,7 @@ fn end_init(link: &Link) {
     link.line.hang_up();
     let _ = pidfd::wait_until(&link.line.pidfd, Instant::now() + Duration::from_secs(2));
     if !link.line.kill() {
-        tracing::warn!(pid = link.line.pid, "the process that starts sessions cannot be ended");
+        tracing::warn!(pid = link.line.pid, "cannot end the process that starts sessions");
     }
     link.reap();
 }

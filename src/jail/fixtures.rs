@@ -55,7 +55,7 @@ pub fn remove_leftovers(agent: &Path) -> io::Result<()> {
     if left.is_empty() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("left in the image: {left:?}")))
+        Err(io::Error::other(format!("could not be removed from the image: {left:?}")))
     }
 }
 

@@ -318,7 +318,11 @@ fn prepare_namespaces(single: &SingleThreaded, setup: &Setup) -> Result<Prepared
     namespace::leave(setup.own_group).map_err(fault("make namespaces"))?;
     let mut notes = Vec::new();
     if !landlock::scope_sockets_and_signals().map_err(fault("confine by landlock"))? {
-        notes.push("this kernel (before 6.12) cannot keep sessions from abstract sockets".into());
+        notes.push(
+            "this kernel (older than 6.12) cannot stop sessions from connecting to \
+                    abstract Unix sockets of the host"
+                .into(),
+        );
     }
     let mut first = first::start(single, setup)?;
     notes.append(&mut first.notes);

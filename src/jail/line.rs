@@ -148,7 +148,7 @@ impl Line {
         // Told to end, it does: but one that is stopped, or that has been taken over.
         let _ = pidfd::wait_until(&self.pidfd, Instant::now() + ENDING);
         if !self.kill() {
-            tracing::warn!(pid = self.pid, "the process that starts sessions cannot be ended");
+            tracing::warn!(pid = self.pid, "cannot end the process that starts sessions");
         }
         let on_end = {
             let mut waiting = lock(&self.waiting);

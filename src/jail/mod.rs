@@ -84,14 +84,14 @@ pub enum Error {
     Binary(#[source] io::Error),
     #[error("cannot read the image root {}", path.display())]
     Root { path: PathBuf, source: io::Error },
-    #[error("cannot make the mount points or devices that sessions need in the image")]
+    #[error("cannot create the mount points or devices that sessions need in the image")]
     Fixtures { source: io::Error },
     #[error("cannot start the process that starts sessions")]
     Start { source: io::Error },
-    #[error("cannot set up what sessions see: {what}")]
+    #[error("cannot set up the environment of sessions: {what}")]
     SetUp { what: String, source: io::Error },
     #[error(
-        "{}, the login shell of {} by its etc/passwd, is not in the image or lacks its loader: \
+        "{}, the login shell of {} in etc/passwd, is not in the image or lacks its loader: \
          install it, or use sftp, which needs no shell",
         shell.display(), name.display()
     )]
@@ -100,12 +100,13 @@ pub enum Error {
     Refused { what: String, source: io::Error },
     #[error("the process that starts sessions has ended")]
     Gone,
-    #[error("the process that starts sessions has not answered for {} s", .0.as_secs())]
+    #[error("the process that starts sessions did not respond for {} s", .0.as_secs())]
     Unresponsive(Duration),
-    #[error("the job takes no more sessions")]
+    #[error("the job accepts no more sessions")]
     Closed,
     #[error(
-        "sessions could reach the services of this host: the filter has no effect; {UNFILTERED}"
+        "the network filter has no effect, sessions could reach the services of this host; \
+         {UNFILTERED}"
     )]
     Unfiltered,
 }
@@ -269,8 +270,8 @@ impl Jail {
                 tracing::warn!("the process that starts sessions was killed: starting another");
             }
             Some(End::Unresponsive) => tracing::warn!(
-                "the process that starts sessions did not answer and was ended, and all sessions \
-                 with it: starting another"
+                "the process that starts sessions did not respond, so it was killed and all \
+                 sessions with it: starting another"
             ),
         }
         link.reap();

@@ -105,15 +105,15 @@ pub enum Impossible {
     )]
     NoChroot,
     #[error(
-        "cannot keep sessions from the services of this host: that takes CAP_SYS_ADMIN and \
+        "cannot keep sessions from the services of this host: this needs CAP_SYS_ADMIN and \
          CAP_SYS_CHROOT; {UNFILTERED}"
     )]
     NoFilter,
 }
 
 /// How to do without.
-pub const UNFILTERED: &str = "with --session-network host (of `run`, `configure` or `standalone`) sessions reach all services \
-     that the agent does";
+pub const UNFILTERED: &str = "with --session-network host (of `run`, `configure` or `standalone`) \
+    sessions can reach all services that the agent can reach";
 
 /// What a container runtime gives by default: enough for package managers, dracut, useradd, chroot.
 ///

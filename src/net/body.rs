@@ -3,9 +3,9 @@
 /// Why a bounded read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the answer broke off")]
+    #[error("the connection broke before the end of the response")]
     Broken(#[source] reqwest::Error),
-    #[error("the answer is longer than {limit} bytes")]
+    #[error("the response is longer than {limit} bytes")]
     TooLong { limit: usize },
 }
 

@@ -12,7 +12,7 @@ pub const LEAST: u64 = 1024;
 
 /// A body that came too slowly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it came at {rate} B/s, less than {LEAST} B/s for {} s", .window.as_secs_f32())]
+#[error("the transfer rate was {rate} B/s, less than {LEAST} B/s for {} s", .window.as_secs_f32())]
 pub struct Slow {
     /// Bytes a second.
     pub rate: u64,

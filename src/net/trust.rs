@@ -23,9 +23,9 @@ pub enum Trust {
 pub enum Error {
     #[error("cannot read the CA file {path}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("the CA file {path} holds no usable PEM certificate")]
+    #[error("the CA file {path} contains no usable PEM certificate")]
     Parse { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the CA file {path} holds no PEM certificate")]
+    #[error("the CA file {path} contains no PEM certificate")]
     Empty { path: PathBuf },
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),

@@ -130,7 +130,7 @@ fn in_words(error: rustls::Error) -> rustls::Error {
 }
 
 #[derive(thiserror::Error)]
-#[error("the server has the certificate of a CA, which is none of those in the CA file")]
+#[error("the server uses a CA certificate that is not in the CA file")]
 struct NotNamed;
 
 /// The library shows errors that are not its own in this form.
@@ -202,7 +202,7 @@ mod tests {
             assert_eq!(judge(&[&server], &server, name, 0), Ok(()));
             assert_eq!(judge(&[&other, &server], &server, name, 0), Ok(()));
         }
-        refuses(judge(&[&server], &other, "localhost", 0), "none of those in the CA file");
+        refuses(judge(&[&server], &other, "localhost", 0), "that is not in the CA file");
         refuses(judge(&[&server], &server, "example.org", 0), "not valid for name");
         refuses(judge(&[&server], &server, "localhost", 3), "expired");
         refuses(judge(&[&server], &server, "localhost", -1), "not valid yet");
@@ -252,6 +252,6 @@ mod tests {
         let error = get("other.crt", "localhost").await.unwrap_err();
         let text = crate::telemetry::chain(&error);
         assert!(crate::net::trust::is_untrusted(&error), "{text}");
-        assert!(text.contains("none of those in the CA file"), "{text}");
+        assert!(text.contains("that is not in the CA file"), "{text}");
     }
 }

@@ -29,7 +29,11 @@ pub async fn settle(
         Err(error) if error.status() == Some(404) => {}
         Err(source) => return Err(Error::Earlier { image_id: id, source }),
     }
-    tracing::warn!(image = id, "an earlier run was killed while it published: that is withdrawn");
+    tracing::warn!(
+        image = id,
+        "an earlier run was killed while it published: rolling back what \
+        it did"
+    );
     if !withdraw(ims, store, &entry.bucket, &id, false).await {
         return Err(Error::Left { image_id: id });
     }
@@ -51,7 +55,7 @@ async fn record(
     if let [_, _, ..] = &made[..] {
         tracing::error!(
             name = entry.name,
-            "several records without a link could be what an earlier run has left: none is removed"
+            "several records without a link may be from an earlier run: removing none of them"
         );
     }
     Ok(<[Image; 1]>::try_from(made).ok().map(|[image]| image.id))

@@ -41,13 +41,14 @@ pub struct Entry {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the journal of publishing {path}")]
+    #[error("cannot read the publication journal {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error(
-        "the journal of publishing {path} is damaged: look for an image without a link, then remove the file"
+        "the publication journal {path} is damaged: look for an image record without a link, then \
+         remove the file"
     )]
     Damaged { path: PathBuf, source: serde_json::Error },
-    #[error("cannot write the journal of publishing {path}")]
+    #[error("cannot write the publication journal {path}")]
     Write { path: PathBuf, source: io::Error },
 }
 

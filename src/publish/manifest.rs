@@ -83,9 +83,9 @@ pub struct Manifest {
 pub enum Error {
     #[error("it is not a manifest")]
     Json(#[from] serde_json::Error),
-    #[error("it has version {0:?}, only {VERSION:?} is known")]
+    #[error("it has version {0:?}, only {VERSION:?} is supported")]
     Version(String),
-    #[error("it names {0} root file systems, not one")]
+    #[error("it lists {0} root file systems, expected one")]
     Rootfs(usize),
 }
 

@@ -90,15 +90,13 @@ pub enum Error {
     Open { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    #[error("cannot look at image {image_id} of an earlier run")]
+    #[error("cannot check image {image_id} of an earlier run")]
     Earlier { image_id: String, source: ims::Error },
-    #[error(
-        "image {image_id} of an earlier run, which is not complete, cannot be withdrawn; the log says why"
-    )]
+    #[error("cannot roll back the incomplete image {image_id} of an earlier run; the log says why")]
     Left { image_id: String },
     #[error("cannot read image {image_id} of an earlier run: {why}")]
     Unreadable { image_id: String, why: String },
-    #[error("cannot make the image record")]
+    #[error("cannot create the image record")]
     Create(#[source] ims::Error),
     #[error("cannot upload {what}")]
     Upload { what: &'static str, source: s3::Error },
@@ -108,7 +106,7 @@ pub enum Error {
         "image {image_id} is complete and registered, but it cannot be set as the result of job {job_id}"
     )]
     Result { image_id: String, job_id: String, source: ims::Error },
-    #[error("stopped while publishing")]
+    #[error("cancelled while publishing")]
     Cancelled,
 }
 
@@ -176,7 +174,7 @@ async fn make(
             return Err(error);
         }
     };
-    tracing::info!(id = image.id, name = request.image_name, "image record made");
+    tracing::info!(id = image.id, name = request.image_name, "image record created");
     (entry.stage, entry.image_id) = (Stage::Uploading, Some(image.id.clone()));
     let mut publication = Publication::of(ims, store, request, &image);
     let result = match request.journal.save(&entry) {
@@ -235,18 +233,18 @@ async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) {
         Ok(Some(image.id.clone()))
     };
     match timeout(CLEAN_UP_LIMIT, removed).await.unwrap_or(Err(ims::Error::Cancelled)) {
-        Ok(Some(id)) => tracing::info!(id, name, "rolled back: the image record was made"),
+        Ok(Some(id)) => tracing::info!(id, name, "rolled back: the image record had been created"),
         // IMS may still be at it, and of several records none is surely ours.
         Ok(None) => tracing::error!(
             name,
-            "no answer about the new image record: one without a link may be left in IMS, delete it \
-             by hand"
+            "no response about the new image record: if IMS has one without a link, delete it by \
+             hand"
         ),
         Err(error) => tracing::error!(
             name,
             error = %chain(&error),
-            "no answer about the new image record: one without a link may be left in IMS, delete it \
-             by hand"
+            "no response about the new image record: if IMS has one without a link, delete it by \
+             hand"
         ),
     }
 }
@@ -297,7 +295,7 @@ impl<'a> Publication<'a> {
         if let Err(error) = journal.save(entry) {
             // The record says it as well.
             tracing::warn!(
-                "it cannot be written down that the image is complete: {}",
+                "cannot record in the journal that the image is complete: {}",
                 chain(&error)
             );
         }
@@ -383,7 +381,8 @@ impl<'a> Publication<'a> {
         looked
             .unwrap_or(Err(ims::Error::Cancelled))
             .inspect_err(|error| {
-                tracing::warn!(error = %chain(error), "cannot look at what was to be changed");
+                tracing::warn!(error = %chain(error), "cannot check the state of the image before \
+                    changing it");
             })
             .ok()
     }
@@ -442,7 +441,7 @@ pub async fn withdraw(
             image = image_id,
             objects = format!("s3://{bucket}/{prefix}"),
             error = %chain(left),
-            "roll-back: the image record is left, delete it by hand"
+            "cannot roll back the image record, delete it by hand"
         );
         // A record that has its link must not name what is gone.
         if may_be_linked {
@@ -460,7 +459,7 @@ pub async fn withdraw(
             tracing::error!(
                 objects = format!("s3://{bucket}/{prefix}"),
                 error = %chain(&error),
-                "roll-back: objects are left, delete them by hand"
+                "cannot roll back all objects, delete them by hand"
             );
             false
         }

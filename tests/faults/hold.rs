@@ -161,7 +161,7 @@ async fn what_a_killed_run_left_holds_the_job_until_it_can_be_withdrawn() {
     pod.s3.fail("DELETE", Fault::Status(403), ALWAYS);
     let address = format!("127.0.0.1:{}", free_port());
     let agent = pod.run_through(&[], &["--status-listen", &address]);
-    held(&format!("http://{address}/status"), "cannot be withdrawn").await;
+    held(&format!("http://{address}/status"), "cannot roll back the incomplete image").await;
     pod.s3.heal();
     let statuses = ["fetching_image", "packaging_artifacts", "success"];
     agent.ends(0, &statuses, &["what held the job was repaired"]).await;

@@ -36,7 +36,7 @@ async fn an_answer_that_is_lost_costs_one_try_and_not_the_job() {
     pod.s3.fail("POST uploadId", Fault::Hang, 1);
     pod.ims.fail("PATCH /jobs", Fault::Hang, 1);
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["trying again"]).await;
+    agent.ends(0, &SUCCEEDED, &["retrying"]).await;
     pod.assert_image().await;
 }
 
@@ -50,7 +50,7 @@ async fn a_storm_of_503_is_sat_out() {
         pod.ims.fail(request, Fault::Status(503), 3);
     }
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["503", "trying again"]).await;
+    agent.ends(0, &SUCCEEDED, &["503", "retrying"]).await;
     pod.assert_image().await;
 }
 
@@ -61,7 +61,7 @@ async fn an_ims_that_dies_while_the_user_works_does_not_cost_the_work() {
     agent.reaches("waiting_on_user").await;
     pod.ims.down().await;
     pod.touch("complete");
-    agent.ends(4, &FAILED[..2], &["cannot make the image record", UNTOLD]).await;
+    agent.ends(4, &FAILED[..2], &["cannot create the image record", UNTOLD]).await;
     pod.assert_no_image().await;
 
     pod.ims.up().await;
@@ -76,7 +76,7 @@ async fn a_record_whose_answer_was_lost_is_found_again() {
     let mut agent = pod.run();
     agent.reaches("waiting_on_user").await;
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["although the answer was lost"]).await;
+    agent.ends(0, &SUCCEEDED, &["but its response was lost"]).await;
     pod.assert_image().await;
 }
 

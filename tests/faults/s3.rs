@@ -61,7 +61,7 @@ async fn a_storm_of_503_is_sat_out() {
         pod.s3.fail(request, Fault::Status(503), 2);
     }
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["503", "trying again"]).await;
+    agent.ends(0, &SUCCEEDED, &["503", "retrying"]).await;
     pod.assert_image().await;
 }
 
@@ -79,8 +79,12 @@ async fn a_download_that_breaks_off_is_resumed() {
 async fn a_download_that_trickles_is_asked_for_again_and_given_up_in_time() {
     let pod = Pod::start().await;
     pod.s3.fail("GET rootfs", Fault::Trickle, ALWAYS);
-    let causes =
-        ["cannot fetch the image", "is too slow: it came at ", "less than 1024 B/s for 5 s"];
+    let causes = [
+        "cannot fetch the image",
+        "is too slow: the transfer rate was ",
+        "less than 1024 B/s for \
+          5 s",
+    ];
     pod.run().ends(1, &["fetching_image", "error"], &causes).await;
     assert!(pod.s3.count("GET rootfs") > 1);
     pod.assert_no_image().await;

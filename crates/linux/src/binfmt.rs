@@ -46,9 +46,9 @@ impl Machine {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "programs for {machine} cannot be run here: {DIRECTORY} is not there and cannot be mounted. \
-         Load the kernel's module binfmt_misc on the host, or register qemu there, or run the job on \
-         a host of that architecture (REMOTE_BUILD_NODE)"
+        "programs for {machine} cannot be run here: {DIRECTORY} does not exist and cannot be \
+         mounted. Load the kernel module binfmt_misc on the host, register qemu there, or run the \
+         job on a host of that architecture (REMOTE_BUILD_NODE)"
     )]
     Missing { machine: &'static str, source: io::Error },
     #[error("cannot read the registrations in {DIRECTORY}")]

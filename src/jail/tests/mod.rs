@@ -160,7 +160,7 @@ fn a_missing_shell_is_told_by_name() {
     let stdio = Stdio3::Pipes { stdin: fd(), stdout: fd(), stderr: fd() };
     let refused = jail.spawn(Spawn { program: Program::LoginShell, env: vec![], stdio });
     let text = refused.unwrap_err().to_string();
-    assert!(text.starts_with("/bin/zsh, the login shell of root"), "{text}");
+    assert!(text.starts_with("/bin/zsh, the login shell of root in etc/passwd"), "{text}");
     jail.close(Duration::ZERO);
 }
 

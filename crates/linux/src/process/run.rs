@@ -31,15 +31,15 @@ const LINE_BYTES: usize = 4096;
 pub enum Error {
     #[error("cannot start {program}{}", if_absent(.source))]
     Start { program: String, source: io::Error },
-    #[error("cannot give {program} namespaces of its own, which takes CAP_SYS_ADMIN")]
+    #[error("cannot create namespaces for {program}; this needs CAP_SYS_ADMIN")]
     Isolate { program: String, source: io::Error },
-    #[error("cannot follow {program}")]
+    #[error("lost track of {program}")]
     Follow { program: String, source: io::Error },
     #[error("{program} failed ({status}){}", with_colon(.stderr))]
     Failed { program: String, status: ExitStatus, stderr: String },
     #[error("{program} was cancelled")]
     Cancelled { program: String },
-    #[error("{program} was ended: it had not come to its end after {} s", .limit.as_secs())]
+    #[error("{program} did not finish within {} s and was killed", .limit.as_secs())]
     TimedOut { program: String, limit: Duration },
 }
 
