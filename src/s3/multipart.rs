@@ -62,7 +62,7 @@ impl Store {
         answer.upload_id.ok_or_else(|| Error::Unanswered {
             operation: what,
             target,
-            source: "the answer has no upload id".into(),
+            source: "the response has no upload id".into(),
         })
     }
 
@@ -103,7 +103,8 @@ impl Store {
                     %object,
                     upload_id,
                     error = %chain(&error),
-                    "cannot abort the multipart upload; its parts take space until it is aborted by hand"
+                    "cannot abort the multipart upload; its parts use space until you abort it by \
+                     hand"
                 );
             }
         }
@@ -121,7 +122,7 @@ impl Store {
         let aborted = async {
             for (found, id) in store.unfinished_uploads(bucket, prefix).await? {
                 if ours(&found) {
-                    tracing::info!(object = %found, "an upload that was left unfinished is aborted");
+                    tracing::info!(object = %found, "aborted an unfinished upload");
                     store.abort_upload(&found, &id).await?;
                 }
             }
@@ -132,8 +133,7 @@ impl Store {
             tracing::warn!(
                 uploads = format!("s3://{bucket}/{prefix}*"),
                 error = %chain(&error),
-                "cannot look for uploads that were left unfinished; their parts take space until they are \
-                 aborted by hand"
+                "cannot list unfinished uploads; their parts use space until you abort them by hand"
             );
         }
     }
@@ -202,10 +202,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(object) = &self.target {
-            tracing::error!(
-                object,
-                "multipart upload dropped half-way, it must be aborted by hand"
-            );
+            tracing::error!(object, "multipart upload dropped before its end; abort it by hand");
         }
     }
 }

@@ -22,11 +22,11 @@ use linux::files;
 pub enum Ended {
     #[error("cannot read from the client")]
     Input(#[from] io::Error),
-    #[error("a packet of {0} bytes where {MAX_PACKET} are the most")]
+    #[error("a packet of {0} bytes, the maximum is {MAX_PACKET}")]
     Oversize(usize),
-    #[error("a packet that cannot be answered")]
+    #[error("a packet without a usable request id")]
     Malformed,
-    #[error("a request before the version was agreed upon")]
+    #[error("a request before the version exchange")]
     NotGreeted,
 }
 

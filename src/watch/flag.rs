@@ -15,7 +15,7 @@ pub async fn one_of(directory: &Path, names: &[&'static str]) -> &'static str {
     let _watcher = watcher(directory, changed.clone())
         .inspect_err(|error| {
             let error = crate::telemetry::chain(error);
-            tracing::warn!(error, "no inotify watch: looking once a second instead");
+            tracing::warn!(error, "no inotify watch: polling once a second instead");
         })
         .ok();
     loop {

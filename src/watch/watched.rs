@@ -100,8 +100,8 @@ fn told_once(error: &notify::Error, what: &str) {
     tracing::warn!(
         error = %crate::telemetry::chain(error),
         watched = what,
-        "no inotify watch (raise fs.inotify.max_user_watches or max_user_instances?): looking once a \
-         second instead"
+        "no inotify watch (raise fs.inotify.max_user_watches or max_user_instances?): polling \
+         once a second instead"
     );
 }
 

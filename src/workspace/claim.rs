@@ -69,7 +69,7 @@ fn end_survivors(layout: &Layout) -> Result<(), Error> {
         tracing::warn!(
             pid = process.pid,
             name = process.name,
-            "ended a process of a session whose agent was killed"
+            "killed a process of a session whose agent was killed"
         );
     }
     let stuck = kill_all(find, Instant::now() + KILL_PATIENCE);

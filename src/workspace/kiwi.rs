@@ -18,7 +18,7 @@ fn close(root: &Path) -> io::Result<()> {
     match root.stat(top)? {
         Some(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => {}
         Some(_) => {
-            tracing::warn!("/image of the image root is not a directory, left as it is");
+            tracing::warn!("/image of the image root is not a directory; not changed");
             return Ok(());
         }
         None => return Ok(()),

@@ -169,7 +169,7 @@ fn remove_all(layout: &Layout) -> Result<(), Error> {
 fn users(path: &Path) -> String {
     let users = linux::process::users_of(path);
     let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
-    if names.is_empty() { "nobody that can be seen".into() } else { names.join(", ") }
+    if names.is_empty() { "no visible process".into() } else { names.join(", ") }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::support::tree;
 async fn a_volume_smaller_than_the_image_ends_the_fetch() {
     let pod = Pod::start().await;
     let _volume = Volume::mount(&pod.parent, 6);
-    let causes = ["cannot fetch the image", "are free there"];
+    let causes = ["cannot fetch the image", "are free"];
     pod.run().ends(1, &["fetching_image", "error"], &causes).await;
     pod.assert_no_image().await;
 }

@@ -32,7 +32,7 @@ async fn a_truncated_object_is_no_image() {
     pod.run().ends(1, &ENDED, &["md5"]).await;
     pod.renew_job();
     pod.vars.insert("DOWNLOAD_MD5SUM", String::new());
-    pod.run().ends(1, &ENDED, &["cannot open the image root", "is cut off"]).await;
+    pod.run().ends(1, &ENDED, &["cannot open the image root", "is truncated"]).await;
     pod.assert_no_image().await;
 }
 

@@ -188,7 +188,7 @@ async fn an_overlay_that_another_namespace_holds_is_waited_for() {
     agent.process.wait(SOON).await;
 
     let mut next = pod.run();
-    next.says("still in use since an earlier run").await;
+    next.says("still in use by an earlier run").await;
     let named = format!("sleep ({}) has it mounted", holder.0.id());
     assert!(next.process.log().contains(&named), "{}", next.process.log());
     drop(holder);
@@ -199,7 +199,7 @@ async fn an_overlay_that_another_namespace_holds_is_waited_for() {
     next.process.wait(SOON).await;
 
     let package = pod.package(&[]);
-    package.says("still in use since an earlier run").await;
+    package.says("still in use by an earlier run").await;
     drop(holder);
     package.ends(0, &["packaging_artifacts", "success"], &[]).await;
     pod.assert_image().await;

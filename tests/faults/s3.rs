@@ -133,7 +133,7 @@ async fn an_upload_whose_first_answer_was_lost_is_not_left_beside_the_image() {
     let agent = worked_on(&pod).await;
     pod.s3.fail("POST ?uploads", Fault::Cut, 1);
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["left unfinished is aborted"]).await;
+    agent.ends(0, &SUCCEEDED, &["aborted an unfinished upload"]).await;
     assert!(pod.s3.count("POST ?uploads") > 1);
     pod.assert_image().await;
 }

@@ -81,7 +81,7 @@ async fn a_node_whose_disk_is_full() {
     let mut pod = Pod::start().await;
     let odd = Oddities { mebibytes: Some(6), ..Oddities::default() };
     let host = SecondHost::odd(&mut pod, odd).await;
-    fails(&pod, &host.options(), &["cannot fetch the image", "are free there"]).await;
+    fails(&pod, &host.options(), &["cannot fetch the image", "are free"]).await;
     host.is_clean().await;
     host.run("dd if=/dev/zero of=/tmp/filler bs=1M 2>/dev/null; true");
     fails(&pod, &host.options(), &["cannot write the job's files"]).await;

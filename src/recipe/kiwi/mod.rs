@@ -155,7 +155,8 @@ fn remove_tarball(target: &Path) {
     match removed {
         Ok(size) => tracing::debug!(size = %disk::human(size), "removed kiwi's tarball"),
         Err(error) => {
-            tracing::warn!(%error, "kiwi's tarball cannot be removed, it takes room for nothing");
+            tracing::warn!(%error, "cannot remove kiwi's tarball, which is not needed and takes \
+                disk space");
         }
     }
 }
@@ -166,7 +167,7 @@ fn tarball(target: &Path) -> io::Result<PathBuf> {
     let named = list["root_archive"]["filename"].as_str().map(Path::new);
     let name = named.and_then(Path::file_name);
     name.map(|name| target.join(name))
-        .ok_or_else(|| io::Error::other(format!("{RESULT} names no root_archive")))
+        .ok_or_else(|| io::Error::other(format!("{RESULT} contains no root_archive")))
 }
 
 #[cfg(test)]

@@ -191,11 +191,7 @@ impl Link {
         if !current.worked && generation > 1 {
             return Err(Error::Denied { object: self.name(), status });
         }
-        tracing::info!(
-            status,
-            object = self.name(),
-            "download URL refused, looking up a fresh one"
-        );
+        tracing::info!(status, object = self.name(), "download URL refused, looking up a new one");
         self.look_up(&mut current).await
     }
 
@@ -207,7 +203,8 @@ impl Link {
         if etag.is_none() {
             tracing::warn!(
                 object = self.name(),
-                "no etag: a change meanwhile shows in size and md5 only"
+                "the server sends no etag: a change during the download is detected by size and \
+                 md5 only"
             );
         }
         // Set once: `first` returns after it.

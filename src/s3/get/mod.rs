@@ -54,7 +54,7 @@ impl FixedUrl {
 impl Source for FixedUrl {
     async fn url(&self) -> Result<Url, SourceError> {
         let mut url = self.url.lock().unwrap_or_else(PoisonError::into_inner);
-        url.take().ok_or_else(|| "the download URL was refused, it may have expired".into())
+        url.take().ok_or_else(|| "the store refused the download URL, it may have expired".into())
     }
 }
 

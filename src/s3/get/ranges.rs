@@ -88,7 +88,7 @@ impl Download<'_> {
                 }
                 Err(error) if error.is_transient() && got_further && breaks < MAX_BREAKS => {
                     breaks += 1;
-                    tracing::debug!(at, end, "range broke off, going on from there");
+                    tracing::debug!(at, end, "the transfer of a range was interrupted, resuming");
                 }
                 Err(error) => {
                     let transient = error.is_transient() && breaks < MAX_BREAKS;

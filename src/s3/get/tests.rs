@@ -141,7 +141,7 @@ async fn an_object_that_changes_meanwhile_is_an_error() {
     })
     .await;
     let error = Client::new(options()).fails(&[server.url]).await.to_string();
-    assert!(error.contains("changed meanwhile"), "{error}");
+    assert!(error.contains("changed during the download"), "{error}");
     assert!(error.contains("was old, now new"), "{error}");
 
     let honest = |number, seen: Seen| if number == 0 { good(&seen) } else { answer(412, "") };
@@ -283,7 +283,7 @@ async fn a_server_that_trickles_for_ever_is_given_up() {
         assert!(server.seen().len() > 1, "tried once");
         let text = crate::telemetry::chain(&error);
         let expected =
-            if std::ptr::fn_addr_eq(body, slow) { "less than 1024 B/s" } else { "broke off" };
+            if std::ptr::fn_addr_eq(body, slow) { "less than 1024 B/s" } else { "was interrupted" };
         assert!(text.contains(expected), "{text}");
     }
 }

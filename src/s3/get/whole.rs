@@ -10,7 +10,8 @@ impl Download<'_> {
     pub(super) async fn whole(&self, first: Response) -> Result<u64, Error> {
         tracing::warn!(
             object = self.link.name(),
-            "the server knows no ranges: one stream, a broken connection starts it again"
+            "the server does not support ranges: using one stream, which starts over when the \
+             connection breaks"
         );
         let mut tries = self.options.policy.tries();
         let mut open = Some(first);

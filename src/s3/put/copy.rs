@@ -37,7 +37,7 @@ impl Upload<'_> {
         };
         if !self.copies_refused.swap(true, Ordering::Relaxed) {
             tracing::warn!(from = %part.from, to = %part.to, %reason,
-                "the store does not copy parts of the base image; they are uploaded");
+                "the store cannot copy parts of the base image; uploading them instead");
         }
         Ok(None)
     }
