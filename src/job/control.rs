@@ -63,7 +63,7 @@ impl Watcher {
         let path = layout.control();
         let stream = unix::connect_private(&path)
             .and_then(UnixStream::from_std)
-            .with_context(|| format!("no job lets users work at {}", layout.parent().display()))?;
+            .with_context(|| format!("no job with sessions at {}", layout.parent().display()))?;
         Ok(Self(BufReader::new(stream.into_split().0)))
     }
 
@@ -75,7 +75,10 @@ impl Watcher {
         let _ = bounded.read_until(b'\n', &mut line).await;
         match line.is_empty() {
             true => Ok(None),
-            false => Ok(Some(serde_json::from_slice(&line).context("not the answer of a job")?)),
+            false => Ok(Some(serde_json::from_slice(&line).context(
+                "the response is not from a \
+                job",
+            )?)),
         }
     }
 }

@@ -18,9 +18,9 @@ pub struct TimeLimits {
 /// Why the job ended before its user was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Struck {
-    #[error("nobody has used the job for {} (--idle-limit)", Time(*.0))]
+    #[error("no session was used for {} (--idle-limit)", Time(*.0))]
     Idle(Duration),
-    #[error("the user was not done within {} (--deadline)", Time(*.0))]
+    #[error("the user did not complete the image within {} (--deadline)", Time(*.0))]
     Deadline(Duration),
 }
 
@@ -59,7 +59,8 @@ pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Ha
             }
             if let Some(left) = deadline.due(limit, left) {
                 server.notice(&format!(
-                    "This job ends in {}, complete or not: its deadline comes.\n",
+                    "This job ends with an error in {} unless the image is complete by then \
+                     (deadline).\n",
                     Time(left)
                 ));
             }
@@ -71,7 +72,7 @@ pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Ha
             }
             if let Some(left) = idle.due(limit, left) {
                 server.notice(&format!(
-                    "This job ends in {}, complete or not, unless somebody uses it.\n",
+                    "This job ends with an error in {} unless a session is used (idle limit).\n",
                     Time(left)
                 ));
             }

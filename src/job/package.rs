@@ -267,12 +267,13 @@ pub(super) fn pack(
     if packed.summary.xattrs_skipped > 0 {
         tracing::warn!(
             count = packed.summary.xattrs_skipped,
-            "extended attributes outside user, trusted and security have no place in a squashfs \
-             and are left out"
+            "squashfs stores only the extended attributes user, trusted and security: skipped \
+             others"
         );
     }
     let reused: u64 = packed.ranges.iter().map(|range| range.length).sum();
-    tracing::info!(reused = %human(reused), inodes = packed.summary.inodes, "packed by our own engine");
+    tracing::info!(reused = %human(reused), inodes = packed.summary.inodes, "packed with the \
+        built-in engine");
     Ok(packed.ranges)
 }
 

@@ -18,9 +18,7 @@ use crate::workspace::{self, Claim, Leave};
 /// The job is over, and this agent has nothing to do with it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Over {
-    #[error(
-        "the job has ended with {0} before this agent was started; what lies in its directory stays"
-    )]
+    #[error("the job ended with {0} before this agent was started; its directory was not changed")]
     Ended(Status),
     #[error("IMS has no record of the job: it was deleted")]
     Deleted,
@@ -73,7 +71,7 @@ async fn result(
     let Some(id) = &record.resultant_image_id else { return Ok(None) };
     let image = match reporter.ims().patient().image(id, &reporter.stop).await {
         Err(error) if error.status() == Some(404) => {
-            tracing::warn!(image = id, "the job's record names an image that is not there");
+            tracing::warn!(image = id, "the job's record names an image that does not exist");
             return Ok(None);
         }
         image => image?,
@@ -92,7 +90,8 @@ pub(super) async fn settle_first(
     match Box::pin(settle(reporter, store, journal)).await {
         Err(error) if !reporter.stop.is_cancelled() => {
             tracing::warn!(
-                "what an earlier run was publishing is finished or withdrawn later: {}",
+                "cannot finish or roll back now what an earlier run was publishing, retrying \
+                 later: {}",
                 chain(error.as_ref())
             );
             Ok(None)
@@ -131,7 +130,7 @@ pub(super) async fn settle(
 /// Removes what an earlier run of a job has left that is published. The image is there, whatever stays.
 pub(super) async fn discard(job: &Job) {
     if let Err(error) = remove(job).await {
-        tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));
+        tracing::error!("cannot remove the image root: {}", chain(error.as_ref()));
     }
 }
 

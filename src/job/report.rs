@@ -31,7 +31,7 @@ impl Outcome {
     /// The outcome where there is no way to tell IMS anything. Logs the error.
     pub(super) fn without_ims(error: &anyhow::Error) -> Self {
         let error = chain(error.as_ref());
-        tracing::error!("the job failed, and IMS cannot be told: {error}");
+        tracing::error!("the job failed, and this cannot be reported to IMS: {error}");
         Self { end: End::Failed, told: false, result: failure_json(&error) }
     }
 }
@@ -49,7 +49,7 @@ pub enum End {
 
 /// The user touched `failed`.
 #[derive(Debug, thiserror::Error)]
-#[error("the user gave up: {file} was made")]
+#[error("the user gave up: {file} was created")]
 pub(super) struct GaveUp {
     pub file: PathBuf,
 }
@@ -104,7 +104,7 @@ impl Reporter {
     /// Reports a status without which the job can go on: its work must not be lost for it.
     pub async fn enter_if_possible(&self, status: Status) {
         if let Err(error) = self.enter(status).await {
-            tracing::warn!(%status, "the job status could not be reported: {}", chain(&error));
+            tracing::warn!(%status, "cannot report the job status: {}", chain(&error));
         }
     }
 
@@ -151,7 +151,7 @@ impl Reporter {
         }
         let told = self.patch(status).await;
         if let Err(error) = &told {
-            tracing::error!(%status, "IMS could not be told how the job ended: {}", chain(error));
+            tracing::error!(%status, "cannot report the end of the job to IMS: {}", chain(error));
         }
         let printed = match &result {
             Ok(published) => {

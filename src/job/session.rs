@@ -131,7 +131,7 @@ pub(super) struct Door {
 
 /// Reads the user's keys: before anything is fetched, as nobody could log in without.
 pub(super) fn authorized_keys(path: &Path) -> anyhow::Result<AuthorizedKeys> {
-    AuthorizedKeys::load(path).context("nobody could log in to this job")
+    AuthorizedKeys::load(path).context("nobody can log in to this job")
 }
 
 /// Finds the host's keys of an earlier run, or makes them: seconds of work, beside the fetch.
@@ -176,12 +176,12 @@ pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     let stuck: Vec<_> = leftovers.stuck.iter().map(ToString::to_string).collect();
     anyhow::ensure!(
         stuck.is_empty(),
-        "processes of sessions cannot be ended, so the image may still change: {}",
+        "cannot end processes of sessions, so the image may still change: {}",
         stuck.join(", ")
     );
     anyhow::ensure!(
         leftovers.additions.is_empty(),
-        "what the sessions needed cannot be taken out of the image: {:?}",
+        "cannot remove the files of the sessions from the image: {:?}",
         leftovers.additions
     );
     Ok(())
@@ -217,7 +217,7 @@ async fn serve_in(
 ) -> anyhow::Result<Signal> {
     if site.trouble.is_some() {
         // The one that has been followed.
-        places(host, site).take_back_complete().context("cannot take `complete` back")?;
+        places(host, site).take_back_complete().context("cannot remove the file `complete`")?;
     }
     let mut signals = watch_signals(host, site)?;
     let listener = bound.listen()?;
@@ -234,7 +234,7 @@ async fn serve_in(
         record: host.record.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
-    tracing::info!(%address, jailed = host.session.jail, "ssh server accepts connections");
+    tracing::info!(%address, jailed = host.session.jail, "ssh server is listening");
     let _control = control::serve(&Layout::new(&host.parent), server.clone())?;
     let signal = tokio::select! {
         signal = until_signal(host, site, &mut signals, &server) => signal,
@@ -284,7 +284,7 @@ async fn until_signal(
                 return Err(error);
             }
         };
-        let signal = signal.context("stopped while the user worked")?;
+        let signal = signal.context("cancelled while the user worked")?;
         let faults = match signal.kind {
             Kind::Complete => faults(site).await?,
             _ => Vec::new(),
@@ -299,7 +299,7 @@ async fn until_signal(
         for fault in &faults {
             tracing::error!("the image cannot be packaged: {fault}");
         }
-        places(host, site).take_back_complete().context("cannot take `complete` back")?;
+        places(host, site).take_back_complete().context("cannot remove the file `complete`")?;
         // Anew: the next `complete` is another one, however soon it comes.
         *signals = watch_signals(host, site)?;
         server.notice(&begun.notice(&grace::complete_file(host.session.jail, &host.parent)));
@@ -425,10 +425,10 @@ fn motd(host: &Host, site: &Site) -> ssh::Motd {
 fn farewell(signal: &anyhow::Result<Signal>) -> &'static str {
     match signal {
         Ok(Signal { kind: Kind::Complete, .. }) => {
-            "The image is being packaged: this session ends.\n"
+            "The image is being packaged. This session ends now.\n"
         }
-        Ok(_) => "The job was given up: this session ends.\n",
-        Err(_) => "The job ends before it is complete: this session ends.\n",
+        Ok(_) => "The job was given up. This session ends now.\n",
+        Err(_) => "The job ends without a complete image. This session ends now.\n",
     }
 }
 
@@ -437,10 +437,10 @@ fn tell_leftovers(leftovers: &Leftovers) {
         tracing::warn!(
             pid = process.pid,
             name = process.name,
-            "ended a process that a session left"
+            "killed a process that a session left running"
         );
     }
     for mount in &leftovers.mounts {
-        tracing::warn!(mount, "undid a mount that a session left");
+        tracing::warn!(mount, "unmounted a mount that a session left behind");
     }
 }

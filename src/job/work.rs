@@ -119,7 +119,10 @@ impl<'a> Work<'a> {
             return Err(error);
         }
         let trouble = grace::repairable_by_users(error)?;
-        tracing::error!("the image cannot be packaged, its users can repair it: {trouble}");
+        tracing::error!(
+            "the image cannot be packaged, waiting for its users to repair it: \
+                         {trouble}"
+        );
         mark(self.workspace, Stage::Ready);
         Ok(Trouble::Image(trouble))
     }
@@ -186,7 +189,10 @@ impl<'a> Work<'a> {
             ended => {
                 trying.cancel();
                 if let Ok(published) = publishing.await {
-                    tracing::warn!("the image was published as it was before the user came back");
+                    tracing::warn!(
+                        "the image was published without the last changes: the user \
+                        came back too late"
+                    );
                     return Ok(Some(published));
                 }
                 ended.map(|()| None)

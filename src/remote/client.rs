@@ -185,7 +185,7 @@ impl Connection {
     /// Opens a connection to a port of the node's loopback.
     pub(super) async fn dial(&self, port: u16) -> Result<Channel<client::Msg>, Error> {
         let open = self.handle.channel_open_direct_tcpip("127.0.0.1", port.into(), "127.0.0.1", 0);
-        self.in_time("reach the sessions", SILENCE, open).await
+        self.in_time("connect to the sessions", SILENCE, open).await
     }
 
     /// Runs a short command that must succeed; gives what it printed.

@@ -33,7 +33,7 @@ impl Connection {
     }
 
     async fn copy(&self, file: &File, path: &Path, meter: &Meter) -> Result<(), Error> {
-        const WHAT: &str = "read what was made";
+        const WHAT: &str = "read the results";
         let write = |source| Error::Write { path: path.into(), source };
         let mut local = LocalFile::create(path).await.map_err(write)?;
         let (mut md5, mut size) = (Md5::new(), 0);

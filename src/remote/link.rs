@@ -171,7 +171,11 @@ impl Talk {
             // A login script of root's that prints something.
             Err(_) => {
                 let line = String::from_utf8_lossy(line);
-                tracing::debug!(node = self.connection.node, "the node says: {}", line.trim_end());
+                tracing::debug!(
+                    node = self.connection.node,
+                    "the node reports: {}",
+                    line.trim_end()
+                );
             }
         }
     }

@@ -30,7 +30,7 @@ pub async fn serve(listener: TcpListener, access: Access, port: u16) -> std::con
                         Ok(()) => tracing::debug!(%from, "a relayed connection has ended"),
                         Err(error) => tracing::warn!(
                             %from,
-                            "a user cannot be let in to the remote build node: {}",
+                            "cannot connect a user to the remote build node: {}",
                             chain(&error)
                         ),
                     }

@@ -68,7 +68,8 @@ impl Admission {
         if crowded || percent < self.chance(total) {
             startups.dropped += 1;
             if startups.dropped == 1 {
-                tracing::warn!(%address, "too many have not logged in: beginning MaxStartups throttling");
+                tracing::warn!(%address, "too many unauthenticated connections: beginning \
+                    MaxStartups throttling");
             }
             return None;
         }

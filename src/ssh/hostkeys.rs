@@ -24,13 +24,13 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("the SSH host key {} cannot be read; remove it to have a new one made", path.display())]
+    #[error("cannot read the SSH host key {}; remove it, and a new one will be created", path.display())]
     Parse {
         path: PathBuf,
         #[source]
         source: russh::keys::ssh_key::Error,
     },
-    #[error("cannot make an SSH host key: {0}")]
+    #[error("cannot generate an SSH host key: {0}")]
     Make(String),
 }
 
@@ -47,7 +47,7 @@ impl HostKeys {
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|source| file_error("make the directory of", directory, source))?;
+            .map_err(|source| file_error("create the directory of", directory, source))?;
         let ed25519 = load_or_make(&directory.join("ssh_host_ed25519_key"), make_ed25519)?;
         let rsa = load_or_make(&directory.join("ssh_host_rsa_key"), make_rsa)?;
         let keys = Self { keys: vec![ed25519, rsa] };

@@ -148,7 +148,7 @@ impl Handle {
         }
         self.inner.shared.sockets.close();
         if tokio::time::timeout(HANGUP, self.inner.shared.sockets.wait()).await.is_err() {
-            tracing::warn!("sockets that clients forward may be left in the image");
+            tracing::warn!("cannot close all forwarded sockets, some may stay in the image");
         }
     }
 
@@ -184,7 +184,8 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener) {
 impl Inner {
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let Some(startup) = self.admission.admit(peer.ip(), rand::random_range(0..100)) else {
-            tracing::debug!(%peer, "connection dropped: too many have not logged in (MaxStartups)");
+            tracing::debug!(%peer, "connection dropped: too many unauthenticated connections \
+                (MaxStartups)");
             // As sshd says it; the socket of a new connection has room for it.
             let _ = tcp.try_write(b"Not allowed at this time\r\n");
             return;

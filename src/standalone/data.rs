@@ -24,14 +24,14 @@ pub fn prepare(path: &Path) -> io::Result<()> {
     }
     if found.uid() != trusted::user() {
         let why =
-            format!("it belongs to another user (uid {}); take another directory", found.uid());
+            format!("it belongs to another user (uid {}); use another directory", found.uid());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     if found.mode() & OTHERS != 0 {
         tracing::warn!(
             data = %path.display(),
             mode = format!("{:04o}", found.mode() & 0o7777),
-            "other users could enter the data directory; it is closed to them now"
+            "other users had access to the data directory; removed their permissions"
         );
         close(path)?;
         tighten(path, path)?;

@@ -47,13 +47,13 @@ pub enum Error {
     Full { directory: PathBuf, source: io::Error },
     #[error("cannot read or write {path}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is opened again after a failure of the disk, try again")]
+    #[error("reopening {path} after a disk error, try again")]
     Reopening { path: PathBuf },
     #[error("{path} is damaged: {what}. Nothing was changed. {advice}")]
     Damaged { path: PathBuf, what: String, advice: &'static str },
     #[error("another process uses {path}")]
     InUse { path: PathBuf },
-    #[error("{path} has schema {found}, this program knows {known}: use a newer one")]
+    #[error("{path} has schema {found}, this program supports {known}: use a newer version")]
     Schema { path: PathBuf, found: u64, known: u64 },
     #[error("the database failed")]
     Raw(#[source] redb::Error),
@@ -166,7 +166,7 @@ impl<D> Reopened<D> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.1.is_none() {
             *current = (current.0 + 1, Some((self.opener)()?));
-            tracing::info!(path = %self.path.display(), "opened the database again");
+            tracing::info!(path = %self.path.display(), "reopened the database");
         }
         Ok(())
     }
@@ -202,7 +202,12 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     QUIET.set(outer);
     done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text").to_owned()
+        text.or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or(
+                "not UTF-8 \
+            text",
+            )
+            .to_owned()
     })
 }
 

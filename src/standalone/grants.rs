@@ -84,7 +84,8 @@ impl Grants {
                 Ok(grant) => _ = given.insert(grant.id, grant),
                 // Whoever has it is refused; nothing else depends on it.
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "the rights of a job are lost");
+                    tracing::warn!(path = %path.display(), %error, "cannot restore the \
+                        permissions of a job");
                     std::fs::remove_file(&path)?;
                 }
             }
@@ -117,7 +118,8 @@ impl Grants {
         if let Err(error) = std::fs::remove_file(self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::error!(job = %id, %error, "the rights of a job come back after a restart");
+            tracing::error!(job = %id, %error, "cannot remove the stored permissions of a job: a \
+                restart would restore them");
         }
     }
 

@@ -43,11 +43,11 @@ impl Readiness {
         records
             .probe()
             .await
-            .map_err(|error| format!("records cannot be changed: {}", chain(&error)))?;
+            .map_err(|error| format!("cannot store records: {}", chain(&error)))?;
         let Some(store) = self.store.clone() else { return Ok(()) };
         let written = tokio::task::spawn_blocking(move || store.write()).await;
         written
             .map_err(|error| error.to_string())?
-            .map_err(|error| format!("objects cannot be stored: {}", chain(error.as_ref())))
+            .map_err(|error| format!("cannot store objects: {}", chain(error.as_ref())))
     }
 }

@@ -18,7 +18,7 @@ pub async fn rebuild_index(data: &Path) -> Result<Report, Error> {
             Err(Error::Records { source, .. }) if source.is_damage() => {
                 tracing::warn!(
                     error = %chain(&source),
-                    "objects of an older version are not known by records"
+                    "objects of an older version are not referenced by any record"
                 );
                 (Vec::new(), None)
             }

@@ -49,9 +49,9 @@ const STORE_POLICY: Policy = Policy {
 pub enum Error {
     #[error("cannot use the data directory {path}")]
     Data { path: PathBuf, source: io::Error },
-    #[error("cannot keep the rights of jobs in {path}")]
+    #[error("cannot store the permissions of jobs in {path}")]
     Grants { path: PathBuf, source: io::Error },
-    #[error("cannot write where clients on this machine find standalone into {path}")]
+    #[error("cannot write the file {path}, through which clients on this machine find standalone")]
     Here { path: PathBuf, source: io::Error },
     #[error("{what} cannot listen on {addr}")]
     Listen { what: &'static str, addr: SocketAddr, source: io::Error },
@@ -63,11 +63,11 @@ pub enum Error {
     Store(#[from] s3::Error),
     #[error("cannot use the object store {endpoint}")]
     Client { endpoint: Url, source: Box<client::Error> },
-    #[error("cannot keep the configurations and sessions of CFS")]
+    #[error("cannot store the configurations and sessions of CFS")]
     Cfs(#[source] io::Error),
     #[error(transparent)]
     Launcher(#[from] launcher::Error),
-    #[error("a task of standalone was lost")]
+    #[error("a task of standalone failed")]
     Task(#[from] tokio::task::JoinError),
 }
 
@@ -185,7 +185,7 @@ impl Server {
             s3 = %store.endpoint,
             data = %config.data.display(),
             token = %token_file.display(),
-            "standalone listens"
+            "standalone is listening"
         );
         let s3 = store.endpoint;
         guard.disarm();
@@ -270,8 +270,8 @@ pub(super) async fn open_records(path: PathBuf) -> Result<Records, Error> {
         if !path.exists() && beside.exists() {
             tracing::warn!(
                 records = %path.display(),
-                "there are objects of an earlier run and no records: this begins without any. If that is not \
-                 what you want, end it and put back a backup of this file"
+                "objects of an earlier run exist, but no records: starting without records. If \
+                 this is wrong, stop standalone and restore a backup of this file"
             );
         }
         Records::open(&path).map_err(|source| Error::Records { path, source })

@@ -107,7 +107,7 @@ pub(super) fn bars() -> ProgressDrawTarget {
 }
 
 fn loss(lost: u64, why: &str) -> String {
-    format!("{lost} log lines are missing here: stderr did not take them ({why})")
+    format!("{lost} log lines are missing here: cannot write to stderr ({why})")
 }
 
 fn panicked(panic: &PanicHookInfo<'_>) -> String {

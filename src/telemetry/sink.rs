@@ -150,7 +150,7 @@ impl Writer {
                 Some(Entry::Line(line)) => self.line(&line),
                 Some(Entry::Lost(lost)) => {
                     self.lost += lost;
-                    self.why = "it took them too slowly".into();
+                    self.why = "it is too slow".into();
                     self.tell();
                 }
                 None => {
@@ -302,7 +302,7 @@ mod tests {
         let text = disk.text();
         let written = text.lines().filter(|line| line.starts_with('x')).count();
         assert!((1..=4).contains(&written), "{written} of 20 lines");
-        let lost = format!("lost {}: it took them too slowly\n", 20 - written);
+        let lost = format!("lost {}: it is too slow\n", 20 - written);
         assert!(text.ends_with(&lost), "{}", &text[text.len() - 60..]);
     }
 }

@@ -35,8 +35,8 @@ pub enum Error {
     #[error("the image root is {found} (as /{path} shows), not {asked}")]
     Mismatch { path: String, found: Arch, asked: Arch },
     #[error(
-        "none of the usual programs (bin/sh, usr/bin/env, sbin/init...) of the image root tells its \
-         architecture: say it with --arch"
+        "cannot determine the architecture of the image root from its programs (bin/sh, \
+         usr/bin/env, sbin/init...): use --arch"
     )]
     Unknown,
 }

@@ -40,11 +40,11 @@ pub enum Error {
     #[error(transparent)]
     Root(#[from] root::Error),
     #[error(
-        "/boot of the image root holds more than one {what} ({names}) and no link that says which: \
-         name it with {option}"
+        "/boot of the image root contains more than one {what} ({names}) and no link to one of \
+         them: choose one with {option}"
     )]
     Several { what: &'static str, option: &'static str, names: String },
-    #[error("cannot make a file for the {what}")]
+    #[error("cannot create a file for the {what}")]
     Temporary { what: &'static str, source: std::io::Error },
 }
 

@@ -33,7 +33,7 @@ pub enum Error {
     Get { object: Object, source: Box<get::Error> },
     #[error("cannot use the file {}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{object} was fetched, but {} has md5 {found}, not {expected}", path.display())]
+    #[error("{object} was downloaded, but {} has md5 {found}, not {expected}", path.display())]
     Damaged { object: Object, path: PathBuf, expected: String, found: String },
 }
 

@@ -28,19 +28,19 @@ pub struct File {
 pub enum Error {
     #[error(transparent)]
     Record(#[from] verify::Error),
-    #[error("record {0} has no link: nothing belongs to it")]
+    #[error("record {0} has no link, so it has no artifacts")]
     NoLink(String),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("an artifact cannot be named")]
+    #[error("an artifact has no valid path")]
     Path(#[from] BadPath),
-    #[error("an artifact's name {0:?} cannot be that of a file")]
+    #[error("the artifact name {0:?} is not a valid file name")]
     Name(String),
     #[error("cannot use the directory {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Fetch(#[from] fetch::Error),
-    #[error("cannot look for the history of the image")]
+    #[error("cannot look up the history of the image")]
     History(#[source] Box<s3::Error>),
 }
 

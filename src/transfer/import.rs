@@ -45,17 +45,18 @@ pub enum Error {
     Prepare(#[from] prepare::Error),
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot find out which images there are")]
+    #[error("cannot list the existing images")]
     List(#[source] ims::Error),
-    #[error("cannot compare with an image that is there")]
+    #[error("cannot compare with an existing image")]
     Compare(#[from] ManifestError),
-    #[error("cannot publish the image; nothing of it is left")]
+    #[error("cannot publish the image; everything was rolled back")]
     Publish(#[from] publish::Error),
     #[error(
-        "cannot verify image {id} after it was registered; it is removed again, what cannot be is in the log"
+        "cannot verify image {id} after its registration; it was removed again, the log lists \
+         what could not be removed"
     )]
     Verify { id: String, source: verify::Error },
-    #[error("image {id} is not as it was sent, and is removed again: {problems}")]
+    #[error("image {id} differs from what was uploaded, so it was removed again: {problems}")]
     Wrong { id: String, problems: String },
     #[error("stopped")]
     Cancelled,

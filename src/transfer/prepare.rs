@@ -57,7 +57,7 @@ pub enum Error {
     Source(#[from] source::Error),
     #[error("cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("cannot make an image of {}", path.display())]
+    #[error("cannot create an image from {}", path.display())]
     Pack { path: PathBuf, source: write::Error },
     #[error("{} cannot be imported", path.display())]
     Check { path: PathBuf, source: check::Error },
@@ -99,7 +99,8 @@ pub fn prepare(wanted: &Wanted, cancel: &CancellationToken) -> Result<Prepared, 
     for (what, file) in [("kernel", &boot.kernel), ("initrd", &boot.initrd)] {
         if file.is_none() {
             notes.push(format!(
-                "/boot of the image root holds no {what} and none was given: nodes cannot boot it"
+                "/boot of the image root contains no {what} and none was given: nodes cannot boot \
+                 this image"
             ));
         }
     }
@@ -129,15 +130,18 @@ fn squashfs(
             let converted = convert(&path, compression, &made, &options, cancel)?;
             if converted.absolute > 0 {
                 let count = converted.absolute;
-                notes.push(format!("the leading / of {count} names was left out"));
+                notes.push(format!("removed the leading / of {count} names"));
             }
             if converted.acls > 0 {
                 let count = converted.acls;
-                notes.push(format!("squashfs has no place for the ACLs of {count} entries"));
+                notes.push(format!("squashfs cannot store ACLs: dropped those of {count} entries"));
             }
             if converted.times > 0 {
                 let count = converted.times;
-                notes.push(format!("squashfs has no place for the times of {count} entries: before 1970 or after 2106"));
+                notes.push(format!(
+                    "squashfs cannot store times before 1970 or after 2106: \
+                    changed those of {count} entries"
+                ));
             }
             note_xattrs(&converted.summary, notes);
         }
@@ -155,7 +159,10 @@ fn squashfs(
 fn note_xattrs(summary: &write::Summary, notes: &mut Vec<String>) {
     if summary.xattrs_skipped > 0 {
         let count = summary.xattrs_skipped;
-        notes.push(format!("squashfs has no place for {count} extended attributes"));
+        notes.push(format!(
+            "squashfs cannot store {count} of the extended attributes: dropped \
+            them"
+        ));
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Publication {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write down in {path} what is published")]
+#[error("cannot record in {path} what is being published")]
 pub struct Error {
     path: PathBuf,
     source: io::Error,
@@ -116,7 +116,7 @@ async fn settle(site: &Site, directory: &Path, cancel: &CancellationToken) {
         if let Err(error) = settle_one(site, &lock, cancel).await {
             tracing::warn!(
                 journal = %lock.display(),
-                "what an earlier command left cannot be withdrawn now: {error:#}"
+                "cannot roll back now what an earlier command left behind: {error:#}"
             );
             continue;
         }
@@ -137,7 +137,7 @@ fn take(lock: &Path, site: &Site) -> Option<Flock<File>> {
 async fn settle_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> anyhow::Result<()> {
     let image = Journal::at(lock.with_extension("image"));
     if let Some(image) = earlier::settle(&site.ims, &site.store, &image, cancel).await? {
-        tracing::info!(image = image.id, "an earlier command was killed after it had published");
+        tracing::info!(image = image.id, "an earlier command was killed after it published");
     }
     image.remove()?;
     let path = lock.with_extension("recipe");
@@ -170,9 +170,9 @@ async fn settle_recipe(
     }
     tracing::warn!(
         recipe = id,
-        "an earlier command was killed while it imported: that is withdrawn"
+        "an earlier command was killed during an import: rolling back what it did"
     );
-    anyhow::ensure!(recipe::withdraw(site, &id).await, "recipe {id} is left");
+    anyhow::ensure!(recipe::withdraw(site, &id).await, "cannot remove recipe {id}");
     Ok(())
 }
 
@@ -181,7 +181,11 @@ pub async fn begin_or_warn(site: &Site, cancel: &CancellationToken) -> Option<Pu
     Publication::begin(site, cancel)
         .await
         .inspect_err(|error| {
-            tracing::warn!("a command that is killed may leave something: {}", chain(error));
+            tracing::warn!(
+                "if this command is killed, it may leave records or objects behind: \
+                {}",
+                chain(error)
+            );
         })
         .ok()
 }

@@ -52,15 +52,15 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Source(#[from] source::Error),
-    #[error("{} is no gzip-compressed tar archive, which the archive of a recipe must be", .0.display())]
+    #[error("{} is not a gzip-compressed tar archive, as required for recipes", .0.display())]
     NotATgz(PathBuf),
-    #[error("{} is no usable archive", path.display())]
+    #[error("{} is not a usable archive", path.display())]
     Archive { path: PathBuf, source: archive::Error },
-    #[error("{}: the entry {name} leads out of the recipe's directory; it is refused", path.display())]
+    #[error("{}: the entry {name} is refused because it is outside the recipe's directory", path.display())]
     Traversal { path: PathBuf, name: String },
-    #[error("cannot find out which recipes there are")]
+    #[error("cannot list the existing recipes")]
     List(#[source] ims::Error),
-    #[error("cannot make the recipe record")]
+    #[error("cannot create the recipe record")]
     Create(#[source] ims::Error),
     #[error("cannot upload the archive; the record was removed again")]
     Upload(#[source] s3::Error),
@@ -68,9 +68,9 @@ pub enum Error {
     Link(#[source] ims::Error),
     #[error("cannot verify the recipe after it was registered; it was removed again")]
     Verify(#[source] verify::Error),
-    #[error("the recipe is not as it was sent, and was removed again: {0}")]
+    #[error("the recipe differs from what was uploaded, so it was removed again: {0}")]
     Wrong(String),
-    #[error("IMS answered with a record without an id")]
+    #[error("IMS returned a record without an id")]
     NoId,
 }
 
@@ -97,7 +97,11 @@ pub async fn import(
     let write_down = |id: Option<&str>| {
         let written = publication.as_ref().map(|it| it.recipe(&fields, id));
         if let Some(Err(error)) = written {
-            tracing::warn!("a command that is killed may leave something: {}", chain(&error));
+            tracing::warn!(
+                "if this command is killed, it may leave records or objects behind: \
+                {}",
+                chain(&error)
+            );
         }
     };
     write_down(None);
@@ -149,7 +153,8 @@ pub async fn withdraw(site: &Site, id: &str) -> bool {
     let deleted = ims.delete(Collection::Recipes, id, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
     if let Err(error) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
-        tracing::error!(id, error = %chain(&error), "roll-back: the recipe record is left, delete it by hand");
+        tracing::error!(id, error = %chain(&error), "cannot roll back the recipe record, delete \
+            it by hand");
         return false;
     }
     let store = site.store.with_policy(Policy::CLEAN_UP);
@@ -165,7 +170,7 @@ pub async fn withdraw(site: &Site, id: &str) -> bool {
             tracing::error!(
                 objects = format!("s3://{RECIPES}/{prefix}"),
                 error = %chain(&error),
-                "roll-back: objects are left, delete them by hand"
+                "cannot roll back all objects, delete them by hand"
             );
             false
         }
@@ -231,6 +236,6 @@ fn check(path: &Path) -> Result<Vec<String>, Error> {
     }
     Ok(match has_config {
         true => Vec::new(),
-        false => vec!["the archive holds no config.xml: kiwi cannot build it".to_owned()],
+        false => vec!["the archive contains no config.xml: kiwi cannot build it".to_owned()],
     })
 }

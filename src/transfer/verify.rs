@@ -38,9 +38,9 @@ pub struct Checked {
 pub enum Error {
     #[error("cannot look up the record")]
     Ims(#[from] ims::Error),
-    #[error("there is no record {0} in {1}")]
+    #[error("{1} has no record {0}")]
     NoRecord(String, &'static str),
-    #[error("IMS answered with a record that is none")]
+    #[error("IMS returned an invalid record")]
     Record(#[from] serde_json::Error),
     #[error("cannot look up an artifact")]
     Store(#[source] Box<s3::Error>),
@@ -94,7 +94,7 @@ pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<
         ));
     }
     if let Err(error) = manifest.manifest.rootfs() {
-        report.problems.push(format!("the manifest is not that of an image: {error}"));
+        report.problems.push(format!("the manifest is not valid for an image: {error}"));
     }
     for artifact in &manifest.manifest.artifacts {
         report.artifacts.push(check(site, artifact, cancel).await?);

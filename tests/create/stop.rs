@@ -60,6 +60,6 @@ async fn while_a_user_looks_at_a_failed_build() {
     agent.process.signal(SIGTERM);
     let statuses =
         ["fetching_recipe", "waiting_for_repos", "building_image", "waiting_on_user", "error"];
-    agent.ends(143, &statuses, &["stopped while the user worked", "KiwiScriptFailed"]).await;
+    agent.ends(143, &statuses, &["cancelled while the user worked", "KiwiScriptFailed"]).await;
     pod.pod.assert_no_image().await;
 }

@@ -3,7 +3,7 @@
 use crate::pod::Pod;
 use crate::support::proxy::{ALWAYS, Fault};
 
-const UNTOLD: &str = "IMS could not be told how the job ended";
+const UNTOLD: &str = "cannot report the end of the job to IMS";
 const SUCCEEDED: [&str; 4] =
     ["fetching_image", "waiting_on_user", "packaging_artifacts", "success"];
 const FAILED: [&str; 4] = ["fetching_image", "waiting_on_user", "packaging_artifacts", "error"];

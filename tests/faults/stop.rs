@@ -58,7 +58,7 @@ async fn while_the_user_works() {
         agent.reaches("waiting_on_user").await;
         agent.process.signal(signal);
         let statuses = ["fetching_image", "waiting_on_user", "error"];
-        agent.ends(143, &statuses, &["stopped while the user worked"]).await;
+        agent.ends(143, &statuses, &["cancelled while the user worked"]).await;
         assert_can_be_packaged(&pod).await;
     }
 }

@@ -30,6 +30,7 @@ fn tell(parent: &Path, name: &str, why: &str) {
     let (path, new) = (parent.join(name), parent.join(format!(".{name}.new")));
     // Whoever sees the file reads it at once, and all of it must be there.
     if let Err(error) = std::fs::write(&new, why).and_then(|()| std::fs::rename(&new, &path)) {
-        tracing::warn!(path = %path.display(), %error, "the other containers of the pod cannot be told");
+        tracing::warn!(path = %path.display(), %error, "cannot notify the other containers of the \
+            pod");
     }
 }

@@ -84,7 +84,7 @@ impl<'a> Remote<'a> {
             "a job on a remote build node cannot have containers of its own for the steps of a build"
         );
         if job.options.record.is_some() {
-            tracing::warn!("terminals on a remote build node are not recorded");
+            tracing::warn!("cannot record terminals on a remote build node");
         }
         let layout = Layout::new(&job.contract.image_root_parent);
         layout
@@ -128,7 +128,7 @@ impl<'a> Remote<'a> {
         let published = Box::pin(self.work(work, None, Some(&source), base, door)).await?;
         let agent = self.layout.agent();
         if let Err(error) = std::fs::remove_dir_all(&agent) {
-            tracing::warn!(path = %agent.display(), %error, "cannot be removed");
+            tracing::warn!(path = %agent.display(), %error, "cannot remove a file");
         }
         Ok(published)
     }
@@ -141,7 +141,7 @@ impl<'a> Remote<'a> {
         let published = self.create_in(&directory, door).await;
         let leave = if published.is_ok() { Leave::Nothing } else { Leave::Everything };
         if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
-            tracing::error!("the build cannot be removed: {}", chain(error.as_ref()));
+            tracing::error!("cannot remove the build: {}", chain(error.as_ref()));
         }
         published
     }
@@ -178,17 +178,21 @@ impl<'a> Remote<'a> {
     ) -> anyhow::Result<Published> {
         let stop = &self.job.reporter.stop;
         let started = stop.run_until_cancelled(self.start(work, recipe)).await;
-        let mut link = started.context("stopped while the remote build node was set up")??;
+        let mut link = started.context("cancelled while setting up the remote build node")??;
         let mut talk = Talk::new(self, source, base, door);
         let followed = stop.run_until_cancelled(talk.follow(&mut link)).await;
-        let ended = followed
-            .unwrap_or_else(|| Err(anyhow::anyhow!("stopped while the remote build node worked")));
+        let ended = followed.unwrap_or_else(|| {
+            Err(anyhow::anyhow!(
+                "cancelled while the remote build node \
+                worked"
+            ))
+        });
         // From here on nobody is let in.
         talk.relay = None;
         if !talk.over {
             link.hang_up();
             if timeout(END_TIME, last_words(&mut link)).await.is_err() {
-                tracing::warn!("the remote build node takes its time to end");
+                tracing::warn!("the remote build node did not end in time, not waiting any longer");
             }
         }
         if let Err(error) = &ended {
@@ -196,7 +200,10 @@ impl<'a> Remote<'a> {
         }
         match (talk.published, ended) {
             (Some(published), Err(error)) => {
-                tracing::warn!("the remote build node did not end well: {}", chain(error.as_ref()));
+                tracing::warn!(
+                    "the remote build node ended with an error: {}",
+                    chain(error.as_ref())
+                );
                 Ok(published)
             }
             (Some(published), Ok(())) => Ok(published),
@@ -246,7 +253,7 @@ impl<'a> Remote<'a> {
             if !occupied || start.elapsed() > self.patience {
                 return sent;
             }
-            tracing::info!("the node still works on an earlier run of this job");
+            tracing::info!("the node is still busy with an earlier run of this job");
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -296,14 +303,14 @@ impl<'a> Remote<'a> {
                 {
                     tracing::warn!(
                         directory = %self.directory.display(),
-                        "what the job left on the node cannot be removed: {}",
+                        "cannot remove the job's files from the node: {}",
                         chain(&error)
                     );
                 }
             }
             Some(_) => tracing::warn!(
                 seconds = self.patience.as_secs(),
-                "the node ends the work and removes it when it has not heard from here for so long"
+                "the node ends and removes the work if it receives nothing for this long"
             ),
             None => {}
         }

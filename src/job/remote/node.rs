@@ -42,7 +42,7 @@ pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow
         Ok((pod, task)) => (Arc::new(pod), task),
         Err(error) => {
             remove(directory).await?;
-            return Err(error.context("no task came from the pod"));
+            return Err(error.context("received no task from the pod"));
         }
     };
     if std::process::id() == 1 {
@@ -52,7 +52,7 @@ pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow
         let (lost, stop) = (pod.lost.clone(), stop.clone());
         async move {
             lost.cancelled().await;
-            tracing::warn!("the pod is gone: the work ends");
+            tracing::warn!("lost the connection to the pod, ending the work");
             stop.cancel();
         }
     });
@@ -90,10 +90,9 @@ impl Node {
             Work::Customize(work) => self.customize(work).await,
             Work::Create(work) => self.create(work).await,
         };
-        let undone = blocking(move || {
-            bound.close().context("what the job has mounted on the node cannot be unmounted")
-        })
-        .await;
+        let undone =
+            blocking(move || bound.close().context("cannot unmount the job's mounts on the node"))
+                .await;
         worked.and(undone)
     }
 
@@ -226,7 +225,7 @@ impl Node {
         let made = self.made(packed).await?;
         let taken =
             self.stop.run_until_cancelled(self.pod.hand_over(ToPod::Made(Box::new(made)))).await;
-        anyhow::ensure!(taken == Some(true), "stopped before the pod had what was made");
+        anyhow::ensure!(taken == Some(true), "cancelled before the pod had received the results");
         Ok(())
     }
 
@@ -238,7 +237,7 @@ impl Node {
             anyhow::Ok(self.pod.hand_over(ToPod::BuildLog(log)).await)
         };
         if let Some(Err(error)) = self.stop.run_until_cancelled(handed_over).await {
-            tracing::warn!("the pod does not get kiwi's log: {}", chain(error.as_ref()));
+            tracing::warn!("cannot send kiwi's log to the pod: {}", chain(error.as_ref()));
         }
     }
 

@@ -40,7 +40,7 @@ impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
         let Some((address, bits)) = text.split_once('/') else {
             return match text.is_empty() {
-                true => Err("an empty pattern".into()),
+                true => Err("it contains an empty pattern".into()),
                 false => Ok(Self::Wildcard(text.to_ascii_lowercase())),
             };
         };

@@ -38,7 +38,8 @@ impl Budget {
         if let (Err(error), false) = (result, failed) {
             tracing::warn!(
                 directory = %self.directory.display(), error = %error,
-                "cannot queue more session input on disk; clients wait until programs have read theirs"
+                "cannot queue more session input on disk; clients wait until programs read their \
+                 input"
             );
         }
     }

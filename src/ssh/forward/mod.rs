@@ -124,7 +124,12 @@ fn direct<R, W, E>(
                 join(read, write, inbox, Outlet::new(channel, connection, closed)).await;
             }
             Err(error) => {
-                tracing::debug!(target, error = crate::telemetry::chain(&error), "not forwarded");
+                tracing::debug!(
+                    target,
+                    error = crate::telemetry::chain(&error),
+                    "cannot forward \
+                    a connection"
+                );
                 connection.channels().remove(&id);
                 reply.reject(ChannelOpenFailure::ConnectFailed).await;
             }

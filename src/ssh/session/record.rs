@@ -85,7 +85,8 @@ impl Recorder {
     }
 
     fn complain(&self, error: &io::Error) {
-        tracing::error!(session = self.session, %error, "the recording of a session ends here");
+        tracing::error!(session = self.session, %error, "cannot write the recording of a session, \
+            it ends here");
     }
 }
 

@@ -36,7 +36,7 @@ const LAST_INPUT: Duration = Duration::from_secs(1);
 
 /// What a client sees of a session whose end is not its program's.
 const LOST: &str =
-    "The process that starts sessions has ended, and this session with it. Log in again.\n";
+    "The process that starts sessions has ended, and so has this session. Log in again.\n";
 
 pub(super) struct Running {
     pub child: Child,
@@ -200,7 +200,7 @@ impl Controller {
                         recorder.resized(window).await;
                     }
                     if let Some(Err(error)) = terminal.as_ref().map(|m| m.resize(window)) {
-                        tracing::debug!(session = self.live.id, %error, "terminal not resized");
+                        tracing::debug!(session = self.live.id, %error, "cannot resize a terminal");
                     }
                 }
                 () = self.live.hangup.cancelled() => break,
@@ -289,7 +289,7 @@ fn report(live: &Live, status: &io::Result<ExitStatus>) {
 
 fn complain(live: &Live, result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::warn!(session = live.id, %error, "a session's stream failed");
+        tracing::warn!(session = live.id, %error, "a stream of a session failed");
     }
 }
 

@@ -211,6 +211,6 @@ fn revived(object: &Object) -> Option<Object> {
 }
 
 fn lost<T>(record: T, object: &Object) -> Moved<T> {
-    tracing::warn!(%object, "the artifact of a record is missing");
+    tracing::warn!(%object, "an artifact of a record is missing");
     Moved::unchanged(record)
 }

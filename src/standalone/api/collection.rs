@@ -161,7 +161,8 @@ where
 /// Removes objects that no record needs any more; the record's change stands even if that fails.
 async fn sweep(app: &App, originals: &[Object]) {
     if let Err(error) = app.objects.delete_all(originals).await {
-        tracing::error!(error = %chain(&error), "objects of a moved record stay in the store");
+        tracing::error!(error = %chain(&error), "cannot move the objects of a record, they stay \
+            in the store");
     }
 }
 

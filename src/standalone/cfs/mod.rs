@@ -73,7 +73,8 @@ impl Cfs {
                 run::end(&mut session, false);
                 // Without room for that it is said again at the next start.
                 if let Err(error) = sessions.put(&session) {
-                    tracing::warn!(session = %session["name"], %error, "cannot store the end of a session");
+                    tracing::warn!(session = %session["name"], %error, "cannot store the status \
+                        of an ended session");
                 }
             }
         }

@@ -34,7 +34,7 @@ pub fn open(path: &Path, tables: &Tables, check: bool) -> Result<Database, Error
     let advice = tables.advice;
     match path.metadata() {
         Ok(found) if found.len() == 0 => {
-            let what = "it is empty, but was not".to_owned();
+            let what = "it is empty, but it was not empty before".to_owned();
             return Err(Error::Damaged { path: path.into(), what, advice });
         }
         Ok(_) => {}
@@ -94,7 +94,7 @@ fn existing(path: &Path, check: bool) -> Result<Database, redb::Error> {
     let mut database = builder.open(path)?;
     // After a crash redb itself has looked at every page.
     if check && !repaired.load(Ordering::Relaxed) && !database.check_integrity()? {
-        tracing::warn!(path = %path.display(), "the database was damaged and is repaired");
+        tracing::warn!(path = %path.display(), "the database was damaged and has been repaired");
     }
     Ok(database)
 }

@@ -56,8 +56,8 @@ impl Inner {
             tracing::error!(
                 %job,
                 error,
-                "what the job had begun to publish is not withdrawn and may stay: an image without a link, \
-                 objects below its id, unfinished uploads"
+                "cannot roll back what the job began to publish; delete by hand what is left: an \
+                 image without a link, objects below its id, unfinished uploads"
             );
             None
         });
@@ -72,7 +72,7 @@ impl Inner {
         if let Some((_, true)) = changed.await? {
             match result {
                 Some(image) => {
-                    tracing::info!(%job, %image, reason, "the job had published its image")
+                    tracing::info!(%job, %image, reason, "the job has already published its image")
                 }
                 None => tracing::error!(%job, reason, "job failed"),
             }
@@ -114,7 +114,7 @@ impl Inner {
             let record = self.setup.records.remove::<Image>(image).await.map_err(said)?;
             tracing::warn!(
                 job = %job.id, %image, record, objects, uploads,
-                "withdrew what the job had begun to publish"
+                "rolled back what the job began to publish"
             );
         }
         Ok(None)
@@ -145,7 +145,8 @@ fn journal(agent: &Path) -> Option<Uuid> {
     match serde_json::from_slice::<Journal>(&json) {
         Ok(journal) => journal.image_id,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "what a job had begun to publish is not known");
+            tracing::warn!(path = %path.display(), %error, "cannot determine what a job began to \
+                publish");
             None
         }
     }

@@ -20,7 +20,7 @@ pub async fn keep_short(path: &Path) -> Infallible {
         let path = path.to_owned();
         let cut = tokio::task::spawn_blocking(move || cut(&path, LIMIT, KEPT)).await;
         if let Ok(Err(error)) = cut {
-            tracing::warn!(%error, "a job's log cannot be cut");
+            tracing::warn!(%error, "cannot truncate the log of a job");
         }
     }
 }
@@ -39,14 +39,13 @@ fn cut(path: &Path, limit: u64, kept: u64) -> io::Result<()> {
     if let Err(error) = keep_end(path, &old, size, kept) {
         // No space, most likely: then the log is what must give it back.
         let _ = std::fs::remove_file(&old);
-        tracing::warn!(log = %path.display(), %error, "the end of a long log cannot be kept");
+        tracing::warn!(log = %path.display(), %error, "cannot keep the end of a long job log");
     }
     let mut log = OpenOptions::new().append(true).open(path)?;
     log.set_len(0)?;
     writeln!(
         log,
-        "The log was longer than {limit} bytes and begins anew here; the last {kept} bytes of what was \
-         before are in {}.",
+        "The log exceeded {limit} bytes and starts over here; its last {kept} bytes are in {}.",
         old.display()
     )
 }
@@ -77,10 +76,7 @@ mod tests {
         cut(&path, 10, 4).unwrap();
         write!(writer, "next").unwrap();
         let log = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            log.starts_with("The log was longer than 10 bytes") && log.ends_with("\nnext"),
-            "{log}"
-        );
+        assert!(log.starts_with("The log exceeded 10 bytes") && log.ends_with("\nnext"), "{log}");
         assert_eq!(std::fs::read_to_string(dir.path().join("log.old")).unwrap(), "abcd");
     }
 }

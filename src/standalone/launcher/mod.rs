@@ -50,9 +50,9 @@ const PROMPT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot make {IMAGE_ROOT_PARENT}, over which each job's own directory is mounted")]
+    #[error("cannot create {IMAGE_ROOT_PARENT}, the mount point for the directory of each job")]
     MountPoint(#[source] io::Error),
-    #[error("cannot make the directory of jobs {path}")]
+    #[error("cannot create the directory of jobs {path}")]
     Jobs { path: PathBuf, source: io::Error },
     #[error("cannot start the thread that starts jobs")]
     Thread(#[source] io::Error),
@@ -61,7 +61,7 @@ pub enum Error {
     #[error("cannot prepare the directory of job {job}")]
     Directory { job: Uuid, source: io::Error },
     #[error(
-        "cannot start {program} in a mount namespace of its own, which takes root (CAP_SYS_ADMIN)"
+        "cannot start {program} in its own mount namespace; run standalone as root (CAP_SYS_ADMIN)"
     )]
     Spawn { program: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -143,7 +143,7 @@ impl Launcher {
         let Some(running) = self.inner.enter(job.id) else {
             let stop = CancellationToken::new();
             stop.cancel();
-            return self.inner.conclude(job.id, "standalone is ending", &stop).await;
+            return self.inner.conclude(job.id, "standalone is shutting down", &stop).await;
         };
         match self.inner.launch(job, public_key, download, port).await {
             Ok(child) => {
@@ -259,7 +259,8 @@ impl Inner {
         if job.require_dkms && !services.allow_dkms {
             tracing::info!(
                 job = %job.id,
-                "sessions of this job may not mount: standalone was started without --allow-dkms"
+                "sessions of this job cannot mount file systems: start standalone with \
+                 --allow-dkms to allow this"
             );
         }
         let credentials = services.give_again(job.id, Some(job.id), download.reads(job)).await;
@@ -316,13 +317,13 @@ impl Inner {
         process::end_leftovers(job);
         remove(&directory.process());
         if paused {
-            tracing::info!(%job, "the job stops here and goes on when standalone is started again");
+            tracing::info!(%job, "stopping the job; it continues when standalone is started again");
             return self.leave(job, &running);
         }
         self.setup.services.grants.take(job).await;
         let reason = match waited {
             Ok(status) => format!("the agent ended with {}", describe(status)),
-            Err(error) => format!("the agent cannot be waited for: {error}"),
+            Err(error) => format!("cannot wait for the agent: {error}"),
         };
         let reason = format!("{reason}, see {}", log.display());
         self.conclude(job, &reason, &running.stop).await;
@@ -378,7 +379,7 @@ pub async fn end(job: &str, child: &mut Child) -> io::Result<ExitStatus> {
     match tokio::time::timeout(GRACE, child.wait()).await {
         Ok(waited) => waited,
         Err(_) => {
-            tracing::warn!(job, pid, "the job did not end when asked and is killed");
+            tracing::warn!(job, pid, "the job did not end after SIGTERM, killing it");
             launch::kill_group(pid);
             child.wait().await
         }

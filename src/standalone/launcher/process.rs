@@ -54,13 +54,13 @@ impl Identity {
         if !self.lives() {
             return;
         }
-        tracing::warn!(pid = self.pid, "ending a job that outlived its standalone");
+        tracing::warn!(pid = self.pid, "ending a job of a standalone process that has exited");
         launch::terminate(self.pid);
         if !self.gone_within(grace).await {
             launch::kill_group(self.pid);
             launch::kill_now(self.pid);
             if !self.gone_within(KILL_TIME).await {
-                tracing::error!(pid = self.pid, "a job's process cannot be killed");
+                tracing::error!(pid = self.pid, "cannot kill a process of a job");
             }
         }
     }

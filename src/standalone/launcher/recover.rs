@@ -66,7 +66,8 @@ impl Inner {
             Ok(child) => self.watch(id, child, running).await,
             Err(reason) => {
                 let reason = format!(
-                    "standalone ended while the job ran, and {reason}; what was done lies in {}",
+                    "standalone ended while the job ran, and the job cannot continue: {reason}; \
+                     its work is in {}",
                     directory.mnt().display()
                 );
                 self.setup.services.grants.take(id).await;
@@ -84,19 +85,19 @@ impl Inner {
     ) -> Result<Child, String> {
         let directory = self.directory(job.id);
         if running.stop.is_cancelled() {
-            return Err("it is to end".into());
+            return Err("it was being deleted".into());
         }
         if !directory.is_whole() {
-            return Err("its directory is not whole".into());
+            return Err("its directory is incomplete".into());
         }
         match directory.count_restart() {
             Ok(count) if count > RESTARTS => {
-                return Err(format!("its agent was started again {RESTARTS} times before"));
+                return Err(format!("its agent has already been restarted {RESTARTS} times"));
             }
             Ok(_) => {}
             // A full disk, most likely; that is the agent's to handle.
             Err(error) => {
-                tracing::warn!(job = %job.id, %error, "a restart of a job is not counted")
+                tracing::warn!(job = %job.id, %error, "cannot count a restart of a job")
             }
         }
         let port = match port {
@@ -105,7 +106,8 @@ impl Inner {
         };
         let download = directory.download_again();
         let child = self.spawn(&job, &download, port).await.map_err(|error| chain(&error))?;
-        tracing::info!(job = %job.id, pid = child.id(), "the job goes on after a restart of standalone");
+        tracing::info!(job = %job.id, pid = child.id(), "the job continues after a restart of \
+            standalone");
         Ok(child)
     }
 
@@ -128,7 +130,8 @@ impl Inner {
             connections.for_each(|connection| connection.port = number);
         });
         told.await.map_err(|error| chain(&error))?;
-        tracing::warn!(job = %job.id, port = number, "the port of a job is taken; it has another now");
+        tracing::warn!(job = %job.id, port = number, "the port of a job is in use; assigned \
+            another one");
         Ok(port)
     }
 }

@@ -36,7 +36,7 @@ impl Spawner {
 
     pub async fn spawn(&self, command: Command) -> io::Result<Child> {
         let (reply, answer) = oneshot::channel();
-        let gone = || io::Error::other("the thread that starts jobs is gone");
+        let gone = || io::Error::other("the thread that starts jobs has ended");
         self.orders.try_send((command, reply)).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => io::Error::other("too many jobs start at once"),
             mpsc::TrySendError::Disconnected(_) => gone(),

@@ -22,8 +22,8 @@ const TABLES: Tables = Tables {
     // Of the tables and of the records in them.
     schema: 1,
     make,
-    advice: "Put back a backup of the file; or move the file away to begin without records: objects and \
-             the directories of jobs stay where they are",
+    advice: "Restore a backup of the file, or move the file away to start without records: \
+             objects and the directories of jobs stay",
 };
 
 fn make(txn: &WriteTransaction) -> std::result::Result<(), redb::Error> {
@@ -51,7 +51,7 @@ pub enum Error {
     Database(#[from] database::Error),
     #[error("a record of {table} cannot be read or written as JSON")]
     Value { table: &'static str, source: serde_json::Error },
-    #[error("the task of the record database was lost")]
+    #[error("the task of the record database failed")]
     Lost(#[source] tokio::task::JoinError),
 }
 
@@ -262,6 +262,6 @@ mod tests {
         txn.open_table(meta).unwrap().insert("schema", TABLES.schema + 1).unwrap();
         txn.commit().unwrap();
         drop(db);
-        assert!(refused().contains("has schema 2, this program knows 1"), "{}", refused());
+        assert!(refused().contains("has schema 2, this program supports 1"), "{}", refused());
     }
 }

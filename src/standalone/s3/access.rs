@@ -44,7 +44,7 @@ impl Access {
         } else {
             Err(s3_error!(
                 AccessDenied,
-                "these keys are a job's: its own objects are below its images"
+                "these keys belong to a job, which may only use the objects of its images"
             ))
         }
     }

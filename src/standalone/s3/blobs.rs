@@ -50,10 +50,7 @@ impl Survey {
             std::fs::remove_file(draft)?;
         }
         if !self.drafts.is_empty() {
-            tracing::warn!(
-                uploads = self.drafts.len(),
-                "removed uploads that had not been finished"
-            );
+            tracing::warn!(uploads = self.drafts.len(), "removed unfinished uploads");
         }
         Ok(())
     }
@@ -123,7 +120,7 @@ impl Blobs {
         if let Err(error) = note::strip(&path, blob)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %path.display(), %error, "cannot take the note from a blob");
+            tracing::warn!(path = %path.display(), %error, "cannot remove the note from a blob");
         }
     }
 

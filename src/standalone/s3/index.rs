@@ -19,8 +19,8 @@ use crate::standalone::database::{self, Tables, from_redb};
 pub const TABLES: Tables = Tables {
     schema: 1,
     make,
-    advice: "Put back a backup of the file; or move the file away and run `ims-job-agent standalone \
-             --data=DIR --rebuild-index`, which makes it anew from the objects themselves",
+    advice: "Restore a backup of the file, or move the file away and run `ims-job-agent \
+             standalone --data=DIR --rebuild-index`, which rebuilds it from the objects",
 };
 
 /// Set once every object has a note.
@@ -61,7 +61,7 @@ pub enum Fault {
     PartOrder,
     #[error("part {0} is smaller than 5 MiB and not the last")]
     PartTooSmall(u32),
-    #[error("a condition of the request does not hold")]
+    #[error("a precondition of the request failed")]
     Precondition,
     #[error(transparent)]
     Database(#[from] database::Error),

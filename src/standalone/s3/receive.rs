@@ -85,7 +85,7 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
     loop {
         let chunk = tokio::time::timeout(SILENCE, body.next())
             .await
-            .map_err(|_| s3_error!(RequestTimeout, "the body stopped coming"))?;
+            .map_err(|_| s3_error!(RequestTimeout, "the body stopped before its end"))?;
         match chunk {
             Some(Ok(chunk)) => {
                 if sender.send(chunk).await.is_err() {
@@ -94,7 +94,7 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
                 }
             }
             Some(Err(error)) => {
-                let message = format!("the body broke off: {error}");
+                let message = format!("the connection broke before the end of the body: {error}");
                 return Err(S3Error::with_message(S3ErrorCode::IncompleteBody, message));
             }
             None => return Ok(()),

@@ -86,7 +86,8 @@ pub fn disk(error: io::Error) -> S3Error {
         return internal(error);
     }
     if !SAID_FULL.swap(true, Ordering::Relaxed) {
-        tracing::error!(%error, "the object store has no space left; uploads are refused until it has");
+        tracing::error!(%error, "the object store has no space left; uploads are refused until \
+            there is space again");
     }
     no_space(&error)
 }

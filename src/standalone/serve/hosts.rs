@@ -33,8 +33,8 @@ impl Hosts {
                 return Err(Problem::new(
                     StatusCode::MISDIRECTED_REQUEST,
                     format!(
-                        "This service is not called {called:?}. Start standalone with --allowed-host \
-                         if it is to be."
+                        "{called:?} is not a name of this service. To allow it, start standalone \
+                         with --allowed-host."
                     ),
                 ));
             }

@@ -81,7 +81,7 @@ impl Front {
         drop(listener);
         tasks.close();
         if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
-            tracing::warn!(what, "requests were cut off by the end of standalone");
+            tracing::warn!(what, "standalone ended before these requests were complete");
         }
     }
 }

@@ -90,7 +90,7 @@ impl<R: Read> Reader<R> {
                 return Err(self.damaged("a header whose checksum is wrong"));
             }
             let header = Header::from_byte_slice(&block);
-            self.left = self.field(header.entry_size(), "a size that is no number")?;
+            self.left = self.field(header.entry_size(), "a size that is not a number")?;
             self.padding = padding(self.left);
             match header.entry_type() {
                 EntryType::GNULongName => extensions.path = Some(self.long_name()?),
@@ -128,7 +128,7 @@ impl<R: Read> Reader<R> {
             .or_else(|| pax.get("path").map(<[u8]>::to_vec))
             .unwrap_or_else(|| header.path_bytes().into_owned());
         if let Some(size) = pax.number("size") {
-            self.left = size.ok_or_else(|| self.damaged("a size that is no number"))?;
+            self.left = size.ok_or_else(|| self.damaged("a size that is not a number"))?;
             self.padding = padding(self.left);
         }
         let link = extensions
@@ -148,19 +148,19 @@ impl<R: Read> Reader<R> {
                 None => blank_or(field, value).ok(),
             };
             let id = id.and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| self.damaged("an owner that is no number of 32 bits"))
+            id.ok_or_else(|| self.damaged("an owner that is not a 32-bit number"))
         };
         let mtime = match pax.seconds("mtime") {
-            Some(seconds) => seconds.ok_or_else(|| self.damaged("a time that is no number"))?,
-            None => {
-                self.field(blank_or(&old.mtime, header.mtime()), "a time that is no number")? as i64
-            }
+            Some(seconds) => seconds.ok_or_else(|| self.damaged("a time that is not a number"))?,
+            None => self
+                .field(blank_or(&old.mtime, header.mtime()), "a time that is not a number")?
+                as i64,
         };
         Ok(Entry {
             kind,
             mode: (self.field(
                 blank_or(&old.mode, header.mode().map(u64::from)),
-                "a mode that is no number",
+                "a mode that is not a number",
             )? & 0o7777) as u16,
             uid: id(pax.number("uid"), &old.uid, header.uid())?,
             gid: id(pax.number("gid"), &old.gid, header.gid())?,
@@ -180,7 +180,7 @@ impl<R: Read> Reader<R> {
     ) -> Result<Kind, Error> {
         let target = || {
             let target = link.clone().filter(|target| !target.is_empty() && !target.contains(&0));
-            target.ok_or(Error::Name { path: shown(path), what: "a link that leads nowhere" })
+            target.ok_or(Error::Name { path: shown(path), what: "a link without a target" })
         };
         match header.entry_type() {
             // The archives of Unix V7 have no type for directories.
@@ -209,7 +209,7 @@ impl<R: Read> Reader<R> {
         let number = |field: io::Result<Option<u32>>| field.ok().flatten();
         let device = number(header.device_major()).zip(number(header.device_minor()));
         let device = device.filter(|(major, minor)| *major <= MAX_MAJOR && *minor <= MAX_MINOR);
-        device.ok_or_else(|| self.damaged("a device without a number that Linux has"))
+        device.ok_or_else(|| self.damaged("a device with a number that is not valid on Linux"))
     }
 
     fn regular(&mut self, pax: &Pax) -> Result<Map, Error> {
@@ -220,7 +220,7 @@ impl<R: Read> Reader<R> {
             Some(None) => None,
         };
         map.filter(|map| map.stored() == self.left)
-            .ok_or_else(|| self.damaged("a map of a sparse file that does not fit its data"))
+            .ok_or_else(|| self.damaged("a sparse file map that does not match its data"))
     }
 
     fn map_in_data(&mut self, size: u64) -> Result<Option<Map>, Error> {
@@ -241,7 +241,7 @@ impl<R: Read> Reader<R> {
 
     /// The map stands in the header, and in further blocks between it and the data.
     fn old_gnu_sparse(&mut self, header: &Header) -> Result<Map, Error> {
-        let damaged = "a map of a sparse file that makes no sense";
+        let damaged = "a malformed sparse file map";
         let gnu = header.as_gnu().ok_or_else(|| self.damaged(damaged))?;
         let size = self.field(gnu.real_size(), damaged)?;
         let mut pieces: Vec<Piece> = Vec::new();
@@ -263,7 +263,7 @@ impl<R: Read> Reader<R> {
 
     fn pieces(&self, headers: &[GnuSparseHeader], pieces: &mut Vec<Piece>) -> Result<(), Error> {
         for header in headers.iter().filter(|header| !header.is_empty()) {
-            let number = |field| self.field(field, "a map of a sparse file that makes no sense");
+            let number = |field| self.field(field, "a malformed sparse file map");
             pieces.push((number(header.offset())?, number(header.length())?));
         }
         Ok(())

@@ -96,7 +96,7 @@ impl Plan {
         }
         let id = layout::text(&record, "id").to_owned();
         let files = match part.collection {
-            _ if !layout::is_id(&id) => Err(format!("the id {id:?} cannot be a directory's name")),
+            _ if !layout::is_id(&id) => Err(format!("the id {id:?} is not a valid directory name")),
             Collection::Recipes => self.recipe(part, &id, &link.path).map_err(|it| chain(&it)),
             _ => match self.image(site, part, &id, &link.path, cancel).await {
                 Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
@@ -142,7 +142,8 @@ impl Plan {
             let found = object.and_then(|object| path(&object).map(|path| (object, path)));
             let Some((object, path)) = found else {
                 let bad = artifact.link.path;
-                self.problems.push(format!("{}: {bad:?} names no file", part.directory(id)));
+                self.problems
+                    .push(format!("{}: {bad:?} is not a valid file name", part.directory(id)));
                 continue;
             };
             self.file(path.clone(), object, artifact.md5.clone());

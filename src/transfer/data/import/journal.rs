@@ -41,9 +41,9 @@ pub struct Journal {
 pub enum Error {
     #[error("cannot read the journal {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("the journal {} is damaged; remove it after a look at what the last import left", path.display())]
+    #[error("the journal {} is damaged; check what the last import left behind, then remove it", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
-    #[error("cannot write the journal; name another place with --journal")]
+    #[error("cannot write the journal; choose another file with --journal")]
     Write(#[from] fetch::Error),
 }
 

@@ -119,7 +119,7 @@ impl Import<'_> {
                 id
             }
         };
-        tracing::info!(old = it.id, id, "going on with a record that was begun");
+        tracing::info!(old = it.id, id, "resuming the import of a record");
         self.complete(it, &id, Action::Created).await.map(Some)
     }
 
@@ -275,7 +275,8 @@ impl Import<'_> {
             Collection::PublicKeys => {
                 let never = tokio_util::sync::CancellationToken::new();
                 if let Err(error) = self.site.ims.delete(it.part.collection, id, &never).await {
-                    tracing::error!(id, %error, "roll-back: the public key is left, delete it by hand");
+                    tracing::error!(id, %error, "cannot roll back the public key, delete it by \
+                        hand");
                 }
             }
         }

@@ -46,7 +46,7 @@ pub enum Error {
     Directory { path: PathBuf, source: io::Error },
     #[error("cannot read {path} of the export")]
     File { path: String, source: io::Error },
-    #[error("{path:?} is refused: it leads out of the export")]
+    #[error("{path:?} is refused: it is outside the export")]
     Traversal { path: String },
     #[error("cannot read the stream")]
     Stream(#[from] archive::Error),

@@ -30,21 +30,21 @@ const MAX_SINGLE: u64 = 5 << 30;
 pub enum Error {
     #[error(transparent)]
     Supply(#[from] supply::Error),
-    #[error("an artifact's path is unusable")]
+    #[error("the path of an artifact is not valid")]
     Path(#[from] BadPath),
     #[error(transparent)]
     Name(#[from] get::Error),
-    #[error("the export's manifest {path} is unusable")]
+    #[error("the manifest {path} of the export is not valid")]
     Manifest { path: String, source: manifest::Error },
-    #[error("the export's manifest {path} has {size} bytes; 1 MiB or more are not taken")]
+    #[error("the manifest {path} of the export has {size} bytes; it must be smaller than 1 MiB")]
     ManifestSize { path: String, size: usize },
-    #[error("the export has no file for {0}")]
+    #[error("the export contains no file for {0}")]
     NoFile(String),
     #[error("{path} has sha256 {found}, not {expected} as SHA256SUMS says")]
     Sum { path: String, found: String, expected: String },
     #[error("cannot read {path} of the export")]
     Read { path: String, source: io::Error },
-    #[error("{object} is there with other content; --overwrite replaces it")]
+    #[error("{object} already exists with other content; use --overwrite to replace it")]
     Conflict { object: Object },
     #[error(transparent)]
     Store(Box<s3::Error>),
