@@ -1,4 +1,4 @@
-//! ansible-playbook as a child, and what its output tells.
+//! ansible-playbook as a child, and what its output reports.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -180,7 +180,7 @@ impl ImsAccess {
     }
 }
 
-/// Who is to be told that an environment is wrong: the record of the job, and the IMS that keeps it.
+/// Where to report that an environment is wrong: the record of the job, and its IMS.
 /// `None` where an environment does not even say that.
 pub fn record(lookup: impl Fn(&str) -> Option<String>) -> Option<(Uuid, ImsAccess)> {
     let mut reader = Reader::new(lookup);

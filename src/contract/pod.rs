@@ -1,4 +1,4 @@
-//! What the containers of a pod are told that do one part of a job each.
+//! The environment of the containers of a pod that do one part of a job each.
 //!
 //! They get fewer variables than the container of a whole job: what a part does not need is not
 //! asked for.

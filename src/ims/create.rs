@@ -51,7 +51,7 @@ impl Client {
     /// A POST whose answer was lost may have made a record. Before such a POST is tried again, the
     /// collection is listed: a single record with our fields, without a link, made since the first try
     /// began, is the one and is used. (Another client that made a record of the very same fields
-    /// within those seconds could not be told from it.) Otherwise the POST is sent again.
+    /// within those seconds could not be distinguished from it.) Otherwise the POST is sent again.
     pub(super) async fn create<T: DeserializeOwned>(
         &self,
         collection: Url,

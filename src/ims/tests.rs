@@ -38,7 +38,7 @@ fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
 }
 
-/// A token endpoint that gives `t0`, `t1`, ... with the life it is told.
+/// A token endpoint that issues `t0`, `t1`, ... with the given lifetime.
 async fn token_endpoint(expires_in: f64) -> (Server, OAuthConfig) {
     let server = Server::start(move |number, _| {
         json_answer(
@@ -277,7 +277,7 @@ async fn the_base_may_have_a_path_and_ids_cannot_leave_it() {
     assert_eq!(ims.lines(), ["GET /apis/ims/jobs/..%2Fimages"; 2]);
 }
 
-/// An IMS that makes a record and then says nothing of it, if it is told so.
+/// An IMS that creates a record and, if asked to, sends no response.
 async fn forgetful(makes: bool, listed: Vec<Value>) -> Server {
     let made = Arc::new(AtomicBool::new(false));
     Server::start(move |number, seen| match (seen.line().as_str(), number) {

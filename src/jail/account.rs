@@ -1,4 +1,4 @@
-//! The account of root, as the image's (or the container's) passwd tells it.
+//! The account of root, from the passwd file of the image (or the container).
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -1,5 +1,5 @@
 //! The jail's init: a small single-threaded process of our binary that starts the sessions' processes
-//! and tells the agent what became of them.
+//! and reports their exit to the agent.
 //!
 //! Where there is a pid namespace it lives outside of it: sessions are its children, and it has no number
 //! there by which they could stop, trace or signal it. The namespace has a first process of its own
@@ -57,7 +57,7 @@ struct Init {
 }
 
 impl Init {
-    /// `None` if it failed; the agent is told why.
+    /// `None` if it failed; the reason is sent to the agent.
     fn set_up(
         single: SingleThreaded,
         socket: UnixStream,
@@ -93,7 +93,7 @@ impl Init {
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let ready = self.wait_for_news()?;
-            // Launches first: a process that failed is told as refused, not as exited.
+            // Launches first: a process that failed is reported as refused, not as exited.
             self.report_launches(&ready.launches)?;
             if ready.children {
                 while self.signals.read_signal()?.is_some() {}

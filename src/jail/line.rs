@@ -1,8 +1,8 @@
 //! The socket to a running init: frames out, replies and exits in, and whether it still answers.
 //!
 //! Init is among the sessions' processes, or under the hands of who may stop it. So nothing waits for it
-//! without a deadline, and one that says nothing any more is killed: whoever waits for it is told, and the
-//! jail starts another.
+//! without a deadline, and an init that no longer responds is killed: its callers get an error, and
+//! the jail starts another.
 
 use std::collections::HashMap;
 use std::io;
@@ -191,7 +191,7 @@ impl Line {
     /// Where another thread cannot get rid of its request, none is needed to find that out.
     fn ask(&self) {
         if let Ok(_one_frame_at_a_time) = self.sending.try_lock() {
-            // An error is an end, which the socket tells as well.
+            // An error means the end, which the socket reports as well.
             let _ = wire::send(&self.socket, &Request::Ping, &[]);
         }
     }

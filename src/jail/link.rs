@@ -29,13 +29,14 @@ pub struct Link {
     /// Of the pid namespace's first process, as the agent counts.
     pub first: Option<i32>,
     pub notes: Vec<String>,
-    /// What was mounted when it was set up, and what tells it now; none without a namespace.
+    /// What was mounted when it was set up, and a file that lists what is mounted now; none without
+    /// a namespace.
     mounts: Mutex<Option<Mounts>>,
     next: AtomicU64,
 }
 
 impl Link {
-    /// Starts an init from `exe` and waits until it is set up. `mark` tells whose it is.
+    /// Starts an init from `exe` and waits until it is set up. `mark` identifies its owner.
     pub fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<Link, Error> {
         let start = |source| Error::Start { source };
         let (socket, theirs) = UnixStream::pair().map_err(start)?;

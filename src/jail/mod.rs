@@ -295,7 +295,7 @@ impl Jail {
                 std::thread::sleep(RESTART_PAUSE);
             }
             match Jail(inner).link() {
-                // The next session tries again, and is told.
+                // The next session tries again, and gets the error.
                 Err(error) if !matches!(error, Error::Closed) => {
                     tracing::warn!("{}", crate::telemetry::chain(&error));
                 }
@@ -323,7 +323,7 @@ impl Jail {
 /// How long an init must have lived to be replaced at once.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// A number, descriptors, and what will tell of the exit.
+/// A number, descriptors, and a receiver for the exit.
 type Answer = (u64, Vec<OwnedFd>, oneshot::Receiver<ExitStatus>);
 
 /// Of the agent's directory where the job has one, else of where sessions are.

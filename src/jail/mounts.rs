@@ -1,4 +1,4 @@
-//! What is mounted in the jail's namespace: to tell at the end what users mounted there.
+//! What is mounted in the jail's namespace, to determine at the end what users mounted there.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};

@@ -43,7 +43,7 @@ pub enum Step {
     Pivot(PathBuf),
     /// Without pivot: device nodes of all mounts lead nowhere.
     ForbidDevices,
-    /// Mount a fresh file system; the directory is made if missing, and told.
+    /// Mount a fresh file system; the directory is created if missing, and reported.
     Mount {
         fstype: String,
         target: PathBuf,
@@ -309,7 +309,8 @@ fn devices(steps: &mut Vec<Step>) {
     }
 }
 
-/// The job's variables; jailed sessions are told that no systemd runs (systemctl and Ansible ask).
+/// The job's variables; for jailed sessions they say that no systemd runs (systemctl and Ansible
+/// check this).
 fn session_env(options: &Options) -> Vec<(OsString, OsString)> {
     let mut env = options.env.clone();
     if options.root.is_some() {

@@ -91,7 +91,7 @@ fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report
 }
 
 /// Takes stdio as its own and goes home; gives the report at its new number. Failing here leaves
-/// nothing to tell it through: init sees the pipe end and then the status.
+/// no way to report it: init sees the end of the pipe and then the status.
 fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
     let report = exec::arrange_descriptors(stdio, report)?;
     go_home(&home.into_os());
@@ -102,7 +102,7 @@ fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
 const FAILED: i32 = 126;
 
 fn tell(report: OwnedFd, fault: &Fault) -> i32 {
-    // A pipe that is gone means that init is: nobody is left to tell.
+    // A closed pipe means that init has ended: there is no receiver.
     let _ = serde_json::to_writer(File::from(report), fault);
     FAILED
 }
@@ -133,7 +133,7 @@ fn enter(
     Ok(stdio)
 }
 
-/// As sshd: without a home the session goes on in `/`, and is told.
+/// As sshd: without a home the session continues in `/`, with a message.
 fn go_home(home: &OsStr) {
     if let Err(error) = std::env::set_current_dir(home) {
         let home = home.display();
@@ -155,7 +155,7 @@ fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
 }
 
 /// Returns only where the program could not be executed. A command that is too long is its user's affair,
-/// who is told as by sshd: on standard error, with the status 1.
+/// who gets the error as from sshd: on standard error, with the status 1.
 fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: OwnedFd) -> i32 {
     let env: Vec<(OsString, OsString)> =
         env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();

@@ -145,8 +145,8 @@ impl Fault {
 /// Init to agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// Set up; `notes` tell what could not be had. With a pid namespace comes the number of its first
-    /// process, as init counts, and with its mount namespace the mountinfo file of that.
+    /// Set up; `notes` list what was not possible. With a pid namespace comes the number of its
+    /// first process, as init counts, and with its mount namespace the mountinfo file of that.
     Ready {
         notes: Vec<String>,
         first: Option<i32>,

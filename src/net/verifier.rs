@@ -150,7 +150,7 @@ mod tests {
 
     const DAY: u64 = 24 * 3600;
 
-    /// What openssl makes that is told names and nothing else.
+    /// What openssl creates from names and nothing else.
     const NAMES: [&str; 2] = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
 
     /// Makes `NAME.crt` and `NAME.key`, good for two days.

@@ -186,7 +186,7 @@ async fn make(
             request.journal.remove()?;
             Ok(published)
         }
-        // A linked image is what the user wanted, whoever could not be told of it.
+        // A linked image is what the user wanted, even if this could not be reported.
         Err(error) if publication.linked => Err(error),
         Err(error) => {
             if publication.roll_back(&error).await {

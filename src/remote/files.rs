@@ -1,4 +1,4 @@
-//! Takes files from a node; each has the size and md5 that the node has told.
+//! Takes files from a node; each is checked against the size and md5 that the node reports.
 
 use std::path::Path;
 

@@ -108,7 +108,7 @@ pub struct Customize {
 pub struct Create {
     /// Let a user look at a build that failed.
     pub debug: bool,
-    /// Kiwi tells more.
+    /// Kiwi logs more.
     pub verbose: bool,
     /// The image gets the CA certificate by a package.
     pub ca_package: bool,

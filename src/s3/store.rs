@@ -288,7 +288,7 @@ impl Store {
             })
             .await;
         match made {
-            // Whose it is, stores tell in different words: what counts is that we can use it.
+            // Stores report the owner in different ways; all we need is that we can use it.
             Err(error) if error.code().is_some_and(|code| code.starts_with("BucketAlready")) => {
                 let look = || self.client.head_bucket().bucket(bucket).send();
                 self.call("look up bucket", bucket, cancel, look).await.map(|_| ())

@@ -138,7 +138,7 @@ pub fn rename(from: &Path, to: &Path) -> Status {
             Ok(()) => {
                 let removed = fs::remove_file(from);
                 if removed.is_err() {
-                    // The spare link; if that fails too, the first error is the one to tell.
+                    // The spare link; if that fails too, the first error is reported.
                     let _ = fs::remove_file(to);
                 }
                 return removed.into();
@@ -159,7 +159,7 @@ fn no_hard_links(error: &io::Error) -> bool {
         || matches!(errno, Some(libc::EPERM))
 }
 
-/// What of the attributes is set, in OpenSSH's order; the last failure is told.
+/// Sets the given attributes, in OpenSSH's order; the last failure is reported.
 fn set_each(steps: [Option<io::Result<()>>; 4]) -> Status {
     let failed = steps.into_iter().flatten().filter_map(Result::err).last();
     failed.map_or(Status::Ok, |error| Status::of(&error))

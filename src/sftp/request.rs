@@ -79,7 +79,7 @@ pub enum Request {
     Unknown,
 }
 
-/// Names and versions of the extensions, as told in the version packet.
+/// Names and versions of the extensions, as sent in the version packet.
 pub const EXTENSIONS: &[(&str, &str)] = &[
     ("posix-rename@openssh.com", "1"),
     ("statvfs@openssh.com", "2"),

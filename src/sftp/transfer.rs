@@ -209,7 +209,7 @@ impl Drop for Transfers {
     fn drop(&mut self) {
         self.queue = None;
         for thread in self.threads.drain(..) {
-            // A panic there has been told on stderr; the session ends anyway.
+            // A panic there was printed on stderr; the session ends anyway.
             let _ = thread.join();
         }
     }

@@ -29,7 +29,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Checks that cost the same for every user, so that refusals tell nothing.
+    /// Checks that cost the same for every user, so that refusals reveal nothing.
     fn permitted(&self, account: &str, options: &Options) -> bool {
         let user = self.user == account;
         let from = options.from.as_ref().is_none_or(|list| list.allows(self.address));

@@ -27,7 +27,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) enum State {
-    /// A session that has not been told what to run.
+    /// A session without a program yet.
     Waiting(Setup),
     /// A session whose program runs.
     Running(Control),

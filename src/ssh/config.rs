@@ -1,4 +1,4 @@
-//! What the server is told by its caller, `job`.
+//! The settings of the server.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -146,7 +146,7 @@ impl Outlet {
         }
     }
 
-    /// Closes the channel, and forgets it: the library does not tell when the client agrees.
+    /// Closes the channel, and forgets it: the library does not report when the client agrees.
     pub(super) async fn close(&self) {
         self.eof().await;
         // Before the client can know: it may open its next session at once, and MaxSessions counts.

@@ -55,7 +55,7 @@ struct Inner {
     next: AtomicU64,
     /// Cancelled: no new connections.
     stop: CancellationToken,
-    /// Cancelled with the text to send: connections are told to go...
+    /// Cancelled with the text to send: connections are asked to close...
     goodbye: CancellationToken,
     /// ...and cut.
     cut: CancellationToken,

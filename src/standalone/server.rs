@@ -365,7 +365,8 @@ fn local_url(addr: SocketAddr) -> Url {
     Url::parse(&format!("http://{addr}")).expect("an address makes a URL")
 }
 
-/// What users are told to connect to: the machine's name if jobs listen on every address.
+/// The host in the records, for users to connect to: the machine's name if jobs listen on every
+/// address.
 fn host(ip: IpAddr) -> String {
     let name = ip.is_unspecified().then(machine_name).flatten();
     name.unwrap_or_else(|| ip.to_string())

@@ -97,7 +97,7 @@ impl Meter {
         self.show(done);
     }
 
-    /// Sets how much is done in all, for steps that are told so by a child process.
+    /// Sets how much is done in all, for steps that learn this from a child process.
     pub fn set(&self, done: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
         self.show(done);

@@ -39,7 +39,7 @@ struct Queue {
     bytes: usize,
     /// The thread is at an entry that it has taken out.
     busy: bool,
-    /// Somebody waits for the end of it all: the loss is to be told now.
+    /// The process is ending: the loss must be reported now.
     last: bool,
 }
 

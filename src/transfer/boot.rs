@@ -70,7 +70,7 @@ pub fn find(root: &Root, arch: Arch, ask: Ask, scratch: &Path) -> Result<Artifac
         Arch::X86_64 => KERNEL_X86_64,
         Arch::Aarch64 => KERNEL_AARCH64,
     };
-    // Looked for also when one is given: its version tells which initrd is meant.
+    // Looked for also when one is given: its version determines the initrd.
     let kernel_found = match kernel.find(root, None) {
         Err(_) if !ask.kernel => None,
         found => found?,

@@ -121,7 +121,7 @@ fn make(dir: &Path) -> Result<(), Error> {
     made.map_err(|source| Error::Directory { path: dir.to_owned(), source })
 }
 
-/// File names of objects: the last part of the key, told apart where two are the same.
+/// File names of objects: the last part of the key, made unique where two are the same.
 #[derive(Debug, Default)]
 pub struct Names {
     taken: HashSet<String>,

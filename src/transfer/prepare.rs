@@ -75,7 +75,7 @@ pub fn prepare(wanted: &Wanted, cancel: &CancellationToken) -> Result<Prepared, 
         .prefix("ims-import-")
         .tempdir_in(&wanted.scratch)
         .map_err(|source| Error::File { path: wanted.scratch.clone(), source })?;
-    // Opened first: a wrong path is told before the root has been packed.
+    // Opened first: a wrong path is an error before the root is packed.
     let given = [&wanted.kernel, &wanted.initrd, &wanted.parameters, &wanted.debug_kernel]
         .map(|path| path.as_deref().map(open).transpose());
     let [kernel, initrd, parameters, debug_kernel] = given;

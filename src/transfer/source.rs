@@ -1,4 +1,4 @@
-//! What an image root comes as: told by its first bytes, never by its name.
+//! The form of an image root: detected by its first bytes, never by its name.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};

@@ -23,7 +23,7 @@ pub async fn one_of(directory: &Path, names: &[&'static str]) -> &'static str {
         if let Some(name) = names.iter().find(there) {
             return name;
         }
-        // Network filesystems tell nothing of what other hosts do.
+        // Network filesystems report no events for changes by other hosts.
         let _ = tokio::time::timeout(SCAN_INTERVAL, changed.notified()).await;
     }
 }

@@ -76,7 +76,8 @@ impl Signals {
     pub async fn next(&mut self) -> Signal {
         loop {
             if self.found.changed().await.is_err() {
-                // Only a panic ends the thread while `self` lives, and it has been told.
+                // Only a panic ends the thread while `self` lives, and the panic hook has logged
+                // it.
                 return std::future::pending().await;
             }
             if let Some(signal) = self.found.borrow_and_update().clone() {
@@ -89,7 +90,7 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         self.stop = None;
-        // A panic of the thread has been told by the panic hook.
+        // The panic hook has logged a panic of the thread.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

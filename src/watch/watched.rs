@@ -23,7 +23,7 @@ pub(super) struct Watched {
 struct Slot {
     name: &'static str,
     watched: Option<Directory>,
-    /// The last failure was told.
+    /// The last failure was logged.
     told: bool,
 }
 

@@ -43,7 +43,7 @@ pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
     layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
     let path = layout.lock();
     let failed = |source| Error::io("write", &path, source);
-    // Not emptied: it tells who holds it.
+    // Not emptied: it names the holder.
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {

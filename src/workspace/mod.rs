@@ -127,7 +127,7 @@ impl Workspace {
     ///
     /// A changed file that has several names in the image is here under the names it was changed
     /// by, and its other names in the image root show the change as well (`index=on`); the index in
-    /// [`Self::work_dir`] tells which.
+    /// [`Self::work_dir`] returns it.
     pub fn changes_dir(&self) -> Option<PathBuf> {
         self.overlay.as_ref().map(|_| self.layout().upper())
     }

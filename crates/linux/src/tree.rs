@@ -16,7 +16,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence, fchownat, linkat, lseek, symlinkat, unlinkat};
 
-/// What stat(2) tells.
+/// The result of stat(2).
 pub type Stat = nix::sys::stat::FileStat;
 
 /// Extended attributes: full names and values.

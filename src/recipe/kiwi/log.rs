@@ -7,7 +7,7 @@ use crate::telemetry::progress::Meter;
 /// Lines of an error that are kept.
 const ERROR_LINES: usize = 20;
 
-/// How volumes that are full are told of by kiwi, rpm, zypper and dnf.
+/// How kiwi, rpm, zypper and dnf report a full volume.
 const FULL: [&str; 4] =
     ["no space left on device", "errno 28", "more space on the", "disk space error"];
 

@@ -43,7 +43,7 @@ pub struct Build<'a> {
     pub scratch: &'a Path,
     /// The home directory, for the site's configuration of kiwi.
     pub home: Option<&'a Path>,
-    /// Kiwi tells more of what it does.
+    /// Kiwi logs more.
     pub debug: bool,
     /// The image's architecture, where it is not this host's; its programs run all the same.
     pub arch: Option<Arch>,

@@ -1,4 +1,4 @@
-//! How an archive is compressed, told by its first bytes: a name says nothing reliable.
+//! Detects the compression of an archive by its first bytes: a name is not reliable.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};

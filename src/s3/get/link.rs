@@ -39,7 +39,7 @@ struct Pinned {
     size: Option<u64>,
 }
 
-/// The first answer, which tells how to go on.
+/// The first response, which decides how to continue.
 pub(super) enum First {
     Ranged { response: Response, size: u64 },
     Whole { response: Response },

@@ -75,7 +75,7 @@ pub struct Options {
     /// again; it starts anew with every try that got more. The pace is judged within `answer`.
     pub policy: Policy,
     /// Go on with what an earlier download of the same object has left in the file, and leave it there
-    /// when this one breaks off. Needs an expected md5, which alone tells whether it is the same.
+    /// when this one breaks off. Needs an expected md5, the only proof that it is the same object.
     pub resume: bool,
 }
 

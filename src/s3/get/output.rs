@@ -53,14 +53,14 @@ impl Output {
             Ok(free) if free < needed => {
                 Err(Error::NoSpace { path: self.path.clone(), needed, free })
             }
-            // A file system that cannot tell will say so when it is full.
+            // A file system that cannot report its free space fails when it is full.
             _ => Ok(()),
         }
     }
 
     /// Writes the body of `response` from `*at` on, up to `end`; `*at` is how far it got.
     ///
-    /// `written` is told of each block. What came before a break is kept.
+    /// `written` is called for each block. Blocks before an interruption are kept.
     pub(super) async fn copy(
         &self,
         link: &Link,

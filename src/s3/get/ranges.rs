@@ -39,7 +39,8 @@ impl Download<'_> {
     }
 
     /// The parts that an earlier download has completed: no part is begun before all but the last
-    /// `concurrency` of those before it are complete, so that the file's length tells.
+    /// `concurrency` of those before it are complete, so that the file's length shows how far it
+    /// is.
     fn kept(&self, size: u64, part_size: u64) -> usize {
         if self.output.there > size {
             return 0;

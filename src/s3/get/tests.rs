@@ -393,7 +393,7 @@ async fn what_an_earlier_download_has_left_is_not_fetched_again() {
     client.succeeds(std::slice::from_ref(&server.url)).await;
     let starts: Vec<usize> = server.seen().iter().map(|seen| range(seen).start).collect();
     assert!(starts.iter().all(|start| *start == 0 || *start >= 500_000), "{starts:?}");
-    // Left by another object: told, removed, and right at the next try.
+    // Left by another object: reported, removed, and right at the next try.
     std::fs::write(client.path(), vec![7; 650_000]).unwrap();
     assert!(matches!(client.fails(std::slice::from_ref(&server.url)).await, Error::Md5 { .. }));
     client.succeeds(std::slice::from_ref(&server.url)).await;

@@ -14,7 +14,7 @@ use crate::telemetry::chain;
 impl Upload<'_> {
     /// Has the store copy a part, and compares it with the md5 of the bytes here. `None` where the
     /// part must be sent instead: the store cannot copy, the object is not the one it was, or the
-    /// copy is another. That is told once, and no more copies are tried.
+    /// copy is another. That is logged once, and no more copies are tried.
     pub(super) async fn copy(
         &self,
         part: &PartCopy<'_>,

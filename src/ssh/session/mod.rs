@@ -106,7 +106,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// Begins the recording of a terminal, where one is wanted. That it cannot be had is told, and no more.
+/// Begins the recording of a terminal, where one is wanted. A failure is only logged.
 async fn record(
     connection: &Connection,
     live: &Live,

@@ -25,7 +25,7 @@ use super::stdio::Stdio;
 use crate::jail::Child;
 use linux::pty::{Master, Window};
 
-/// How long a program may take to end after it was told to, before its channel is closed anyway.
+/// How long a program may take to end after a signal, before its channel is closed anyway.
 const HANGUP: Duration = Duration::from_secs(1);
 /// How long after the end of its output a program that ends may take to do so.
 const ENDING: Duration = Duration::from_millis(200);
@@ -98,7 +98,8 @@ impl Running {
                         pump::output(&outlet, &live, stderr, Stream::Stderr),
                     );
                     complain(&live, out.and(err));
-                    // Some clients close at the EOF: a program that is ending tells its status first.
+                    // Some clients close at the EOF: wait until the status of a program that is
+                    // ending is sent.
                     let _ = tokio::time::timeout(ENDING, told.cancelled()).await;
                     outlet.eof().await;
                 };

@@ -60,7 +60,7 @@ pub async fn check(
     Ok(next.run(request).await)
 }
 
-/// What a job is told that asks for more than its own.
+/// The answer to a job that requests more than its own.
 pub fn forbidden() -> Problem {
     Problem::new(
         StatusCode::FORBIDDEN,

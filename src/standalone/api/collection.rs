@@ -15,7 +15,7 @@ use crate::s3::Object;
 use crate::standalone::records::{Deleted, Record, Stamp};
 use crate::telemetry::chain;
 
-/// `?cascade=`: whether v2 removes the artifacts of a record too. It does unless told not to.
+/// `?cascade=`: whether v2 removes the artifacts of a record too. It does by default.
 #[derive(Debug, Deserialize)]
 pub struct Cascade {
     cascade: Option<String>,

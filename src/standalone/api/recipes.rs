@@ -52,7 +52,7 @@ struct New {
     arch: Arch,
 }
 
-/// IMS builds with DKMS unless told not to.
+/// IMS builds with DKMS by default.
 fn yes() -> bool {
     true
 }

@@ -157,7 +157,7 @@ fn whole(value: &Value) -> Option<i64> {
     }
 }
 
-/// Faults of a list are told by position, as marshmallow does.
+/// Faults of a list are reported by position, as marshmallow does.
 fn list(fields: &[Field], value: &Value) -> Result<Value, Value> {
     let items = value.as_array().ok_or_else(|| json!(["Not a valid list."]))?;
     let mut values = Vec::new();

@@ -42,7 +42,7 @@ struct Named {
 }
 
 impl Session {
-    /// What is wrong is told in words.
+    /// The error says in words what is wrong.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         let session: Self = serde_json::from_slice(body)
             .map_err(|error| format!("The body is no session of an image: {error}."))?;

@@ -79,7 +79,7 @@ pub struct Setup {
     pub agent_binary: PathBuf,
     /// Where jobs' SSH servers listen.
     pub ssh_ip: IpAddr,
-    /// What users are told to connect to.
+    /// The host in the records, for users to connect to.
     pub ssh_host: String,
     pub services: Services,
 }
@@ -114,7 +114,7 @@ struct Running {
     ended: CancellationToken,
 }
 
-/// A port that is a job's before the job runs, so that its record can tell it.
+/// A port that is reserved for a job before the job runs, so that its record can contain it.
 #[derive(Debug)]
 pub struct Port {
     listener: TcpListener,
@@ -364,7 +364,7 @@ pub fn make_mount_point() -> io::Result<()> {
     path.ancestors().take(2).try_for_each(data::let_pass)
 }
 
-/// SIGKILL: the agent tells nobody that its job is over, and its directory stays as it is.
+/// SIGKILL: the agent does not report the end of its job, and its directory stays as it is.
 async fn pause(child: &mut Child) -> io::Result<ExitStatus> {
     if let Some(pid) = child.id() {
         launch::kill_group(pid);

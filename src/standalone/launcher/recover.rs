@@ -52,7 +52,7 @@ impl Inner {
         let (id, directory) = (job.id, self.directory(job.id));
         let over = job.status.is_terminal();
         if let Some(identity) = identity {
-            // One that has told its end may tidy up.
+            // One that has reported its end may clean up.
             identity.end(if over { GRACE } else { Duration::ZERO }).await;
         }
         process::end_leftovers(id);
@@ -111,7 +111,7 @@ impl Inner {
         Ok(child)
     }
 
-    /// The job's port, or another, which its record tells then.
+    /// The job's port, or another one, which is then written to its record.
     async fn port_again(&self, job: &Job) -> Result<Port, String> {
         if let Some(known) = known_port(job) {
             let deadline = tokio::time::Instant::now() + PORT_TIME;
@@ -136,7 +136,7 @@ impl Inner {
     }
 }
 
-/// Where users were told to connect to.
+/// Where users connect to, according to the record.
 fn known_port(job: &Job) -> Option<u16> {
     let container = job.ssh_containers.first()?;
     container.connection_info.values().next().map(|connection| connection.port)

@@ -44,7 +44,7 @@ impl Survey {
         self.blobs.values().sum()
     }
 
-    /// Removes what no client was ever told to be there.
+    /// Removes blobs that were never reported to a client.
     pub fn remove_drafts(&self) -> io::Result<()> {
         for draft in &self.drafts {
             std::fs::remove_file(draft)?;

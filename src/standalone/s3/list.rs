@@ -56,7 +56,7 @@ impl Index {
                     continue;
                 }
                 let rolled = delimiter.and_then(|delimiter| roll_up(key, prefix, delimiter));
-                // A page may end on a rolled-up prefix: all keys below it are told already.
+                // A page may end on a rolled-up prefix: all keys below it are already listed.
                 if rolled.is_none_or(|rolled| after != Some(rolled)) {
                     if page.entries.len() == max {
                         page.truncated = true;

@@ -70,13 +70,13 @@ impl Service {
     }
 }
 
-/// An error that is the store's own; told in full to the log, which s3s keeps, not to the client.
+/// An internal error of the store; the log of s3s gets all of it, the client does not.
 pub fn internal(error: impl std::error::Error + Send + Sync + 'static) -> S3Error {
     tracing::error!(error = %crate::telemetry::chain(&error), "the object store failed");
     S3Error::with_source(S3ErrorCode::InternalError, Box::new(error))
 }
 
-/// Whether the log has been told that there is no space, and nothing could be stored since.
+/// Whether "no space" was logged, and nothing could be stored since.
 static SAID_FULL: AtomicBool = AtomicBool::new(false);
 
 /// What the disk refused. A full one is an answer of its own, which no client takes for one that passes in

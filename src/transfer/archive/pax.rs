@@ -72,7 +72,7 @@ impl Pax {
     }
 
     /// Extended attributes: those of star and GNU tar (binary), of libarchive (encoded), and GNU tar's
-    /// SELinux context. An attribute told in two ways is taken once.
+    /// SELinux context. An attribute given in two ways is used once.
     pub fn xattrs(&self) -> Xattrs {
         let mut found = Xattrs::new();
         for (key, value) in &self.records {

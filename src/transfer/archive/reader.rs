@@ -135,7 +135,8 @@ impl<R: Read> Reader<R> {
             .link
             .or_else(|| pax.get("linkpath").map(<[u8]>::to_vec))
             .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-        // POSIX gives these no data, whatever size they tell: old tars put the file's size on its links.
+        // POSIX gives these no data, whatever size they have: old tars put the file's size on its
+        // links.
         let kind = header.entry_type();
         if has_no_data(kind) || kind == EntryType::Regular && path.ends_with(b"/") {
             (self.left, self.padding) = (0, 0);
@@ -276,7 +277,7 @@ impl<R: Read> Reader<R> {
         Ok(name)
     }
 
-    /// The data of an entry that tells of the next one.
+    /// The data of an entry that describes the next one.
     fn extension(&mut self) -> Result<Vec<u8>, Error> {
         if self.left > MAX_EXTENSION {
             return Err(self.damaged("an extended header that is longer than 16 MiB"));

@@ -43,7 +43,7 @@ impl Map {
     }
 }
 
-/// The form in which PAX headers tell of a sparse file.
+/// The form in which PAX headers describe a sparse file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Form {
     /// The map is in the headers (formats 0.0 and 0.1).

@@ -244,7 +244,7 @@ impl Tree {
     }
 }
 
-/// A directory of which the archive has not told yet.
+/// A directory without an entry in the archive so far.
 fn directory(mtime: u32) -> Node {
     let attributes = Attributes { mode: 0o755, mtime, ..Attributes::default() };
     Node { attributes, kind: Kind::Directory(BTreeMap::new()) }

@@ -171,7 +171,7 @@ impl Plan {
         self.files.push(Planned { path, wanted: Wanted { object, md5 }, size: 0 });
     }
 
-    /// Looks up the size of every object; those that are not there are left out and told.
+    /// Looks up the size of every object; missing ones are left out and reported.
     async fn sizes(&mut self, site: &Site, cancel: &CancellationToken) -> Result<(), Error> {
         let files = std::mem::take(&mut self.files);
         let heads = stream::iter(files).map(|file| async {

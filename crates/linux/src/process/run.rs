@@ -84,8 +84,8 @@ pub fn run_within(
     run_to_end(command, None, Stop { cancel, limit: Some(limit) }, &mut on_line)
 }
 
-/// Like [`run`], with a terminal of 80 columns as stdout: some programs hardly tell their progress
-/// without one. Where there are no terminals they get a pipe.
+/// Like [`run`], with a terminal of 80 columns as stdout: some programs hardly report their
+/// progress without one. Where there are no terminals they get a pipe.
 pub fn run_on_terminal(
     command: &mut Command,
     cancel: &CancellationToken,

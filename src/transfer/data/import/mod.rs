@@ -64,7 +64,7 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub lines: Vec<Line>,
-    /// It was told to stop, and there are records of which nothing is known.
+    /// It was cancelled, and the state of some records is unknown.
     pub stopped: bool,
     maps: BTreeMap<Collection, BTreeMap<String, String>>,
     etags: BTreeMap<String, String>,

@@ -109,7 +109,8 @@ impl Import<'_> {
                 let made = self.site.ims.made_in(it.part.collection, fields, entry.begun).await?;
                 let ids = made.iter().map(|record| layout::text(record, "id").to_owned());
                 let free: Vec<String> = ids.filter(|id| !self.is_claimed(id)).collect();
-                // More than were asked for: one is somebody else's, and none can be told from it.
+                // More than were requested: one belongs to another client, and we cannot tell
+                // which.
                 let ours = free.len() <= self.journal.in_doubt(fields);
                 let Some(id) = free.into_iter().find(|id| ours && self.claim(id)) else {
                     self.journal.remove(&it.key())?;

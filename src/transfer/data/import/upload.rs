@@ -1,5 +1,6 @@
 //! The artifacts of one record into the store, each checked against what the export says of it. What is
-//! there already and right is not sent; what is there and differs is not touched unless told to.
+//! there already and right is not sent; what is there and differs is only replaced with
+//! `--overwrite`.
 
 use std::collections::BTreeMap;
 use std::io;
