@@ -165,7 +165,7 @@ async fn run_export(
     };
     // With `--to -` stdout is the archive.
     if args.dry_run || args.to.as_deref() != Some(Path::new("-")) {
-        tell_export(&plan, &summary, args.dry_run, out)?;
+        print_export(&plan, &summary, args.dry_run, out)?;
     }
     Ok(if summary.problems.is_empty() { exit::SUCCESS } else { exit::FAILURE })
 }
@@ -195,7 +195,7 @@ async fn to_stream(
     }
 }
 
-fn tell_export(
+fn print_export(
     plan: &Plan,
     summary: &export::Summary,
     dry_run: bool,
@@ -256,7 +256,7 @@ async fn run_import(
         true => None,
         false => Some(outcome.write_map(&args.map_dir)?),
     };
-    tell_import(&outcome, map.as_deref(), args.dry_run, out)?;
+    print_import(&outcome, map.as_deref(), args.dry_run, out)?;
     Ok(match outcome.is_good() {
         true => exit::SUCCESS,
         false if cancel.is_cancelled() => exit::TERMINATED,
@@ -272,7 +272,7 @@ fn open(from: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     Ok(Box::new(file))
 }
 
-fn tell_import(
+fn print_import(
     outcome: &Outcome,
     map: Option<&Path>,
     dry_run: bool,

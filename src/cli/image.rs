@@ -116,7 +116,7 @@ async fn run_get(
 ) -> anyhow::Result<Exit> {
     let GetArgs { get, include_history } = args;
     let files = get::image(site, &get.id, &get.dir, include_history, cancel).await?;
-    get.tell(&files, out)
+    get.print(&files, out)
 }
 
 async fn run_import(

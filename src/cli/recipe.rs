@@ -96,7 +96,7 @@ async fn run_get(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
-    args.tell(&files, out)
+    args.print(&files, out)
 }
 
 async fn run_import(

@@ -68,7 +68,7 @@ impl Command {
 
 impl Get {
     /// Prints what was fetched.
-    pub fn tell(&self, files: &[File], out: &Output) -> anyhow::Result<Exit> {
+    pub fn print(&self, files: &[File], out: &Output) -> anyhow::Result<Exit> {
         out.print(|| json!({ "id": self.id, "files": files }), || output::files(files))?;
         Ok(exit::SUCCESS)
     }

@@ -114,7 +114,7 @@ pub fn run(args: &Args, cancel: &CancellationToken) -> anyhow::Result<Exit> {
         }
     };
     meter.finish();
-    tell(&summary);
+    log_summary(&summary);
     Ok(exit::SUCCESS)
 }
 
@@ -149,7 +149,7 @@ fn with_mksquashfs(args: &Args, meter: &Meter, cancel: &CancellationToken) -> an
     Ok(())
 }
 
-fn tell(summary: &Summary) {
+fn log_summary(summary: &Summary) {
     tracing::info!(
         inodes = summary.inodes,
         content = summary.content,

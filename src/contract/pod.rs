@@ -1,7 +1,7 @@
 //! The environment of the containers of a pod that do one part of a job each.
 //!
-//! They get fewer variables than the container of a whole job: what a part does not need is not
-//! asked for.
+//! They get fewer variables than the container of a whole job: a part requires only the variables
+//! that it uses.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What is done before the work of a user is given up: how long a job is held, where its work is saved.
+//! Settings that protect the work of users: how long a job is held, where its work is saved.
 
 use std::fmt;
 use std::path::PathBuf;

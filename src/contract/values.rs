@@ -1,4 +1,4 @@
-//! The forms in which values arrive: `True`/`False` text, URLs, UUIDs, hex. Pure parsers.
+//! Pure parsers of values: `True`/`False` text, URLs, UUIDs, hex.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -82,7 +82,7 @@ pub fn s3_trust(text: &str) -> Result<Trust, String> {
 }
 
 /// Where sshd would listen with the options of `SSHD_OPTIONS` (sshd(8): `-p`; sshd_config(5): `Port`,
-/// `ListenAddress`). The last one wins; options of which we know nothing say nothing.
+/// `ListenAddress`). The last one wins; unknown options are ignored.
 pub fn sshd_listen(text: &str) -> Result<SocketAddr, String> {
     let mut listen = SocketAddr::from(([0, 0, 0, 0], 22));
     let mut words = text.split_whitespace();

@@ -1,4 +1,4 @@
-//! What the job asks of IMS, a method each.
+//! The requests of a job to IMS, one method each.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Whole collections, their trash, and records as they come: what moving data between services needs.
+//! Whole collections, their trash, and unparsed records, to move data between services.
 //!
-//! Spoken in v3, which alone has the trash and the metadata of images (contract section 7). Records are
-//! JSON as it came, so that no field is lost that this program does not know.
+//! Uses v3, because only v3 has the trash and the metadata of images (contract section 7). Records
+//! stay JSON as received, so that no unknown field is lost.
 
 use jiff::Timestamp;
 use reqwest::Method;

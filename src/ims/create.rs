@@ -1,4 +1,4 @@
-//! Makes records, once each, although answers may be lost on their way.
+//! Creates records exactly once, even if responses are lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Why IMS did not do what it was asked, in its own words.
+//! Why a request to IMS failed, with the problem that IMS reports.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

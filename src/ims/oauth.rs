@@ -177,7 +177,7 @@ impl Tokens {
     }
 }
 
-/// The file is read anew when the service refuses what was in it.
+/// The file is read again when the service refuses what was in it.
 async fn from_file(path: &Path) -> Result<Token, Error> {
     let failed = |source| Error::TokenFile { path: path.to_owned(), source };
     let text = tokio::fs::read_to_string(path).await.map_err(failed)?;

@@ -1,4 +1,4 @@
-//! The records of IMS (contract section 7). Fields this program does not use are kept as they came.
+//! The records of IMS (contract section 7). Unknown fields are kept.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! A session's first process, as the ssh room holds it.
+//! The handle of a session's first process for the `ssh` room.
 
 use std::io;
 use std::process::ExitStatus;

@@ -1,4 +1,4 @@
-//! The end of a jail: what sessions left running is ended and named, its mounts are gone.
+//! Closes a jail: ends and reports what sessions left running, and removes their mounts.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

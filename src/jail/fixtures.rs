@@ -1,7 +1,7 @@
-//! What has to be in the image root for the jail's sake, and is taken out again at its end.
+//! What the jail adds to the image root, and removes again at its end.
 //!
 //! With namespaces: directories to mount on, where the image lacks them. Without: the device nodes
-//! that no program can do without (a shell's `2>/dev/null` would make a file of it in the image).
+//! that every program needs (a shell's `2>/dev/null` would create a regular file in the image).
 
 use std::io;
 use std::path::{Path, PathBuf};

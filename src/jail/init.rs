@@ -1,11 +1,12 @@
 //! The jail's init: a small single-threaded process of our binary that starts the sessions' processes
 //! and reports their exit to the agent.
 //!
-//! Where there is a pid namespace it lives outside of it: sessions are its children, and it has no number
+//! If there is a pid namespace it is outside of it: sessions are its children, and it has no pid
 //! there by which they could stop, trace or signal it. The namespace has a first process of its own
-//! (`first`). Elsewhere it is a child subreaper, so that orphans come to it and not to the agent; where a
-//! user kills it they come to the agent, which ends them (`close`). It ends when the agent's end of its
-//! socket is closed, also because the agent was killed, and everything that it has started ends with it.
+//! (`first`). Elsewhere it is a child subreaper, so that orphans come to it and not to the agent;
+//! where a user kills it they come to the agent, which ends them (`close`). It ends when the
+//! agent's end of its socket is closed, also because the agent was killed, and everything that it
+//! has started ends with it.
 
 use std::collections::HashMap;
 use std::io;

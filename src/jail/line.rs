@@ -1,8 +1,8 @@
-//! The socket to a running init: frames out, replies and exits in, and whether it still answers.
+//! The socket to a running init: sends frames, receives replies and exits, and checks that init
+//! responds.
 //!
-//! Init is among the sessions' processes, or under the hands of who may stop it. So nothing waits for it
-//! without a deadline, and an init that no longer responds is killed: its callers get an error, and
-//! the jail starts another.
+//! Sessions can see init or stop it. So every wait for it has a deadline, and an init that no
+//! longer responds is killed: its callers get an error, and the jail starts another.
 
 use std::collections::HashMap;
 use std::io;

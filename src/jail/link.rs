@@ -1,4 +1,4 @@
-//! Starting an init, and asking it for sessions and terminals.
+//! Starts an init, and requests sessions and terminals from it.
 
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};

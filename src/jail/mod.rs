@@ -167,7 +167,8 @@ impl Jail {
         self.0.plan.filter().is_some()
     }
 
-    /// Tries from inside what must not be possible: what the kernel was asked for counts for nothing.
+    /// Tries from inside what must not be possible: that the kernel accepted the filter proves
+    /// nothing.
     fn prove_filter(&self) -> Result<(), Error> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let listener = listener.map_err(|source| Error::Start { source })?;
@@ -334,8 +335,8 @@ fn mark(plan: &Plan) -> Result<OsString, Error> {
     mark.map(OsString::from).map_err(|source| Error::Root { path: place.into(), source })
 }
 
-/// Where nothing can hide secrets the job goes on all the same, since IMS's pods are like that by
-/// default; but it is told.
+/// If secrets cannot be hidden the job continues with a warning, since IMS's pods are like that by
+/// default.
 fn without_hiding_in_vain(mut plan: Plan) -> Plan {
     if plan.hide.is_empty() || landlock::can_hide() {
         return plan;

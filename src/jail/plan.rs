@@ -1,4 +1,4 @@
-//! What a session will see, decided before anything is done: pure data, tested without privileges.
+//! The plan of what a session will see: pure data, tested without privileges.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -139,7 +139,7 @@ const BUILDING: CapSet = CapSet::CHOWN
 const DKMS: CapSet = CapSet::SYS_ADMIN.with(CapSet::SYS_NICE).with(CapSet::LINUX_IMMUTABLE);
 
 impl Plan {
-    /// Where it is written down what is put into the image for the jail's sake.
+    /// The file that records what is added to the image for the jail.
     pub(super) fn record(&self) -> Option<PathBuf> {
         self.options.agent_dir.as_deref().map(super::fixtures::record_in)
     }

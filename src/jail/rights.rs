@@ -1,4 +1,4 @@
-//! What sessions may do beside changing the image: the operator's choice.
+//! Additional permissions of sessions, chosen by the operator.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};

@@ -69,12 +69,12 @@ fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report
     let Launch { program, env, home, fds } = launch;
     let stdio = match enter(fds, init, root, setup) {
         Ok(stdio) => stdio,
-        Err(fault) => return tell(report, &fault),
+        Err(fault) => return report_fault(report, &fault),
     };
     match program {
         Become::Socket(task) => match socket::perform(task, stdio) {
             Ok(()) => 0,
-            Err(fault) => tell(report, &fault),
+            Err(fault) => report_fault(report, &fault),
         },
         Become::Sftp => match settle(stdio, report, home) {
             Ok(report) => {
@@ -101,7 +101,7 @@ fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
 /// Exit status of a process that never became its program.
 const FAILED: i32 = 126;
 
-fn tell(report: OwnedFd, fault: &Fault) -> i32 {
+fn report_fault(report: OwnedFd, fault: &Fault) -> i32 {
     // A closed pipe means that init has ended: there is no receiver.
     let _ = serde_json::to_writer(File::from(report), fault);
     FAILED
@@ -126,7 +126,7 @@ fn enter(
     if setup.shape == Shape::Plain {
         setup.keep.keep_only().map_err(fault("drop capabilities"))?;
     }
-    // By each session anew: what an earlier one has made beside the secrets can then be read.
+    // Again for each session: it can then read what an earlier one created beside the secrets.
     landlock::hide(&setup.hide).map_err(fault("hide secrets"))?;
     let stdio = stdio(fds).map_err(fault("take stdio"))?;
     exec::lead_session(&stdio).map_err(fault("lead a session"))?;
@@ -164,11 +164,11 @@ fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: Owne
         argv.into_iter().map(|argument| CString::new(argument.0)).collect();
     let (Ok(path), Ok(argv)) = (CString::new(path.0), strings) else {
         let what = format!("execute {shown}: a NUL in the command");
-        return tell(report, &Fault { what, errno: libc::EINVAL });
+        return report_fault(report, &Fault { what, errno: libc::EINVAL });
     };
     let error = exec::exec(&path, &argv, &super::env::to_strings(&env));
     if error.raw_os_error() != Some(libc::E2BIG) {
-        return tell(report, &Fault::new(format!("execute {shown}"), &error));
+        return report_fault(report, &Fault::new(format!("execute {shown}"), &error));
     }
     let _ = io::stderr().write_all(format!("{shown}: {}\n", Errno::E2BIG.desc()).as_bytes());
     1

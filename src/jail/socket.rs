@@ -1,7 +1,7 @@
-//! Sockets for forwarding, opened by a process that is in the jail as a session is: a path means what it
-//! means to the session, and what a session cannot reach is not reached.
+//! Sockets for forwarding, opened by a process inside the jail: it has the same paths and the same
+//! network restrictions as a session.
 //!
-//! `perform` is that process; the methods of `Jail` are how `ssh` has it started.
+//! `perform` is that process; `ssh` starts it through the methods of `Jail`.
 
 use std::fs::DirBuilder;
 use std::io;

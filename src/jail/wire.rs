@@ -1,6 +1,6 @@
-//! What agent and init say to each other: JSON bodies of the frames of `linux::fdpass`.
+//! The messages between agent and init: JSON bodies of the frames of `linux::fdpass`.
 //!
-//! The agent does not trust init: it lives among the sessions' processes.
+//! The agent does not trust init, which runs among the sessions' processes.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -1,4 +1,4 @@
-//! Reading a response of which the size is bounded: records, manifests, error texts.
+//! Reads a response up to a size limit: records, manifests, error texts.
 
 /// Why a bounded read failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,8 @@
-//! When to try again, as a value: exponential backoff with jitter until a deadline.
+//! The retry policy, as a value: exponential backoff with jitter until a deadline.
 //!
-//! The deadline decides, not a number of attempts: a service that restarts is away for minutes. Each try
-//! has a limit of its own, far below the deadline, so that a lost answer costs one try and not the job.
+//! The deadline decides, not a number of attempts: a service that restarts is unavailable for
+//! minutes. Each try has its own timeout, far below the deadline, so that a lost response costs one
+//! try and not the job.
 
 use std::future::Future;
 use std::time::Duration;
@@ -151,7 +152,7 @@ impl Policy {
         Err(Failure::Cancelled)
     }
 
-    /// Starts to count failures, for an operation that goes on where it broke.
+    /// Starts to count failures, for an operation that resumes after an interruption.
     pub fn tries(self) -> Tries {
         Tries { policy: self, failures: 0, start: Instant::now() }
     }
@@ -166,7 +167,7 @@ pub struct Tries {
 }
 
 impl Tries {
-    /// Starts anew: the operation got further, so the peer is alive.
+    /// Starts over: the operation made progress, so the peer is alive.
     pub fn progressed(&mut self) {
         self.failures = 0;
         self.start = Instant::now();
@@ -174,7 +175,7 @@ impl Tries {
 
     /// Counts a failure and waits until the next try is due.
     ///
-    /// Gives `error` back when there is none: it is not transient, or the policy is used up.
+    /// Returns `error` if there is no next try: it is not transient, or the policy is used up.
     pub async fn failed<E: std::error::Error + 'static>(
         &mut self,
         what: &str,

@@ -1,4 +1,4 @@
-//! A scripted HTTP server for tests: answers by a closure, remembers what it was asked.
+//! A scripted HTTP server for tests: a closure creates the responses; requests are recorded.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

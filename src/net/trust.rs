@@ -1,4 +1,4 @@
-//! Whom a client believes: the system's CAs, a CA file as well, or anyone.
+//! Which certificates a client trusts: the system's CAs, also a CA file, or any certificate.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! TLS that believes the system's CAs and a file of certificates, of CAs or of the servers themselves.
+//! A TLS verifier that trusts the system's CAs and a file of certificates, of CAs or of servers.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What a process that was killed has left of a publication: its image is the result if it is complete,
-//! and is withdrawn if it is not.
+//! Handles the publication of a process that was killed: if its image is complete, it is the
+//! result; otherwise it is rolled back.
 
 use md5::{Digest, Md5};
 use tokio_util::sync::CancellationToken;
@@ -10,8 +10,8 @@ use super::register::{Error, Published, withdraw};
 use crate::ims::{self, Image, Job};
 use crate::s3::{Object, Store};
 
-/// Finishes with what the journal says of an earlier publication. Gives its image, if that is complete;
-/// else nothing of it is left and the journal is gone.
+/// Finishes or rolls back an earlier publication, according to its journal. Gives its image, if
+/// that is complete; else nothing of it is left and the journal is gone.
 pub async fn settle(
     ims: &ims::Client,
     store: &Store,

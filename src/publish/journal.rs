@@ -1,5 +1,5 @@
-//! What is on its way to IMS and the store, written down before it is done: whoever comes after a process
-//! that was killed finishes it or withdraws it.
+//! A journal of what is being published, written before each step: the next run after a process
+//! that was killed finishes it or rolls it back.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ impl Entry {
     }
 }
 
-/// Where one publication is written down.
+/// Where one publication is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journal {
     path: PathBuf,

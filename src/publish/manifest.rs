@@ -68,7 +68,7 @@ pub struct Artifact {
     pub md5: String,
 }
 
-/// A manifest. Fields beyond these are not kept: it is read to find artifacts, and written anew.
+/// A manifest. Fields beyond these are not kept: it is read to find artifacts, and written again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub version: String,

@@ -1,4 +1,5 @@
-//! Record, uploads, manifest, link, result: in this order, rolled back whole when a step fails.
+//! Record, uploads, manifest, link, result: in this order, rolled back completely when a step
+//! fails.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,7 +44,7 @@ pub struct Request {
     pub changes: Option<PathBuf>,
     /// Published as `provenance.json`, likewise.
     pub provenance: Option<PathBuf>,
-    /// Where it is written down how far this is, for whoever comes after a process that was killed.
+    /// The journal of this publication, for the next run after a process that was killed.
     pub journal: Journal,
 }
 

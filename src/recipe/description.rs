@@ -1,4 +1,4 @@
-//! What the job reads of a recipe's `config.xml`, the description that kiwi builds from.
+//! Reads the parts of a recipe's `config.xml`, the kiwi description, that the job needs.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! Waiting until every repository of a recipe answers (contract section 8.3).
+//! Waits until every repository of a recipe responds (contract section 8.3).
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Templates of a recipe: the files that it lists are rendered in place with the values of its
-//! record (contract section 8.2).
+//! Renders the templates that a recipe lists in place, with the values of its record (contract
+//! section 8.2).
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! Makes the container that builds trust the site's CA: the package managers that kiwi starts fetch
-//! from repositories whose certificates it has signed.
+//! Adds the site's CA to the trust store of the container that builds: the package managers that
+//! kiwi starts download from repositories with certificates of this CA.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +21,7 @@ const STORES: [(&str, &str); 3] = [
 const NAME: &str = "cray_certificate_authority.crt";
 
 /// Adds the certificate to the store of the system, so call it in a container of the job's own. A
-/// build from repositories that need no CA goes on without.
+/// build from repositories that need no CA continues without it.
 pub fn add(ca_cert: &Path, cancel: &CancellationToken) {
     let Some((anchors, update)) = STORES.iter().find(|(anchors, _)| Path::new(anchors).is_dir())
     else {

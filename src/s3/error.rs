@@ -1,4 +1,4 @@
-//! What can go wrong at the store, and whether trying again can help.
+//! Errors of the store, and whether a retry can help.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Multipart uploads: begin, make the parts, complete; aborted on every other way out.
+//! Multipart uploads: begin, upload or copy the parts, complete; aborted on every other path.
 //!
 //! Called by `put`, whose parts are sent, and by `copy`, whose parts the store makes.
 

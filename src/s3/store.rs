@@ -1,4 +1,4 @@
-//! A client of one S3 endpoint: small requests, each tried again while that can help.
+//! A client of one S3 endpoint: small requests, with retries.
 //!
 //! Uploads are in `put`, downloads of images in `get`. No request is logged: keys and signatures
 //! are in their headers.

@@ -1,4 +1,4 @@
-//! OpenSSH's extensions to protocol 3 (its file PROTOCOL, section 4). One function each.
+//! OpenSSH's extensions to protocol 3 (its file PROTOCOL, section 4). One function per extension.
 
 use std::fs::File;
 use std::io;

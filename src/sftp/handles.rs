@@ -1,4 +1,4 @@
-//! What a client has open: files and directories by small numbers, as OpenSSH gives them out.
+//! Open files and directories of a client, under small numbers, as OpenSSH assigns them.
 
 use std::collections::BTreeMap;
 use std::fs::{File, ReadDir};

@@ -1,5 +1,5 @@
-//! One function for each request that names a path or needs a handle alone; reads and writes are in
-//! `transfer`. Each returns the packet to answer with.
+//! One function for each request that has a path or only needs a handle; reads and writes are in
+//! `transfer`. Each returns the response packet.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};

@@ -1,4 +1,4 @@
-//! What a client asks: one packet as one value. Pure; the fuzzer's target.
+//! Requests of a client: one packet as one value. Pure; the fuzzer's target.
 
 use bytes::Bytes;
 

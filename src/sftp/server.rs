@@ -1,4 +1,4 @@
-//! The server's loop: packets in, each to its operation, answers out.
+//! The server's loop: reads packets, runs their operations, writes responses.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

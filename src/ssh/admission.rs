@@ -1,5 +1,5 @@
-//! `MaxStartups`: how many connections may be there that have not logged in; and how many of them one
-//! source may begin in a second.
+//! `MaxStartups`: limits the number of unauthenticated connections, and how many of them one
+//! address may open per second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

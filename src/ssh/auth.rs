@@ -1,4 +1,5 @@
-//! Who may log in: the authorized keys applied to a user, a key or certificate, and an address.
+//! Decides who may log in: checks a user, a key or certificate, and an address against the
+//! authorized keys.
 
 use std::net::IpAddr;
 use std::time::SystemTime;

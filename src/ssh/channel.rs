@@ -1,4 +1,5 @@
-//! A channel as the handler knows it: where its input goes, and what was asked for before its start.
+//! The state of a channel in the handler: the receiver of its input, and requests before the start
+//! of its program.
 
 use std::path::PathBuf;
 

@@ -25,7 +25,7 @@ pub struct Config {
     pub record: Option<PathBuf>,
 }
 
-/// Makes the message of the day, anew for each login: what it says of the image may have changed.
+/// Creates the message of the day, for each login: its information on the image may have changed.
 #[derive(Clone)]
 pub struct Motd(Arc<dyn Fn() -> String + Send + Sync>);
 
@@ -84,7 +84,7 @@ pub struct Limits {
     /// Open session channels on one connection.
     pub max_sessions: usize,
     /// Channels of one connection that were closed by us before its client did: the library keeps some
-    /// 5 KB of each. Then it gets no more, and has to connect anew (ssh does so by itself).
+    /// 5 KB of each. Then it gets no more, and has to connect again (ssh does so by itself).
     pub max_closed: usize,
     /// How long a client may be silent before it is asked whether it lives...
     pub client_alive_interval: Duration,

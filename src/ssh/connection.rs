@@ -1,4 +1,4 @@
-//! What one connection's handler and the tasks of its channels share.
+//! State that a connection's handler and the tasks of its channels share.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
-//! The SSH library's callbacks. They turn what the client asks for into state and messages, and never
-//! wait for a client or for a queue. The one exception is the jail: whether a program was started, a
-//! terminal opened or a socket made, the reply must be sent in the callback (the library has one
+//! The SSH library's callbacks. They turn requests of the client into state and messages, and never
+//! wait for a client or for a queue. The one exception is the jail: whether a program was started,
+//! a terminal opened or a socket made, the reply must be sent in the callback (the library has one
 //! reply flag a channel, and the next request overwrites it), so these wait for the jail, within a
 //! bound.
 

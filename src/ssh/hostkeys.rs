@@ -1,5 +1,5 @@
-//! The host keys of a job: made once, kept in the job's directory so that a restarted container shows
-//! the same. Called before the server starts. The public halves lie beside them (`public_hostkeys`).
+//! The host keys of a job: generated once, and stored in the job's directory so that a restarted
+//! container has the same keys. The public keys are beside them (`public_hostkeys`).
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

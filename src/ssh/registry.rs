@@ -1,4 +1,4 @@
-//! The live sessions of a server: what `Handle::sessions` shows, and where notices go.
+//! The current sessions of a server, for `Handle::sessions` and for notices.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub struct SessionInfo {
     pub bytes_out: u64,
     /// Since the last byte in either direction.
     pub idle: Duration,
-    /// False when the client has left and the program goes on.
+    /// False when the client has disconnected and the program continues.
     pub connected: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The listener, its connections, and the handle by which `job` speaks to them.
+//! The listener, its connections, and the handle by which `job` controls them.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the operator chooses; made by `cli` from arguments.
+//! The settings of the operator; `cli` creates them from arguments.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! The data directory: for its owner alone. It has images with their shadow files and host keys, and
-//! secrets.
+//! The data directory, only for its owner: it contains images with their shadow files and host
+//! keys, and secrets.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;

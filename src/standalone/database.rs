@@ -1,9 +1,9 @@
-//! What the databases of `records` and `s3` have in common: how they are opened, checked, and opened
-//! again after the disk refused something; their errors; the version of their tables.
+//! Shared by the databases of `records` and `s3`: opening, checking, and reopening after disk
+//! errors; their errors; the version of their tables.
 //!
-//! redb takes no request any more once a read or write of its file has failed, and finds damage by
-//! panicking as often as by an error. [`Reopened`] stands between: the request that met the fault gets a
-//! plain error, the next one finds the database open again.
+//! After a failed read or write of its file, redb accepts no more requests, and it often reports
+//! damage by a panic instead of an error. [`Reopened`] hides this: the request that failed gets a
+//! plain error, and the database is open again for the next one.
 
 mod open;
 

@@ -1,7 +1,8 @@
-//! What jobs and sessions of CFS may do: a token and S3 keys each, for their own record and objects.
+//! Permissions of jobs and CFS sessions: each has its own token and S3 keys, for its own record and
+//! objects.
 //!
-//! `launcher` and `cfs` give and take them, `api` and `s3` ask for them. Each is a file of its own in the
-//! data directory, because an agent lives on for a while when standalone is restarted.
+//! `launcher` and `cfs` grant and revoke them, `api` and `s3` check them. Each is a file in the
+//! data directory, because an agent keeps running for a while when standalone is restarted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

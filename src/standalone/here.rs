@@ -1,9 +1,9 @@
-//! The standalone of this machine: a file says where it is and where its secrets are, so that the client
-//! commands find both by themselves.
+//! The standalone server on this machine: a file contains its address and the paths of its secrets,
+//! so that client commands find both by themselves.
 //!
-//! One file for each address, in a directory that others cannot write. It is locked for as long as its
-//! standalone runs: what a killed one has left is not taken for a running one, whoever may listen on its
-//! port now. Written by `server`, read by `cli`.
+//! One file for each address, in a directory that others cannot write. It is locked while its
+//! standalone runs. So the file of a killed standalone is not used, even if another program now
+//! listens on its port. Written by `server`, read by `cli`.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};

@@ -1,4 +1,5 @@
-//! Secrets: the token of the API and the S3 credentials. Given, or made at the first start and kept.
+//! Secrets: the token of the API and the S3 credentials. Given by the operator, or generated at the
+//! first start and stored.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! The API's way to the object store, embedded or external alike: through S3.
+//! The API's access to the object store, embedded or external: through S3.
 
 use std::collections::BTreeMap;
 

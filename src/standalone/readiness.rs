@@ -1,4 +1,4 @@
-//! Whether standalone can write what it is asked to keep: a small change of everything that is written.
+//! Checks whether standalone can store data, by a small write to each of its stores.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The index of the embedded store made anew, with what the records know of older objects.
+//! Rebuilds the index of the embedded store, with the help of the records for older objects.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::server::{Error, open_records};
 use crate::s3::Object;
 use crate::telemetry::chain;
 
-/// Makes the object index in the data directory anew, while no standalone uses it.
+/// Rebuilds the object index in the data directory, while no standalone uses it.
 pub async fn rebuild_index(data: &Path) -> Result<Report, Error> {
     let path = data.join("records.redb");
     // Held to the end: nobody serves from this directory meanwhile.

@@ -1,4 +1,4 @@
-//! Start and end of the service, in the order that lets nobody down.
+//! Start and shutdown of the service, in the order that loses no job and no request.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,7 +27,7 @@ use crate::jail::Rights;
 use crate::net::{Policy, Trust};
 use crate::s3 as client;
 
-/// How long API requests in progress may go on at the end.
+/// How long API requests in progress may continue at the end.
 const GRACE: Duration = Duration::from_secs(5);
 /// The same for those of the object store, which may be large.
 const STORE_GRACE: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ struct Store {
 }
 
 impl Server {
-    /// Opens everything and listens; jobs that an earlier run left unfinished go on, which takes a while
+    /// Opens everything and listens; jobs that an earlier run left unfinished continue, which takes a while
     /// and is not waited for.
     pub async fn start(config: Config) -> Result<Self, Error> {
         data::prepare(&config.data)

@@ -1,7 +1,7 @@
-//! Where log lines go and what they look like: one line an event on stderr.
+//! Destination and format of log lines: one line per event on stderr.
 //!
-//! No line ends or holds up anything, whatever becomes of stderr (see `sink`): not an event, not a panic,
-//! not a bar.
+//! Logging never fails or blocks, whatever happens to stderr (see `sink`): events, panics and
+//! progress bars.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,6 +1,7 @@
-//! How far a long step is: a bar on a terminal, a log line every few seconds elsewhere.
+//! Progress of a long step: a bar on a terminal, a log line every few seconds elsewhere.
 //!
-//! Rooms that do long work take a [`Meter`] and call [`Meter::add`]; they do not know who looks.
+//! Rooms that do long work take a [`Meter`] and call [`Meter::add`]; they do not know who displays
+//! it.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

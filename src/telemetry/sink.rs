@@ -1,7 +1,9 @@
-//! Lines on their way to stderr. Whoever logs does not wait for stderr and does not learn how it went.
+//! The queue of log lines for stderr. Code that logs does not wait for stderr and gets no errors
+//! from it.
 //!
-//! A bounded queue, and one thread that writes. What stderr does not take, because its disk is full or
-//! nobody reads the pipe, is dropped and counted. Once it takes lines again, one says how many are missing.
+//! A bounded queue, and one thread that writes. If stderr blocks or fails, because its disk is full
+//! or nobody reads the pipe, lines are dropped and counted. When it accepts lines again, one line
+//! reports how many are missing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -151,10 +153,10 @@ impl Writer {
                 Some(Entry::Lost(lost)) => {
                     self.lost += lost;
                     self.why = "it is too slow".into();
-                    self.tell();
+                    self.report_loss();
                 }
                 None => {
-                    self.tell();
+                    self.report_loss();
                 }
             }
             queue = shared.queue();
@@ -167,13 +169,13 @@ impl Writer {
     }
 
     fn line(&mut self, line: &[u8]) {
-        if !self.tell() || !self.write(line) {
+        if !self.report_loss() || !self.write(line) {
             self.lost += 1;
         }
     }
 
     /// Says how many lines are missing, if any; false if that cannot be written.
-    fn tell(&mut self) -> bool {
+    fn report_loss(&mut self) -> bool {
         if self.lost > 0 {
             if !self.write(&(self.report)(self.lost, &self.why)) {
                 return false;

@@ -1,4 +1,4 @@
-//! Whether a squashfs image can be read from end to end, before it is offered to nodes.
+//! Checks that a squashfs image can be read completely, before nodes boot it.
 
 use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom, Write};

@@ -1,4 +1,4 @@
-//! One object into one file: left alone if it is there already, whole and verified if not.
+//! Downloads one object to one file, completely and verified; an existing correct file is kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub enum Error {
 }
 
 /// Makes `path` hold the object. While it is fetched the file has another name (`.part`), under which a
-/// run that was cut off goes on.
+/// run that was interrupted resumes.
 pub async fn fetch(
     store: &Store,
     wanted: &Wanted,

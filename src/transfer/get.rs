@@ -1,4 +1,5 @@
-//! An image or a recipe into a directory: every artifact, verified; what is there already stays.
+//! Downloads an image or a recipe to a directory: every artifact, verified; existing correct files
+//! are kept.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,5 +1,5 @@
-//! An image from elsewhere becomes a registered one: prepared, compared with what is there, published,
-//! verified; undone whole if a step fails.
+//! Imports an image: prepares it, compares it with existing images, publishes and verifies it;
+//! rolls everything back if a step fails.
 
 use std::fs::File;
 use std::io;
@@ -103,7 +103,7 @@ pub async fn import(
     let published = publish::publish(&site.ims, &site.store, request, cancel).await?;
     if let Err(error) = verified(site, &published, cancel).await {
         let (id, left) = (&published.image.id, Entry::uploading(&published.image, &site.bucket));
-        // Another command goes on with it, if this one cannot finish.
+        // Another command finishes this, if this one cannot.
         let noted = journal.save(&left);
         if publish::withdraw(&site.ims, &site.store, &site.bucket, id, true).await && noted.is_ok()
         {
@@ -182,7 +182,7 @@ async fn content(prepared: &Prepared, cancel: &CancellationToken) -> Result<Cont
     Ok(content)
 }
 
-/// Runs blocking work; a panic of it goes on here.
+/// Runs blocking work; a panic in it resumes here.
 async fn blocking<T: Send + 'static>(
     cancel: &CancellationToken,
     work: impl FnOnce(&CancellationToken) -> T + Send + 'static,

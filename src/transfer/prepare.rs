@@ -1,4 +1,5 @@
-//! What an import needs before anything is sent: the root as squashfs, its architecture, its boot files.
+//! Prepares an import before anything is uploaded: the root as squashfs, its architecture, its boot
+//! files.
 //!
 //! Blocking; called by `import` off the async threads.
 

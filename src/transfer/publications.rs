@@ -1,8 +1,8 @@
-//! What commands of this machine are publishing, in a directory that outlives them. The next command for the
-//! same IMS withdraws what one that was killed has left.
+//! Journals of what commands on this machine publish, in a directory that outlives them. The next
+//! command for the same IMS rolls back what a killed command left behind.
 //!
-//! `ID.lock` is locked by the process that publishes and names the IMS; beside it `ID.image`, the journal of
-//! an image, or `ID.recipe`, the same of a recipe.
+//! `ID.lock` is locked by the process that publishes, and names the IMS; beside it is `ID.image`,
+//! the journal of an image, or `ID.recipe`, the journal of a recipe.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -176,7 +176,7 @@ async fn settle_recipe(
     Ok(())
 }
 
-/// What cannot be written down is a warning: publishing goes on without a net.
+/// A failure to record is only a warning: publishing continues without a journal.
 pub async fn begin_or_warn(site: &Site, cancel: &CancellationToken) -> Option<Publication> {
     Publication::begin(site, cancel)
         .await

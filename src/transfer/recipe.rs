@@ -1,5 +1,5 @@
-//! A recipe from elsewhere becomes a registered one: archive checked, record, upload, link, verify; undone
-//! whole if a step fails.
+//! Imports a recipe: checks the archive, creates the record, uploads, links, verifies; rolls
+//! everything back if a step fails.
 
 use std::collections::BTreeMap;
 use std::fs::File;

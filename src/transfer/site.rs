@@ -1,4 +1,4 @@
-//! Where records and objects are: one IMS and its store.
+//! The services with the records and objects: one IMS and its store.
 
 use std::path::PathBuf;
 

@@ -201,7 +201,7 @@ mod tests {
         for (bytes, said) in [
             (&b"BZh91AY"[..], "bzip2"),
             (b"", "empty"),
-            (b"nothing", "no known kind"),
+            (b"nothing", "a file of unknown type"),
             (&zstd::encode_all(&b"text"[..], 1).unwrap(), "without a tar archive inside"),
         ] {
             fs::write(&path, bytes).unwrap();

@@ -1,5 +1,5 @@
-//! Whether a record's artifacts are in the store as the record and its manifest say, without fetching
-//! them.
+//! Checks that a record's artifacts are in the store as in the record and its manifest, without a
+//! download.
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;

@@ -1,4 +1,4 @@
-//! Waiting for a file by which another container of the pod says something.
+//! Waits for a file that another container of the pod creates as a signal.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Where signal files lie, and whether one is there.
+//! The places of signal files, and whether one exists.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Completion signals of a job: the files that users touch (contract section 3).
 //!
-//! Called by `job`. A thread watches; whoever awaits a signal only reads what it found.
+//! Called by `job`. A thread watches; tasks that await a signal read its result.
 
 mod flag;
 mod look;
@@ -59,14 +59,14 @@ impl Signals {
     /// Starts to watch; the watch is set when this returns. Signals that are there already are found
     /// too: remove stale ones before.
     pub fn start(places: Places) -> std::io::Result<Self> {
-        let (tell, found) = watch::channel(None);
+        let (sender, found) = watch::channel(None);
         let (stop, stopped) = bounded(0);
         let (wake, woken) = bounded(1);
         let mut watched = Watched::new(wake);
         watched.renew(&places);
         let thread = std::thread::Builder::new()
             .name("signal-watch".into())
-            .spawn(move || run(&places, watched, &woken, &stopped, &tell))?;
+            .spawn(move || run(&places, watched, &woken, &stopped, &sender))?;
         Ok(Self { found, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -100,7 +100,7 @@ fn run(
     mut watched: Watched,
     woken: &Receiver<()>,
     stopped: &Receiver<()>,
-    tell: &watch::Sender<Option<Signal>>,
+    sender: &watch::Sender<Option<Signal>>,
 ) {
     let mut last = None;
     loop {
@@ -111,7 +111,7 @@ fn run(
             if let Some(signal) = &now {
                 tracing::info!(kind = ?signal.kind, path = %signal.path.display(), "signal file");
             }
-            tell.send_replace(now.clone());
+            sender.send_replace(now.clone());
             last = now;
         }
         crossbeam_channel::select! {

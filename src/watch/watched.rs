@@ -24,7 +24,7 @@ struct Slot {
     name: &'static str,
     watched: Option<Directory>,
     /// The last failure was logged.
-    told: bool,
+    logged: bool,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Watched {
 
 impl Slot {
     fn new(name: &'static str) -> Self {
-        Self { name, watched: None, told: false }
+        Self { name, watched: None, logged: false }
     }
 
     fn renew(&mut self, watcher: &mut INotifyWatcher, dir: Option<Dir>) {
@@ -84,11 +84,11 @@ impl Slot {
         let path = dir.path_of(Path::new("."));
         match watcher.watch(&path, RecursiveMode::NonRecursive) {
             Ok(()) => {
-                self.told = false;
+                self.logged = false;
                 self.watched = Some(Directory { id, path, _dir: dir });
             }
-            Err(error) if !self.told => {
-                self.told = true;
+            Err(error) if !self.logged => {
+                self.logged = true;
                 told_once(&error, self.name);
             }
             Err(_) => {}

@@ -1,7 +1,7 @@
 //! Programs of another processor architecture, run by qemu through binfmt_misc (the kernel's document
 //! admin-guide/binfmt-misc). Called by `job::emulation`.
 //!
-//! Registrations are the whole kernel's: one that is there is used, and never changed or removed.
+//! Registrations belong to the whole kernel: an existing one is used, and never changed or removed.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! How much room a filesystem has, and which kind it is.
+//! Free space and type of a filesystem.
 //!
 //! Called by `workspace` before a user is let in and by `squashfs` when a write fails.
 

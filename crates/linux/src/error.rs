@@ -1,4 +1,4 @@
-//! How an error reads in a log.
+//! The text of an error in a log.
 
 use crate::filesize;
 

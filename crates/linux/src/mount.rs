@@ -1,4 +1,4 @@
-//! Mounting and unmounting, with guards that report how unmounting went.
+//! Mounts and unmounts, with guards that report the result of the unmount.
 //!
 //! Called by `workspace` and `jail`.
 

@@ -123,7 +123,7 @@ pub fn mount_fresh(fstype: &str, target: &Path, flags: MsFlags, data: &str) -> i
 pub fn bind_device(source: impl AsFd, target: &Path) -> io::Result<()> {
     let source = format!("/proc/self/fd/{}", source.as_fd().as_raw_fd());
     mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    // A bind mount takes over the flags of where it comes from; this sets them anew.
+    // A bind mount takes over the flags of where it comes from; this sets them again.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     Ok(mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?)
 }

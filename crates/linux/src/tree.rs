@@ -1,5 +1,5 @@
-//! Directory trees by open directories instead of paths: no symlink is followed, nothing outside is
-//! reached, however the tree changes meanwhile.
+//! Directory trees through open directories instead of paths: no symlink is followed and nothing
+//! outside is reached, even if the tree changes at the same time.
 //!
 //! Used by `squashfs`, which reads whole trees and writes them, and by `recipe`.
 

@@ -1,6 +1,6 @@
-//! Directories and files that nobody but root and the user of this process can have written.
+//! Directories and files that only root and the user of this process can have written.
 //!
-//! For what says where a secret is to be sent: read by `standalone::here`.
+//! For files that name the destination of a secret: read by `standalone::here`.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,9 @@
-//! What of the network sessions get. On a host of its own, a pod, all of it. Where they share the network
-//! with a host (`standalone`), no service on loopback but their own.
+//! Network access of sessions. In a pod, which has its own network, they use all of it. If they
+//! share the network with a host (`standalone`), they reach no service on loopback except their
+//! own.
 //!
-//! The processes of a job's sessions are in a control group of their own (cgroup v2), to which programs
-//! are attached that the kernel runs for their sockets. What they do is in `programs`.
+//! The processes of a job's sessions are in their own control group (cgroup v2). BPF programs are
+//! attached to it, which the kernel runs for their sockets; they are in `programs`.
 
 mod programs;
 mod rules;

@@ -1,4 +1,4 @@
-//! What a filter is made by: of this host, and of the job.
+//! The rules of a filter: facts about this host, and settings of the job.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};

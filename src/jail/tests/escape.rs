@@ -1,4 +1,4 @@
-//! Ways out of a jail, each tried for real from inside: refused, and with which error.
+//! Ways out of a jail: each is tried from inside and must fail with the expected error.
 //!
 //! The image root is an overlay on this machine's own root, so that python3 is there to try with.
 

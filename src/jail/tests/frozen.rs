@@ -1,4 +1,4 @@
-//! What a session can do to the processes that hold its jail: nothing that outlasts it.
+//! Attacks of a session on the processes of its jail: none has a lasting effect.
 
 use nix::sys::signal::kill;
 use nix::unistd::Pid;

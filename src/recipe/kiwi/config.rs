@@ -1,7 +1,7 @@
-//! Kiwi's runtime configuration: the site's, with one thing more.
+//! Kiwi's runtime configuration: the site's, with one addition.
 //!
-//! Kiwi reads one file alone: that of `--config`, or `~/.config/kiwi/config.yml`, or
-//! `/etc/kiwi.yml`. So what the site has there goes into ours.
+//! Kiwi reads only one file: that of `--config`, or `~/.config/kiwi/config.yml`, or
+//! `/etc/kiwi.yml`. So our file includes the site's settings.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Why a build failed, in kiwi's words where it has any, and what to do.
+//! Why a build failed, with kiwi's message if there is one, and what to do.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;

@@ -1,4 +1,4 @@
-//! What kiwi says, line by line: into our log, and the progress and the errors kept.
+//! The output of kiwi, line by line: written to our log; progress and errors are extracted.
 //!
 //! `[ LEVEL   ]: 12:34:56 | message`, and for bars `[ INFO    ]: Processing: [###   ] 40%`.
 

@@ -1,4 +1,4 @@
-//! Building an image root with kiwi-ng, as a child that takes its mounts with it when it ends.
+//! Builds an image root with kiwi-ng, as a child process whose mounts disappear when it ends.
 
 mod config;
 mod error;

@@ -1,4 +1,4 @@
-//! Symbolic links of an archive: none may lead out of the directory.
+//! Symbolic links of an archive: none may point outside the directory.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

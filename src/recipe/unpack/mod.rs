@@ -1,7 +1,8 @@
-//! Unpacking the archive of a recipe, which nobody has vouched for.
+//! Unpacks the archive of a recipe, which is not trusted.
 //!
-//! Nothing is written outside the directory: every name is taken apart, and every directory on the
-//! way is opened without following a link. What a recipe has no use for is refused by name.
+//! Nothing is written outside the directory: every name is split into components, and every parent
+//! directory is opened without following a link. File types that a recipe does not need are refused
+//! with the name of the entry.
 
 mod compression;
 mod error;

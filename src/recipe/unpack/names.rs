@@ -1,4 +1,4 @@
-//! Names in an archive: taken apart, so that none leads out of the directory.
+//! Names in an archive: split into components, so that none points outside the directory.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Archives that mean well, and archives that do not.
+//! Good and malicious archives.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Why a download failed, and whether trying again can help.
+//! Why a download failed, and whether a retry can help.
 
 use std::io;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ impl Error {
         }
     }
 
-    /// True where what came so far is right, and a later download can go on with it.
+    /// True if the bytes so far are right, so that a later download can resume.
     pub(super) fn is_interruption(&self) -> bool {
         self.is_transient() || matches!(self, Error::Cancelled)
     }

@@ -1,4 +1,4 @@
-//! The way to one object: the URL of the moment, its replacement, and the etag that is pinned.
+//! Access to one object: the current URL, its replacement, and the pinned etag.
 
 use std::sync::{Arc, OnceLock};
 
@@ -147,7 +147,7 @@ impl Link {
         Error::Broken { object: self.name(), source: error.without_url() }
     }
 
-    /// The body of an answer did not go on.
+    /// The body of a response was interrupted.
     pub(super) fn ended(&self, error: pace::Error) -> Error {
         match error {
             pace::Error::Broken(source) => self.broken(source),

@@ -1,8 +1,9 @@
-//! Downloads of images: ranges in parallel, resumed where they broke, md5 verified while they come.
+//! Downloads of images: parallel ranges, resumed after interruptions, with the md5 verified during
+//! the transfer.
 //!
-//! Everything is read through presigned URLs, so that a `DOWNLOAD_URL` and an object of our own go
-//! the same way. The etag of the first answer is pinned: an object that changes meanwhile is an
-//! error, never a mix.
+//! Everything is read through presigned URLs, so a `DOWNLOAD_URL` and an object of our own use the
+//! same code. The etag of the first response is pinned: an object that changes during the download
+//! is an error, never a mix of both.
 
 mod answer;
 mod error;
@@ -72,7 +73,7 @@ pub struct Options {
     /// Expected etag, from a manifest. `None`: that of the first answer.
     pub etag: Option<String>,
     /// When a range that got nothing, or less than [`net::pace::LEAST`](crate::net::pace::LEAST), is tried
-    /// again; it starts anew with every try that got more. The pace is judged within `answer`.
+    /// again; it starts over with every try that got more. The pace is judged within `answer`.
     pub policy: Policy,
     /// Go on with what an earlier download of the same object has left in the file, and leave it there
     /// when this one breaks off. Needs an expected md5, the only proof that it is the same object.

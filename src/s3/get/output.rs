@@ -1,4 +1,4 @@
-//! The file a download is written to: at any offset, in blocks, off the async threads.
+//! The output file of a download: written at any offset, in blocks, outside the async threads.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) struct Output {
     pub file: Arc<File>,
     pub path: PathBuf,
     pub meter: Meter,
-    /// Bytes up to which an earlier download has written, if this one goes on with it.
+    /// Bytes that an earlier download has written, if this one resumes it.
     pub there: u64,
     /// Time in which the pace of an answer is judged.
     pub window: Duration,

@@ -1,4 +1,4 @@
-//! A download in parallel ranges, each resumed where it broke.
+//! A download in parallel ranges, each resumed after an interruption.
 
 use std::time::{Duration, Instant};
 

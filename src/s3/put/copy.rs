@@ -1,4 +1,4 @@
-//! Parts that the store makes of an object it has, without a byte of them passing here.
+//! Parts that the store copies from one of its objects, without a transfer.
 
 use std::sync::atomic::Ordering;
 

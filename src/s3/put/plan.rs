@@ -1,5 +1,5 @@
-//! Which bytes become which part: sent from here, or copied inside the store from an object that has
-//! them already.
+//! Divides the bytes into parts: uploaded, or copied inside the store from an object that already
+//! has them.
 
 use crate::s3::etag;
 use crate::s3::object::Object;

@@ -1,4 +1,4 @@
-//! The authorized_keys file, as sshd(8) describes it. Read once, at start, by `ssh::Config`'s maker.
+//! The authorized_keys file, as sshd(8) describes it. Read once, at the start of the server.
 
 mod addresses;
 mod line;

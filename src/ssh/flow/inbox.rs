@@ -1,4 +1,4 @@
-//! What a client has sent to one channel and the channel's program has not taken yet.
+//! Data that a client has sent to one channel and the channel's program has not read yet.
 
 use std::collections::VecDeque;
 use std::io;

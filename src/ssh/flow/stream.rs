@@ -1,4 +1,5 @@
-//! The TCP stream as the SSH library sees it: throttled, counted, and cut when the server says so.
+//! The TCP stream as the SSH library sees it: throttled, counted, and closed on request of the
+//! server.
 
 use std::io;
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! Forwarded connections: TCP (`tcp`), Unix sockets and the client's ssh-agent (`unix`).
 //!
-//! What the two have in common: who may, how many, and the copying in both directions.
+//! Shared by both: permissions, limits, and the copying in both directions.
 
 pub(super) mod tcp;
 pub(super) mod unix;
@@ -102,7 +102,7 @@ fn opened(connection: &Connection, write: &ChannelWriteHalf<Msg>) -> (Inbox, Can
     (inbox, closed)
 }
 
-/// Connects to what a client asked for and answers its request; the rest goes on in its own task.
+/// Connects to what a client asked for and answers its request; the rest continues in its own task.
 /// `target` is for the log.
 fn direct<R, W, E>(
     connection: Arc<Connection>,

@@ -1,8 +1,8 @@
 //! TCP forwarding: `direct-tcpip` (`ssh -L`, `-D`, `-W`) and `tcpip-forward` (`ssh -R`).
 //!
-//! Connections are made and accepted in the network of the agent's container, which sessions share. Where
-//! sessions are kept from the services of the host, a process of theirs opens the sockets: what it cannot
-//! reach is not reached.
+//! Connections are made and accepted in the network of the agent's container, which sessions share.
+//! If the network of sessions is filtered, a process inside the jail opens the sockets, so the
+//! filter applies to them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -2,7 +2,7 @@
 //! (`ssh -R /path:...`) and the socket that leads to the client's ssh-agent (OpenSSH's PROTOCOL, 2.4,
 //! and draft-miller-ssh-agent).
 //!
-//! The jail opens them, so that a path is the session's. They end with their connection.
+//! The jail opens them, so paths are those of the session. They are closed with their connection.
 
 use std::path::PathBuf;
 use std::sync::Arc;

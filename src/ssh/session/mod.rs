@@ -1,4 +1,4 @@
-//! A session's program: started here for the handler, then owned by one task until it has ended.
+//! A session's program: started here for the handler, then owned by one task until it ends.
 
 mod pump;
 mod record;

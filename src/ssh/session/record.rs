@@ -1,5 +1,5 @@
-//! Recordings of terminals as asciicast v2 (docs.asciinema.org/manual/asciicast/v2): what was shown and
-//! when, not what was typed. Used by the task of a session.
+//! Recordings of terminals as asciicast v2 (docs.asciinema.org/manual/asciicast/v2): output with
+//! its time, no input. Used by the task of a session.
 
 use std::io;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The task that owns a running program.
 //!
-//! A program is never killed because its channel or connection is gone: CFS closes as soon as its
-//! request is accepted. A terminal hangs up, though, as a terminal does.
+//! A program is never killed because its channel or connection closes: CFS closes its connection as
+//! soon as its request is accepted. But a terminal hangs up.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -51,7 +51,7 @@ pub(super) struct Running {
     pub recorder: Option<Arc<Recorder>>,
 }
 
-/// The parts that go on while the streams are pumped.
+/// The parts that continue while the streams are pumped.
 struct Controller {
     child: Child,
     live: Arc<Live>,
@@ -84,12 +84,12 @@ impl Running {
         let status = match stdio {
             Stdio::Pipes { stdin, stdout, stderr } => {
                 let input = feed(inbox.clone(), Arc::clone(&live), stdin);
-                let told = CancellationToken::new();
+                let sent = CancellationToken::new();
                 // What runs on in the background may keep the streams open: the status does not wait.
                 let program = async {
                     let status = controller.run(None).await;
-                    tell(&outlet, &handle, status.as_ref().ok()).await;
-                    told.cancel();
+                    send_status(&outlet, &handle, status.as_ref().ok()).await;
+                    sent.cancel();
                     status
                 };
                 let streams = async {
@@ -100,7 +100,7 @@ impl Running {
                     complain(&live, out.and(err));
                     // Some clients close at the EOF: wait until the status of a program that is
                     // ending is sent.
-                    let _ = tokio::time::timeout(ENDING, told.cancelled()).await;
+                    let _ = tokio::time::timeout(ENDING, sent.cancelled()).await;
                     outlet.eof().await;
                 };
                 let (status, ()) = tokio::join!(program, streams);
@@ -110,7 +110,7 @@ impl Running {
             Stdio::Terminal(master) => {
                 let status = on_terminal(controller, &outlet, &live, &inbox, master).await;
                 outlet.eof().await;
-                tell(&outlet, &handle, status.as_ref().ok()).await;
+                send_status(&outlet, &handle, status.as_ref().ok()).await;
                 status
             }
         };
@@ -215,12 +215,12 @@ impl Controller {
     async fn hang_up(&mut self, terminal: &mut Option<Master>) -> io::Result<ExitStatus> {
         if self.live.hangup.is_cancelled() {
             self.signal(Signal::SIGHUP);
-            // A stopped program hears of it when it goes on.
+            // A stopped program gets the signal when it continues.
             self.signal(Signal::SIGCONT);
             if let Ok(status) = tokio::time::timeout(HANGUP, self.child.wait()).await {
                 return status;
             }
-            // It goes on alone; the jail ends what is left.
+            // It continues alone; the jail ends what is left.
             self.outlet.close().await;
         }
         // Given up one moment after the screen's, so that what was typed last still arrives.
@@ -249,14 +249,14 @@ impl Controller {
     }
 }
 
-/// Tells the registry when the client has left a program that goes on.
+/// Informs the registry when the client has left a program that continues.
 async fn forget(outlet: Arc<Outlet>, live: Arc<Live>) {
     outlet.closed.cancelled().await;
     outlet.connection.shared.registry.disconnected(&live);
 }
 
 /// Tells how the program ended.
-async fn tell(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
+async fn send_status(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
     let id = outlet.write.id();
     match status {
         Some(status) if let Some(code) = status.code() => {

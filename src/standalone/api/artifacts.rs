@@ -1,4 +1,4 @@
-//! The objects that go with a record: into the trash, back, or away.
+//! The objects of a record: moved to the trash, restored, or deleted.
 //!
 //! In the trash an object's key is `deleted/` and its old key. An image in the trash links to
 //! `deleted/<id>/deleted_manifest.json`, which lists what was moved, the old manifest included.

@@ -1,4 +1,4 @@
-//! What collections have in common: reading, deleting, and the trash of v3.
+//! Shared by all collections: reading, deleting, and the trash of v3.
 
 use axum::extract::{Query, State};
 use axum::response::Response;

@@ -1,6 +1,6 @@
-//! `standalone/jobs/ID/host-keys`: how the SSH server of a job proves itself.
+//! `standalone/jobs/ID/host-keys`: the SSH host keys of a job.
 //!
-//! An address of our own: IMS's job record has no room for it, and its clients may check the schema.
+//! Our own resource: IMS's job record has no field for it, and its clients may check the schema.
 
 use axum::extract::State;
 use axum::routing::get;

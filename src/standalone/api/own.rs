@@ -1,5 +1,5 @@
-//! What a job may do with images: it sees those that are its own and the one it works on, and links its
-//! own to what it has made itself.
+//! Permissions of a job on images: it sees its own images and the one it works on, and links its
+//! own images to its own objects.
 
 use uuid::Uuid;
 

@@ -1,5 +1,5 @@
-//! Error answers: `application/problem+json` (RFC 7807) as IMS writes it, and the plain `message`
-//! objects that its web framework gives for requests which never reach it.
+//! Error responses: `application/problem+json` (RFC 7807) as IMS writes it, and the plain `message`
+//! objects of its web framework for requests that never reach it.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `public-keys`: who may log in to a job's session.
+//! `public-keys`: the keys for logins to a job.
 
 use axum::extract::State;
 use axum::http::StatusCode;

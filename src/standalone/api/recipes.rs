@@ -1,4 +1,4 @@
-//! `recipes`: what images are built from, with a link to an archive.
+//! `recipes`: sources of images, with a link to an archive.
 
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -1,4 +1,4 @@
-//! What bodies may hold, as data; all faults of a body are found at once, by field.
+//! The schema of bodies, as data; all faults of a body are found at once, by field.
 //!
 //! Texts and leniency follow IMS, which uses marshmallow: `"true"` is a boolean, `"15"` a number.
 

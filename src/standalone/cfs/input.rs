@@ -1,4 +1,4 @@
-//! The body that makes a session: v3, or the camel case of v2.
+//! The body of a request that creates a session: v3, or the camel case of v2.
 
 use jiff::Timestamp;
 use serde::Deserialize;

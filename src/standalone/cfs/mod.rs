@@ -1,7 +1,8 @@
-//! What the procedure for incremental configuration needs of CFS: configurations and sessions, under
-//! `/apis/cfs/v3` (and `/apis/cfs/v2`, which the cray CLI asks where no version is given).
+//! The part of CFS for the procedure of incremental configuration: configurations and sessions,
+//! under `/apis/cfs/v3` (and `/apis/cfs/v2`, the default of the cray CLI).
 //!
-//! A session is `ims-job-agent configure` as a child, see `run`; `store` keeps what clients made.
+//! A session is `ims-job-agent configure` as a child, see `run`; `store` keeps what clients
+//! created.
 
 mod input;
 mod run;

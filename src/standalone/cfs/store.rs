@@ -1,4 +1,4 @@
-//! Named JSON values, a file each.
+//! Named JSON values, one file each.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Opening a database file: whole or not at all, checked, never made anew over something.
+//! Opens a database file completely or not at all: checked, and never created over an existing
+//! file.
 
 use std::fs::File;
 use std::io;

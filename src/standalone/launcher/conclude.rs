@@ -1,5 +1,5 @@
-//! The end of a job whose agent has not said how it ended: what it had begun to publish is withdrawn, or
-//! is the result if it is complete.
+//! Ends a job whose agent has not reported its end: what it began to publish is rolled back, or is
+//! the result if it is complete.
 
 use std::io::Read;
 use std::path::Path;
@@ -136,7 +136,7 @@ impl Inner {
     }
 }
 
-/// The image that the agent has written down.
+/// The image that the agent has recorded.
 fn journal(agent: &Path) -> Option<Uuid> {
     let path = agent.join(JOURNAL);
     let mut json = Vec::new();

@@ -1,4 +1,5 @@
-//! What children print, kept within bounds: their logs lie on the volume of everything else.
+//! The output of children, limited in size, because their logs are on the volume of everything
+//! else.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};

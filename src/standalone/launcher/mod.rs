@@ -1,4 +1,4 @@
-//! Jobs as child processes: `ims-job-agent run`, each with a /mnt/image of its own.
+//! Jobs as child processes: `ims-job-agent run`, each with its own /mnt/image.
 //!
 //! Called by `api` (POST and DELETE of jobs) and by `standalone` (start and end).
 
@@ -184,7 +184,7 @@ impl Launcher {
         }
     }
 
-    /// Ends all jobs; their trees stay. Those in which a user has worked go on at the next start.
+    /// Ends all jobs; their trees stay. Those in which a user has worked continue at the next start.
     pub async fn shut_down(&self) {
         self.inner.close();
         self.inner.watchers.close();

@@ -1,4 +1,4 @@
-//! A job's processes: the agent, what it left behind, and what a crash of standalone left.
+//! The processes of a job: the agent, and what the agent or a crash of standalone left behind.
 
 use std::io;
 use std::path::Path;

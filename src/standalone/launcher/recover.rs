@@ -1,8 +1,8 @@
-//! Jobs that an earlier run of standalone left unfinished: their agents are started again.
+//! Restarts the agents of jobs that an earlier run of standalone left unfinished.
 //!
 //! An agent dies with its standalone (SIGKILL, so that it changes nothing any more). Started again in its
-//! directory it goes on where it was: with its sessions, or with publishing; what it had begun to publish
-//! it takes up or withdraws itself. This happens beside the service, which is there at once.
+//! directory it resumes its sessions or its publishing; it continues or rolls back what it had
+//! begun to publish. This happens in parallel with the service, which is available at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,12 +124,12 @@ impl Inner {
         }
         let port = self.port(0).map_err(|error| chain(&error))?;
         let number = port.port;
-        let told = self.setup.records.update(job.id, move |job: &mut Job| {
+        let updated = self.setup.records.update(job.id, move |job: &mut Job| {
             let connections =
                 job.ssh_containers.iter_mut().flat_map(|it| it.connection_info.values_mut());
             connections.for_each(|connection| connection.port = number);
         });
-        told.await.map_err(|error| chain(&error))?;
+        updated.await.map_err(|error| chain(&error))?;
         tracing::warn!(job = %job.id, port = number, "the port of a job is in use; assigned \
             another one");
         Ok(port)

@@ -1,6 +1,7 @@
-//! The records of IMS in a crash-safe database: a table a collection, one JSON value a record.
+//! The records of IMS in a crash-safe database: one table per collection, one JSON value per
+//! record.
 //!
-//! Used by `api` and `launcher`. A method that returned has its change on disk.
+//! Used by `api` and `launcher`. When a method returns, its change is on disk.
 
 mod model;
 mod stamp;

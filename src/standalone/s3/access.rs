@@ -1,4 +1,4 @@
-//! Who may do what in the store: its owner everything, a job what its `grants` say.
+//! Permissions in the store: its owner may do everything, a job what its `grants` allow.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};

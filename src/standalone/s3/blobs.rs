@@ -1,7 +1,7 @@
 //! The bytes of objects: immutable files named by a UUID in one directory.
 //!
 //! The index (`index`) says which blobs belong to which object and how often each is used; this
-//! module makes blob files durable, and removes them once nobody reads them any more.
+//! module makes blob files durable, and removes them when nothing reads them any more.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

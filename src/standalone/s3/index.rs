@@ -1,4 +1,4 @@
-//! Which objects there are: a redb database beside the blobs. Every change is one transaction.
+//! The index of objects: a redb database beside the blobs. Every change is one transaction.
 //!
 //! Blocking; `service` calls it from blocking tasks. Blobs carry a use count, so that copies share
 //! them; a change returns the blobs that nothing uses any more.

@@ -1,4 +1,4 @@
-//! Names of objects as text: which ones are taken, and how lists write them.
+//! Names of objects as text: which ones are accepted, and how lists encode them.
 
 use s3s::dto::EncodingType;
 use s3s::{S3Result, s3_error};

@@ -9,7 +9,7 @@ use super::model::Object;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     Object(String, Box<Object>),
-    /// Keys that go on after the delimiter, rolled up.
+    /// Keys that continue after the delimiter, rolled up.
     Prefix(String),
 }
 
@@ -68,7 +68,7 @@ impl Index {
                     });
                 }
                 if let Some(rolled) = rolled {
-                    // U+10FFFF sorts after whatever a key may go on with.
+                    // U+10FFFF sorts after whatever a key may continue with.
                     start = format!("{rolled}\u{10FFFF}");
                     inclusive = true;
                     continue 'seek;

@@ -1,10 +1,10 @@
 //! The embedded object store: an S3 endpoint over a directory. Started by `standalone`.
 //!
-//! s3s does the protocol. Its companion s3s-fs is not used: it replaces an object before it has
-//! checked the body's digests, ignores If-Match on reads and Content-MD5 on parts, cannot hold the
-//! keys `a` and `a/b` at once, and does not survive a power cut between data and metadata.
-//! Here bytes are immutable `blobs` and the `index` changes in transactions: an object is there
-//! whole, or not at all.
+//! s3s implements the protocol. Its companion s3s-fs is not used: it replaces an object before it
+//! has checked the body's digests, ignores If-Match on reads and Content-MD5 on parts, cannot hold
+//! the keys `a` and `a/b` at once, and does not survive a power cut between data and metadata. Here
+//! bytes are immutable `blobs` and the `index` changes in transactions: an object is there whole,
+//! or not at all.
 
 mod access;
 mod blobs;
@@ -123,7 +123,7 @@ pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<Opened, Error> {
     let blobs = Blobs::open(places.blobs.clone()).map_err(directory)?;
     let survey = blobs.survey().map_err(directory)?;
     if !survey.blobs.is_empty() {
-        // An index made anew here would know of none of them.
+        // A new index would know none of them.
         match places.index.metadata() {
             Ok(found) if found.len() == 0 => return Err(places.headless("is empty", &survey)),
             Ok(_) => {}

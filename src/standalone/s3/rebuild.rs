@@ -1,7 +1,7 @@
-//! The object index made anew, from what the blobs say of themselves (`note`).
+//! Rebuilds the object index from the notes in the blobs (`note`).
 //!
-//! Blobs that an older version wrote say nothing: those that a record of IMS leads to are known by their
-//! MD5. What is left over is kept under `lost+found/` in the bucket of images. Nothing is deleted.
+//! Blobs of an older version have no notes: those that a record of IMS references are identified by
+//! their MD5. The rest is kept under `lost+found/` in the bucket of images. Nothing is deleted.
 
 mod legacy;
 
@@ -58,7 +58,7 @@ struct Found {
     parts: BTreeMap<(String, u32), (Upload, Part)>,
 }
 
-/// Makes `index.redb` in `dir` anew, while no standalone uses it. Blocking.
+/// Rebuilds `index.redb` in `dir`, while no standalone uses it. Blocking.
 pub fn rebuild(dir: &Path, hints: Vec<Hint>) -> Result<Report, Error> {
     let directory = |source| Error::Directory { path: dir.into(), source };
     let places = Places::of(dir);

@@ -1,4 +1,5 @@
-//! From a request's body to a sealed blob: hashed while it is written, checked before it counts.
+//! Writes the body of a request to a sealed blob: hashed while it is written, checked before it is
+//! used.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};

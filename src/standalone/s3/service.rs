@@ -1,7 +1,7 @@
 //! The S3 operations that IMS clients use, over `index` and `blobs`: an implementation of s3s's
-//! trait, which itself does the protocol (routing, signatures, XML, streaming checksums).
+//! trait; s3s implements the protocol (routing, signatures, XML, streaming checksums).
 //!
-//! Operations that are not here answer `NotImplemented`.
+//! Other operations return `NotImplemented`.
 
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! By which names we are called. A web page whose name leads to this machine (DNS rebinding) calls us by
-//! its own; a page of another origin says so in what its browser sends.
+//! Checks the names in requests. A web page whose name resolves to this machine (DNS rebinding)
+//! sends its own name as Host; the browser of a page of another origin sends that origin.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! A request's body that must not come too slowly.
+//! A request body with a minimum transfer rate.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

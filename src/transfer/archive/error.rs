@@ -1,4 +1,4 @@
-//! Why an archive cannot become an image.
+//! Why an archive cannot be converted to an image.
 
 use std::io;
 

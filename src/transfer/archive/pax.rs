@@ -1,6 +1,6 @@
 //! PAX extended headers (POSIX pax Interchange Format): records of length, keyword and value.
 //!
-//! Read by length and not by line: values of attributes are binary and hold newlines.
+//! Read by length and not by line: values of attributes are binary and may contain newlines.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

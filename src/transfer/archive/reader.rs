@@ -1,7 +1,7 @@
 //! Reads tar: ustar, PAX and GNU, with the names, attributes and sparse files of all of them.
 //!
-//! The fields of a header are `tar`'s. The stream around them is read here, because that library takes
-//! PAX records for lines of text, and attributes are binary.
+//! The library `tar` parses the fields of a header. This module reads the stream around them,
+//! because the library parses PAX records as lines of text, and attributes are binary.
 
 use std::io::{self, Read};
 

@@ -1,7 +1,7 @@
 //! The tree that an archive describes, in memory: names, owners, modes, links. Contents are numbers.
 //!
-//! What comes later wins, as when tar unpacks. Symbolic links on the way to an entry are followed
-//! inside the root only.
+//! Later entries replace earlier ones, as when tar unpacks. Symbolic links in the path of an entry
+//! are followed, but only inside the root.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! An export into a directory: artifacts in parallel, each whole or not at all, then the documents and
-//! the list of sums. What is there already and right stays.
+//! An export to a directory: artifacts in parallel, each completely or not at all, then the
+//! documents and the list of checksums. Existing correct files are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-//! The files of an export, as the incumbent's script writes and reads them (contract section 9).
+//! The files of an export, as the original script ims-import-export.py writes and reads them
+//! (contract section 9).
 //!
-//! Beside its files there are ours, which it does not look at: the public keys and the list of sums.
+//! There are additional files, which the script ignores: the public keys and the list of checksums.
 
 use std::path::{Component, Path};
 

@@ -1,5 +1,5 @@
-//! An export as one stream: a tar archive in zstd, for tapes and pipes. Documents come first, then every
-//! artifact, verified before it is written; the list of sums comes last.
+//! An export as one stream: a tar archive, compressed with zstd, for tapes and pipes. Documents are
+//! first, then every artifact, verified before it is written; the list of checksums is last.
 
 use std::fs::File;
 use std::io::{self, Write};

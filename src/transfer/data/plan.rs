@@ -1,4 +1,4 @@
-//! What an export consists of: the records, and every object that belongs to them with its size.
+//! The contents of an export: the records, and all their objects with their sizes.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};

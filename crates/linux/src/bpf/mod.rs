@@ -1,4 +1,4 @@
-//! BPF programs on a control group (bpf(2)): loading, attaching, and the one kind of map that is needed.
+//! BPF programs on a control group (bpf(2)): load, attach, and the one type of map that is needed.
 //!
 //! Called by `jail::network`, whose programs these are. `asm` puts instructions together.
 

@@ -1,4 +1,4 @@
-//! The one way this program runs an external command and waits for it.
+//! Runs an external command and waits for it; the only way in this program.
 
 use std::collections::VecDeque;
 use std::fs::File;

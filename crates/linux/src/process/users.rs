@@ -1,4 +1,4 @@
-//! Who keeps a directory or a mount busy, like `fuser -m`.
+//! Finds the processes that keep a directory or a mount busy, like `fuser -m`.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

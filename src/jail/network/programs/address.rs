@@ -1,4 +1,4 @@
-//! bind(2) and connect(2): refused at once, with an error that programs understand.
+//! bind(2) and connect(2): refuse them at once, with an error that programs understand.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,9 +1,9 @@
-//! The programs that the kernel runs for sockets of sessions: each is a list of instructions with the
-//! rules of the job in it. They know a socket of the sessions by its mark.
+//! The BPF programs for sockets of sessions: each is a list of instructions that contains the rules
+//! of the job. They recognize a socket of the sessions by its mark.
 //!
-//! `connect` and `bind` refuse at once and with an error that programs understand. What holds in any
-//! case, for every protocol and whatever has changed since the call, are `egress` and `ingress`: no packet
-//! passes between a socket of the sessions and another one over a loopback address.
+//! `connect` and `bind` refuse at once, with an error that programs understand. `egress` and
+//! `ingress` are the real barrier, for every protocol and also after changes since the call: no
+//! packet passes between a socket of the sessions and another one over a loopback address.
 
 mod address;
 mod packet;

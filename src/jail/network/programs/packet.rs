@@ -1,5 +1,5 @@
-//! Packets that sockets of sessions send and receive. What has no loopback address in it passes, but for
-//! the refused ports of this host.
+//! Packets that sockets of sessions send and receive. Packets without a loopback address pass,
+//! except to the refused ports of this host.
 
 use std::net::{IpAddr, Ipv6Addr};
 

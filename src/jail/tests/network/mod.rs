@@ -1,4 +1,4 @@
-//! Sessions that share the network with a host: what they reach of it, each way tried for real.
+//! Sessions that share the network with a host: tests what they can reach.
 
 mod hosts;
 mod own;

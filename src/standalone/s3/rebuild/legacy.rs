@@ -1,5 +1,5 @@
-//! Blobs of an older version, which do not say what they are: records of IMS lead to manifests, manifests
-//! to artifacts, by their etags.
+//! Blobs of an older version, which have no notes: records of IMS reference manifests, manifests
+//! reference artifacts, by their etags.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

@@ -1,4 +1,4 @@
-//! One record of an export: its fields, and where its files lie.
+//! One record of an export: its fields, and the paths of its files.
 
 use serde_json::{Map, Value, json};
 

@@ -1,5 +1,5 @@
-//! What an import has begun: written down before a record is made, so that the next run finds the record
-//! of one that was cut off, completes it, and makes no second one.
+//! The journal of an import: written before a record is created, so that the next run finds the
+//! record of an interrupted run, completes it, and creates no second one.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! An export into an IMS: records that are missing are made anew, artifacts that are missing are sent
-//! again, what is there stays. Run as often as needed: a run that was cut off is gone on with.
+//! Imports an export into an IMS: creates missing records, uploads missing artifacts, and keeps
+//! existing ones. The import can be repeated: an interrupted run is resumed.
 
 mod exported;
 mod journal;

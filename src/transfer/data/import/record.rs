@@ -1,4 +1,5 @@
-//! One record of an export: what the service has of it decides what is done (contract section 9).
+//! Imports one record of an export, depending on what the service already has of it (contract
+//! section 9).
 
 use std::collections::BTreeMap;
 
@@ -94,7 +95,7 @@ impl Import<'_> {
         self.create(it).await
     }
 
-    /// What an earlier run has begun: goes on with it.
+    /// Resumes what an earlier run began.
     async fn begun(&self, it: &Exported<'_>) -> Result<Option<Done>, Error> {
         let Some(entry) = self.journal.get(&it.key()) else { return Ok(None) };
         let id = match entry.id {

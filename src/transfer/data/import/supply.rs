@@ -1,4 +1,4 @@
-//! Where an import's files come from: a directory, or a stream that is read once.
+//! The source of an import's files: a directory, or a stream that is read once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -125,8 +125,8 @@ impl Supply {
         opened.await.unwrap_or_else(|panic| Err(Error::Unpack(io::Error::other(panic))))
     }
 
-    /// Reads what nobody asked for: whoever writes a stream need not see it break off, and one that was
-    /// cut short is told.
+    /// Reads the rest of the stream: its writer gets no broken pipe, and a truncated stream is an
+    /// error.
     pub async fn finish(&self) -> Result<(), Error> {
         let kind = self.kind.clone();
         let read = tokio::task::spawn_blocking(move || match &*kind {

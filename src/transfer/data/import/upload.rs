@@ -1,5 +1,5 @@
-//! The artifacts of one record into the store, each checked against what the export says of it. What is
-//! there already and right is not sent; what is there and differs is only replaced with
+//! Uploads the artifacts of one record, each checked against the data in the export. An existing
+//! correct object is not uploaded again; an object that differs is replaced only with
 //! `--overwrite`.
 
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ impl Upload<'_> {
         let mut names = Names::default();
         let mut wanted = Vec::new();
         for (index, artifact) in exported.artifacts.iter().enumerate() {
-            // The old manifest of an image in the trash is made anew.
+            // The old manifest of an image in the trash is created again.
             if artifact.media_type != MANIFEST_TYPE {
                 let old: Object = artifact.link.path.parse()?;
                 let path = local_path(files, index, artifact, exported.artifacts.len())?;
