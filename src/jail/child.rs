@@ -7,14 +7,14 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 
-use super::link::Link;
+use super::init_client::InitClient;
 use super::wire::Request;
 
 /// Dropping it leaves the process running: CFS closes its connection before its command has ended.
 #[derive(Debug)]
 pub struct Child {
     pub(super) id: u64,
-    pub(super) link: Arc<Link>,
+    pub(super) init: Arc<InitClient>,
     pub(super) exited: Exited,
 }
 
@@ -46,6 +46,6 @@ impl Child {
 
     /// Signals its process group, as sshd does for a client's `signal` request.
     pub fn signal(&self, signal: Signal) -> Result<(), super::Error> {
-        self.link.line.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
+        self.init.line.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
     }
 }

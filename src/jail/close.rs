@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::link::Link;
+use super::init_client::InitClient;
 use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
 use linux::process::{Process, descendants, inherited, kill_all, pidfd, rooted_in, wait_for};
@@ -26,10 +26,10 @@ pub struct Leftovers {
 /// Longest wait for a killed process to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
+pub fn close(init: &InitClient, plan: &Plan, grace: Duration) -> Leftovers {
     let left = || {
-        let mut left = descendants(link.line.pid);
-        left.retain(|process| Some(process.pid) != link.first);
+        let mut left = descendants(init.line.pid);
+        left.retain(|process| Some(process.pid) != init.first);
         left.extend(strays(plan));
         without_repetition(left)
     };
@@ -43,8 +43,8 @@ pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
         wait_for(&processes, deadline);
     }
     let stuck = kill_all(left, Instant::now() + KILL_PATIENCE);
-    let mounts = link.take_mounts().map(Mounts::added).unwrap_or_default();
-    end_init(link);
+    let mounts = init.take_mounts().map(Mounts::added).unwrap_or_default();
+    end_init(init);
     Leftovers { processes, stuck, mounts, additions: Vec::new() }
 }
 
@@ -78,11 +78,11 @@ fn without_repetition(mut processes: Vec<Process>) -> Vec<Process> {
 
 /// Init ends its pid namespace, or else is ended with that; the kernel kills all that is left there, and
 /// drops its mounts.
-fn end_init(link: &Link) {
-    link.line.hang_up();
-    let _ = pidfd::wait_until(&link.line.pidfd, Instant::now() + Duration::from_secs(2));
-    if !link.line.kill() {
-        tracing::warn!(pid = link.line.pid, "cannot end the process that starts sessions");
+fn end_init(init: &InitClient) {
+    init.line.hang_up();
+    let _ = pidfd::wait_until(&init.line.pidfd, Instant::now() + Duration::from_secs(2));
+    if !init.line.kill() {
+        tracing::warn!(pid = init.line.pid, "cannot end the process that starts sessions");
     }
-    link.reap();
+    init.reap();
 }
