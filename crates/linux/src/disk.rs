@@ -1,4 +1,4 @@
-//! Free space and type of a filesystem.
+//! How much room a filesystem has, and which kind it is.
 //!
 //! Called by `workspace` before a user is let in and by `squashfs` when a write fails.
 

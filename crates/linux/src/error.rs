@@ -1,4 +1,4 @@
-//! The text of an error in a log.
+//! How an error reads in a log.
 
 use crate::filesize;
 

@@ -1,5 +1,5 @@
-//! Directory trees through open directories instead of paths: no symlink is followed and nothing
-//! outside is reached, even if the tree changes at the same time.
+//! Directory trees by open directories instead of paths: no symlink is followed, nothing outside is
+//! reached, however the tree changes meanwhile.
 //!
 //! Used by `squashfs`, which reads whole trees and writes them, and by `recipe`.
 
@@ -16,7 +16,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence, fchownat, linkat, lseek, symlinkat, unlinkat};
 
-/// The result of stat(2).
+/// What stat(2) tells.
 pub type Stat = nix::sys::stat::FileStat;
 
 /// Extended attributes: full names and values.

@@ -1,4 +1,4 @@
-//! Reaps ended children, as pid 1 or a subreaper must. Used by the jail's init.
+//! Taking the status of ended children, as pid 1 or a subreaper must. Used by the jail's init.
 
 use std::io;
 
