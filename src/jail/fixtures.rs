@@ -39,7 +39,7 @@ enum Made {
 
 /// All that was put in. Dropping it leaves it there; see `take_out`.
 #[derive(Debug, Default)]
-pub struct Fixtures(Option<Additions>);
+pub struct RootAdditions(Option<Additions>);
 
 /// Where in the agent's directory the record is.
 pub(super) fn record_in(agent: &Path) -> PathBuf {
@@ -69,10 +69,10 @@ const NODES: &[(&str, u32, u32)] = &[
     ("tty", 5, 0),
 ];
 
-impl Fixtures {
+impl RootAdditions {
     /// Puts in what the plan needs and the image lacks; nothing, if that fails.
-    pub fn put_in(plan: &Plan) -> io::Result<Fixtures> {
-        let mut fixtures = Fixtures::default();
+    pub fn put_in(plan: &Plan) -> io::Result<RootAdditions> {
+        let mut fixtures = RootAdditions::default();
         match fixtures.put_into(plan) {
             Ok(()) => Ok(fixtures),
             Err(error) => {
@@ -236,11 +236,11 @@ mod tests {
         let plan = Plan::new(options, CapSet::SYS_CHROOT).unwrap();
         assert_eq!(plan.shape, Shape::Plain);
         let left = || std::fs::read_dir(&dev).unwrap().count();
-        let killed = || drop(Fixtures::put_in(&plan).unwrap());
+        let killed = || drop(RootAdditions::put_in(&plan).unwrap());
 
         killed();
         assert_eq!(left(), NODES.len());
-        let next = Fixtures::put_in(&plan).unwrap();
+        let next = RootAdditions::put_in(&plan).unwrap();
         assert_eq!(next.take_out(), Vec::<PathBuf>::new());
         assert_eq!(left(), 1);
 

@@ -42,7 +42,7 @@ pub use plan::{Impossible, Options, Plan, Shape, UNFILTERED};
 pub use rights::{Capability, Rights};
 pub use socket::SocketFile;
 
-use fixtures::Fixtures;
+use fixtures::RootAdditions;
 use init_client::InitClient;
 use line::End;
 use linux::capability::CapSet;
@@ -85,7 +85,7 @@ pub enum Error {
     #[error("cannot read the image root {}", path.display())]
     Root { path: PathBuf, source: io::Error },
     #[error("cannot create the mount points or devices that sessions need in the image")]
-    Fixtures { source: io::Error },
+    RootAdditions { source: io::Error },
     #[error("cannot start the process that starts sessions")]
     Start { source: io::Error },
     #[error("cannot set up the environment of sessions: {what}")]
@@ -124,7 +124,7 @@ struct Inner {
     mark: OsString,
     /// `None` once closed.
     init: Mutex<Option<Arc<InitClient>>>,
-    fixtures: Mutex<Fixtures>,
+    fixtures: Mutex<RootAdditions>,
 }
 
 impl Jail {
@@ -352,12 +352,12 @@ fn without_hiding_in_vain(mut plan: Plan) -> Plan {
 }
 
 /// Puts into the image what the jail needs there and starts init; leaves nothing if that fails.
-fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(InitClient, Fixtures), Error> {
+fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(InitClient, RootAdditions), Error> {
     if plan.shape == Shape::Plain {
         // What is below an init that a user kills must not be lost from sight.
         hardening::become_subreaper().map_err(|source| Error::Start { source })?;
     }
-    let fixtures = Fixtures::put_in(plan).map_err(|source| Error::Fixtures { source })?;
+    let fixtures = RootAdditions::put_in(plan).map_err(|source| Error::RootAdditions { source })?;
     match InitClient::start(exe, plan, mark) {
         Ok(init) => Ok((init, fixtures)),
         Err(error) => {
