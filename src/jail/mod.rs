@@ -49,7 +49,7 @@ use linux::capability::CapSet;
 use linux::process::mark;
 use linux::pty::Pty;
 use linux::{hardening, landlock};
-use wire::{Become, Bytes, Request};
+use wire::{Bytes, ChildProgram, Request};
 
 /// What a session runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -374,19 +374,19 @@ fn account(plan: &Plan) -> Result<Account, Error> {
         .map_err(|source| Error::Root { path, source })
 }
 
-fn program(account: &Account, program: Program) -> Become {
+fn program(account: &Account, program: Program) -> ChildProgram {
     let base = account.shell.file_name().unwrap_or(OsStr::new("sh"));
     let path = Bytes::of(account.shell.as_os_str());
     match program {
-        Program::Sftp => Become::Sftp,
+        Program::Sftp => ChildProgram::Sftp,
         Program::LoginShell => {
             let mut name = OsString::from("-");
             name.push(base);
-            Become::Exec { path, argv: vec![Bytes::of(&name)] }
+            ChildProgram::Exec { path, argv: vec![Bytes::of(&name)] }
         }
         Program::Command(command) => {
             let argv = vec![Bytes::of(base), Bytes(b"-c".to_vec()), Bytes(command)];
-            Become::Exec { path, argv }
+            ChildProgram::Exec { path, argv }
         }
     }
 }

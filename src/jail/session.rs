@@ -10,13 +10,13 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::plan::Shape;
 use super::socket;
-use super::wire::{Become, Bytes, Fault, Setup};
+use super::wire::{Bytes, ChildProgram, Fault, Setup};
 use linux::exec::{self, SingleThreaded, Stdio};
 use linux::{hardening, landlock, namespace};
 
 /// What the agent asked for.
 pub struct Launch {
-    pub program: Become,
+    pub program: ChildProgram,
     pub env: Vec<(Bytes, Bytes)>,
     pub home: Bytes,
     /// The terminal, or stdin, stdout and stderr.
@@ -72,18 +72,18 @@ fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report
         Err(fault) => return report_fault(report, &fault),
     };
     match program {
-        Become::Socket(task) => match socket::perform(task, stdio) {
+        ChildProgram::Socket(task) => match socket::perform(task, stdio) {
             Ok(()) => 0,
             Err(fault) => report_fault(report, &fault),
         },
-        Become::Sftp => match settle(stdio, report, home) {
+        ChildProgram::Sftp => match settle(stdio, report, home) {
             Ok(report) => {
                 drop(report);
                 crate::sftp::serve_stdio()
             }
             Err(_) => FAILED,
         },
-        Become::Exec { path, argv } => match settle(stdio, report, home) {
+        ChildProgram::Exec { path, argv } => match settle(stdio, report, home) {
             Ok(report) => execute(path, argv, env, report),
             Err(_) => FAILED,
         },

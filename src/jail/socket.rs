@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::wire::{self, Become, Bytes, Fault, Made, Request, SocketTask};
+use super::wire::{self, Bytes, ChildProgram, Fault, Made, Request, SocketTask};
 use super::{Error, Jail};
 use linux::exec::Stdio;
 use linux::{tcp, unix};
@@ -83,7 +83,7 @@ impl Jail {
         let start = |source| Error::Start { source };
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
         let null = std::fs::File::options().write(true).open("/dev/null").map_err(start)?;
-        let (program, env, home) = (Become::Socket(task), Vec::new(), Bytes::default());
+        let (program, env, home) = (ChildProgram::Socket(task), Vec::new(), Bytes::default());
         let fds = [theirs.as_fd(), null.as_fd(), null.as_fd()];
         let request = |id| {
             let (program, env, home) = (program.clone(), env.clone(), home.clone());

@@ -66,7 +66,7 @@ pub struct Setup {
 
 /// What a session's process becomes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Become {
+pub enum ChildProgram {
     Exec {
         path: Bytes,
         argv: Vec<Bytes>,
@@ -108,7 +108,7 @@ pub struct Made {
 pub enum Request {
     Spawn {
         id: u64,
-        program: Become,
+        program: ChildProgram,
         env: Vec<(Bytes, Bytes)>,
         home: Bytes,
     },
