@@ -133,14 +133,14 @@ impl Jail {
     pub fn establish(plan: Plan) -> Result<Jail, Error> {
         let exe = hardening::sealed_self_exe().map_err(Error::Binary)?;
         let account = account(&plan)?;
-        let plan = without_hiding_in_vain(plan);
+        let plan = drop_unsupported_hiding(plan);
         let mark = mark(&plan)?;
         let (plan, (init, fixtures)) = match start(&exe, &plan, &mark) {
             Err(error) if plan.shape == Shape::Namespaces && plan.filter().is_none() => {
                 let reason = crate::telemetry::chain(&error);
                 tracing::warn!(reason, "sessions get no namespaces");
                 let held = CapSet::effective().map_err(|source| Error::Start { source })?;
-                let plan = without_hiding_in_vain(plan.without_namespaces(held)?);
+                let plan = drop_unsupported_hiding(plan.without_namespaces(held)?);
                 let started = start(&exe, &plan, &mark)?;
                 (plan, started)
             }
@@ -337,7 +337,7 @@ fn mark(plan: &Plan) -> Result<OsString, Error> {
 
 /// If secrets cannot be hidden the job continues with a warning, since IMS's pods are like that by
 /// default.
-fn without_hiding_in_vain(mut plan: Plan) -> Plan {
+fn drop_unsupported_hiding(mut plan: Plan) -> Plan {
     if plan.hide.is_empty() || landlock::can_hide() {
         return plan;
     }
