@@ -139,19 +139,19 @@ async fn run_import(
     for note in &imported.notes {
         tracing::warn!("{note}");
     }
-    let Imported { image, artifacts, manifest, was_there, notes } = &imported;
+    let Imported { image, artifacts, manifest, existed, notes } = &imported;
     let artifacts: Vec<_> = artifacts.iter().chain(manifest).collect();
     out.print(
         || {
             json!({
                 "result": "success",
-                "existing": was_there,
+                "existing": existed,
                 "ims_image_record": image,
                 "ims_image_artifacts": artifacts,
                 "notes": notes,
             })
         },
-        || match was_there {
+        || match existed {
             true => format!(
                 "{} is already registered with this content as image {}; use --force to create \
                  another one",

@@ -136,7 +136,7 @@ pub fn report(report: &Report) -> String {
 /// What was fetched, one line per file.
 pub fn files(files: &[File]) -> String {
     let line = |file: &File| {
-        let how = if file.was_there { "already there" } else { "fetched" };
+        let how = if file.existed { "already there" } else { "fetched" };
         vec![file.path.display().to_string(), format!("{} bytes", file.size), how.to_owned()]
     };
     table(&files.iter().map(line).collect::<Vec<_>>())

@@ -127,12 +127,12 @@ async fn run_import(
         || {
             json!({
                 "result": "success",
-                "existing": imported.was_there,
+                "existing": imported.existed,
                 "ims_recipe_record": imported.recipe,
                 "notes": imported.notes,
             })
         },
-        || match imported.was_there {
+        || match imported.existed {
             true => format!(
                 "{name} is already registered as recipe {id}; use --force to create \
                 another one"

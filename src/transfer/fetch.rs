@@ -21,8 +21,8 @@ pub struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     pub sums: Sums,
-    /// It was there before.
-    pub was_there: bool,
+    /// The file existed before.
+    pub existed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub async fn fetch(
     let expected = expected_md5(&wanted.md5, &head);
     if let Some(sums) = present(path, &head, expected.as_deref(), cancel).await? {
         meter.add(sums.size);
-        return Ok(Fetched { sums, was_there: true });
+        return Ok(Fetched { sums, existed: true });
     }
     let part = beside(path, ".part");
     let options = get::Options {
@@ -79,7 +79,7 @@ pub async fn fetch(
         return Err(Error::Damaged { object, path, expected, found: sums.md5 });
     }
     keep(&part, path)?;
-    Ok(Fetched { sums, was_there: false })
+    Ok(Fetched { sums, existed: false })
 }
 
 /// The md5 by which content is known: the manifest's, that of the object's metadata, or an etag that is

@@ -21,8 +21,9 @@ pub struct File {
     pub path: PathBuf,
     pub size: u64,
     pub md5: String,
-    /// It was there before.
-    pub was_there: bool,
+    /// The file existed before.
+    #[serde(rename = "was_there")]
+    pub existed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +113,7 @@ async fn all(
     for (wanted, path) in wanted {
         let fetched = fetch(&backend.store, &wanted, &path, &meter, cancel).await?;
         let (size, md5) = (fetched.sums.size, fetched.sums.md5);
-        files.push(File { path, size, md5, was_there: fetched.was_there });
+        files.push(File { path, size, md5, existed: fetched.existed });
     }
     meter.finish();
     Ok(files)

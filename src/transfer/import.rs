@@ -35,7 +35,7 @@ pub struct Imported {
     /// The manifest, unless the image was there.
     pub manifest: Option<Artifact>,
     /// It was registered before.
-    pub was_there: bool,
+    pub existed: bool,
     pub notes: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ pub async fn import(
     }
     let Published { image, artifacts, manifest, .. } = published;
     let (manifest, notes) = (Some(manifest), notes.clone());
-    Ok(Imported { image, artifacts, manifest, was_there: false, notes })
+    Ok(Imported { image, artifacts, manifest, existed: false, notes })
 }
 
 /// Looks at every object once more, now through the record.
@@ -149,7 +149,7 @@ async fn find(
         image,
         artifacts,
         manifest: None,
-        was_there: true,
+        existed: true,
         notes: Vec::new(),
     }))
 }

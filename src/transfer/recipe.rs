@@ -42,7 +42,7 @@ pub struct Request {
 pub struct Imported {
     /// The record as it came.
     pub recipe: Value,
-    pub was_there: bool,
+    pub existed: bool,
     pub notes: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ pub async fn import(
     if !request.force
         && let Some(recipe) = find(backend, &fields, &sums, cancel).await?
     {
-        return Ok(Imported { recipe, was_there: true, notes });
+        return Ok(Imported { recipe, existed: true, notes });
     }
     let publication = publications::begin_or_warn(backend, cancel).await;
     let write_down = |id: Option<&str>| {
@@ -115,7 +115,7 @@ pub async fn import(
     {
         publication.recipe_is_done();
     }
-    uploaded.map(|recipe| Imported { recipe, was_there: false, notes })
+    uploaded.map(|recipe| Imported { recipe, existed: false, notes })
 }
 
 async fn upload(

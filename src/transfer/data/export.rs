@@ -73,7 +73,7 @@ pub async fn export(
     });
     let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(jobs.max(1)).try_collect().await?;
     meter.finish();
-    let files_kept = fetched.iter().filter(|(_, it)| it.was_there).count();
+    let files_kept = fetched.iter().filter(|(_, it)| it.existed).count();
     let mut sums: Vec<(String, String)> =
         fetched.into_iter().map(|(path, it)| (path, it.sums.sha256)).collect();
     for (part, document) in &plan.documents {
