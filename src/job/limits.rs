@@ -17,7 +17,7 @@ pub struct TimeLimits {
 
 /// Why the job ended before its user was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Struck {
+pub enum TimeLimitExceeded {
     #[error("no session was used for {} (--idle-limit)", Time(*.0))]
     Idle(Duration),
     #[error("the user did not complete the image within {} (--deadline)", Time(*.0))]
@@ -43,11 +43,15 @@ impl fmt::Display for Time {
 const WARNINGS: [Duration; 3] =
     [Duration::from_secs(600), Duration::from_secs(60), Duration::from_secs(10)];
 
-/// How late a limit may strike.
+/// How late a limit may be noticed.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Returns when a limit strikes; never, where there is none. `started`: when the agent did.
-pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Handle) -> Struck {
+/// Returns when a limit is exceeded; never, if there is none. `started`: when the agent did.
+pub(super) async fn watch(
+    limits: TimeLimits,
+    started: Instant,
+    server: &ssh::Handle,
+) -> TimeLimitExceeded {
     let mut interval = tokio::time::interval(INTERVAL);
     let (mut idle, mut deadline) = (Warned::default(), Warned::default());
     loop {
@@ -55,7 +59,7 @@ pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Ha
         if let Some(limit) = limits.deadline {
             let left = limit.saturating_sub(started.elapsed());
             if left.is_zero() {
-                return Struck::Deadline(limit);
+                return TimeLimitExceeded::Deadline(limit);
             }
             if let Some(left) = deadline.due(limit, left) {
                 server.notice(&format!(
@@ -68,7 +72,7 @@ pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Ha
         if let Some(limit) = limits.idle {
             let left = limit.saturating_sub(server.idle());
             if left.is_zero() {
-                return Struck::Idle(limit);
+                return TimeLimitExceeded::Idle(limit);
             }
             if let Some(left) = idle.due(limit, left) {
                 server.notice(&format!(
