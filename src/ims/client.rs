@@ -74,14 +74,14 @@ impl Client {
     }
 
     /// The same service, waited for through a restart: for requests on which a user's work depends.
-    pub fn patient(&self) -> Self {
+    pub fn with_long_deadline(&self) -> Self {
         let deadline = self.policy.deadline.max(self.timeout);
         self.with_policy(Policy { deadline, ..self.policy })
     }
 
     /// Sends what must arrive, with patience; once `stop` is cancelled, for as long as tidying up may
     /// take. `request` may be called twice, so it must be one that can be repeated.
-    pub async fn insist<T, Fut>(
+    pub async fn retry_past_shutdown<T, Fut>(
         &self,
         stop: &CancellationToken,
         request: impl Fn(Self, CancellationToken) -> Fut,
@@ -89,7 +89,7 @@ impl Client {
     where
         Fut: Future<Output = Result<T, Error>>,
     {
-        match request(self.patient(), stop.clone()).await {
+        match request(self.with_long_deadline(), stop.clone()).await {
             Err(Error::Cancelled) => {
                 let policy = Policy { deadline: CLEAN_UP_LIMIT, ..Policy::CLEAN_UP };
                 let last = request(self.with_policy(policy), CancellationToken::new());

@@ -228,9 +228,9 @@ async fn what_must_arrive_is_sent_after_a_stop_too() {
     let client = client(&ims.url, None);
     let tell =
         |ims: Client, stop| async move { ims.set_job_status("24", Status::Error, &stop).await };
-    client.insist(&stop, tell).await.unwrap();
+    client.retry_past_shutdown(&stop, tell).await.unwrap();
     assert_eq!(ims.seen().len(), 2);
-    client.insist(&stop, tell).await.unwrap();
+    client.retry_past_shutdown(&stop, tell).await.unwrap();
     assert_eq!(ims.seen().len(), 3);
 }
 
@@ -243,7 +243,11 @@ async fn patience_lasts_as_long_as_the_site_says() {
         Config { base: ims.url.clone(), trust: Trust::System, oauth: None, timeout, policy: hasty };
     let client = Client::new(config).unwrap();
     let (start, stop) = (std::time::Instant::now(), never());
-    client.patient().set_job_status("24", Status::WaitingOnUser, &stop).await.unwrap_err();
+    client
+        .with_long_deadline()
+        .set_job_status("24", Status::WaitingOnUser, &stop)
+        .await
+        .unwrap_err();
     assert!(start.elapsed() > timeout / 2);
     assert!(ims.seen().len() > 10, "{} requests", ims.seen().len());
 }

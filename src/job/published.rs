@@ -27,7 +27,7 @@ pub(super) enum Over {
 /// The record of a job that is not over; `Some` also for one that has a result.
 async fn record(reporter: &Reporter) -> anyhow::Result<Option<ims::Job>> {
     let Some(id) = &reporter.job_id else { return Ok(None) };
-    match reporter.ims().patient().job(id, &reporter.stop).await {
+    match reporter.ims().with_long_deadline().job(id, &reporter.stop).await {
         Err(error) if error.status() == Some(404) => Err(Over::Deleted.into()),
         Err(error) => Err(error.into()),
         Ok(job) => Ok(Some(job)),
@@ -69,7 +69,7 @@ async fn result(
     store: &Store,
 ) -> anyhow::Result<Option<Published>> {
     let Some(id) = &record.resultant_image_id else { return Ok(None) };
-    let image = match reporter.ims().patient().image(id, &reporter.stop).await {
+    let image = match reporter.ims().with_long_deadline().image(id, &reporter.stop).await {
         Err(error) if error.status() == Some(404) => {
             tracing::warn!(image = id, "the job's record names an image that does not exist");
             return Ok(None);
@@ -108,8 +108,9 @@ pub(super) async fn settle(
     journal: &Path,
 ) -> anyhow::Result<Option<Published>> {
     let journal = Journal::at(journal.to_owned());
-    let (ims, stop) = (reporter.ims().patient(), &reporter.stop);
-    let Some(image) = earlier::settle(&ims, &store.patient(), &journal, stop).await? else {
+    let (ims, stop) = (reporter.ims().with_long_deadline(), &reporter.stop);
+    let Some(image) = earlier::settle(&ims, &store.with_long_deadline(), &journal, stop).await?
+    else {
         return Ok(None);
     };
     let id = image.id.clone();
@@ -120,7 +121,7 @@ pub(super) async fn settle(
                 let (job_id, id) = (job_id.clone(), id.clone());
                 async move { ims.set_job_result(&job_id, &id, &stop).await }
             };
-            Some(ims.insist(stop, set).await?)
+            Some(ims.retry_past_shutdown(stop, set).await?)
         }
     };
     tracing::info!(image = id, "an earlier run of this job has published its image");

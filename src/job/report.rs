@@ -182,7 +182,7 @@ impl Reporter {
             // Not stopped by SIGTERM: that is when it matters most.
             Status::Success | Status::Error => self.report_end(id, status).await,
             Status::WaitingOnUser => {
-                self.ims().patient().set_job_status(id, status, &self.stop).await
+                self.ims().with_long_deadline().set_job_status(id, status, &self.stop).await
             }
             _ => self.ims().set_job_status(id, status, &self.stop).await,
         };
@@ -195,7 +195,7 @@ impl Reporter {
         loop {
             let patch =
                 |ims: ims::Client, stop| async move { ims.set_job_status(id, status, &stop).await };
-            match self.ims().insist(&self.stop, patch).await {
+            match self.ims().retry_past_shutdown(&self.stop, patch).await {
                 Ok(job) => return Ok(job),
                 Err(error) => insisting.refused(error).await?,
             }

@@ -71,7 +71,7 @@ pub async fn read(
     let link = image.link.clone();
     let link = link.ok_or_else(|| anyhow::anyhow!("image {} has no manifest", image.id))?;
     let object: Object = link.path.parse()?;
-    let json = store.patient().get_bytes(&object, manifest::SIZE_LIMIT, cancel).await?;
+    let json = store.with_long_deadline().get_bytes(&object, manifest::SIZE_LIMIT, cancel).await?;
     let artifacts = Manifest::read(&json)?.artifacts;
     let (media_type, md5) = (Kind::Manifest.media_type().into(), hex::encode(Md5::digest(&json)));
     let manifest = Artifact { link, media_type, md5 };

@@ -126,7 +126,7 @@ pub async fn publish(
         return Err(Error::Cancelled);
     }
     // What is lost with a service that restarts now is hours of a user's work.
-    let (ims, store) = (&ims.patient(), &store.patient());
+    let (ims, store) = (&ims.with_long_deadline(), &store.with_long_deadline());
     let earlier = request.journal.load()?;
     if let Some(image) = Box::pin(earlier::settle(ims, store, &request.journal, cancel)).await? {
         return Box::pin(finish(ims, store, &request, image, cancel)).await;
@@ -361,7 +361,7 @@ impl<'a> Publication<'a> {
         let id = &self.image_id;
         let set =
             |ims: ims::Client, stop| async move { ims.set_job_result(job_id, id, &stop).await };
-        let source = match self.ims.insist(cancel, set).await {
+        let source = match self.ims.retry_past_shutdown(cancel, set).await {
             Ok(job) => return Ok(Some(job)),
             Err(error) => error,
         };

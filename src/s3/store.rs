@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// The same store, waited for through a restart: for requests on which a user's work depends.
-    pub fn patient(&self) -> Self {
+    pub fn with_long_deadline(&self) -> Self {
         let deadline = self.policy.deadline.max(self.timeout);
         self.with_policy(Policy { deadline, ..self.policy })
     }
