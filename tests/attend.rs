@@ -128,7 +128,7 @@ async fn sessions_can_be_listed_followed_and_recorded() {
     ssh.arg("-tt").env("TERM", "vt220").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut shell = ssh.spawn().unwrap();
     let mut stdin = shell.stdin.take().unwrap();
-    let mut follow = attended.own(&["attach", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follow = attended.own(&["who", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
     let listed = eventually("the session in the list", SOON, async || {
         let listed = String::from_utf8(tree::run(&mut attended.own(&["attach"]))).unwrap();
         listed.contains("shell (terminal)").then_some(listed)

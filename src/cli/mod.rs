@@ -2,7 +2,6 @@
 //!
 //! Called by `main` alone. Nothing below `cli` reads the environment, prints or exits.
 
-mod attach;
 mod completions;
 mod configure;
 mod connect;
@@ -26,6 +25,7 @@ mod squash;
 mod standalone;
 mod step;
 mod unsquash;
+mod who;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -62,7 +62,8 @@ enum Command {
     Sessions(sessions::Args),
     #[command(subcommand)]
     Step(step::Step),
-    Attach(attach::Args),
+    #[command(alias = "attach")]
+    Who(who::Args),
     HostKeys(host_keys::Args),
     Package(package::Args),
     Standalone(standalone::Args),
@@ -124,7 +125,7 @@ fn obey(cli: Cli) -> ExitCode {
         Command::Run(args) => block_on(run::run(args)),
         Command::Sessions(args) => block_on(sessions::run(args)),
         Command::Step(step) => block_on(step::run(step)),
-        Command::Attach(args) => block_on(attach::run(args)),
+        Command::Who(args) => block_on(who::run(args)),
         Command::HostKeys(args) => host_keys::run(&args),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),

@@ -34,7 +34,7 @@ impl Layout {
         self.agent().join("ssh")
     }
 
-    /// The socket by which `attach` asks for the sessions.
+    /// The socket from which `who` reads the sessions.
     pub fn control(&self) -> PathBuf {
         self.agent().join("control")
     }

@@ -1,4 +1,4 @@
-//! `attach`: who works in a running job.
+//! `who`: lists the sessions of a running job, as who(1) lists logins.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
