@@ -261,7 +261,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         self.optional(var, parse)
     }
 
-    /// A level of which we know nothing is no fault: it says nothing of what the job does. `cli` warns.
+    /// An unknown level is not a fault, because it does not affect the job. `cli` warns.
     pub(super) fn log_level(&self) -> Level {
         let text = self.text(&vars::LOG_LEVEL);
         text.and_then(|text| values::log_level(&text).ok()).unwrap_or_default()

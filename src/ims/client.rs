@@ -22,7 +22,7 @@ use crate::net::{self, CLEAN_UP_LIMIT, Policy, Trust};
 /// Path segments between the base URL and a collection.
 ///
 /// Empty: the unversioned paths, which are v2 and which every client of the pod contract uses. They
-/// answer as v3 does, and their DELETE is final, so that a roll-back leaves no `deleted/` record.
+/// answer as v3 does, and their DELETE is final, so that a rollback leaves no `deleted/` record.
 const VERSION: &[&str] = &[];
 
 /// Where IMS is and how it is spoken to.

@@ -66,7 +66,7 @@ impl Client {
         }
     }
 
-    /// Makes a record of these fields, without a link yet; once, although answers may be lost.
+    /// Creates a record of these fields, without a link yet; once, although answers may be lost.
     pub async fn create_in(
         &self,
         collection: Collection,
@@ -76,7 +76,7 @@ impl Client {
         self.create(self.versioned(V3, &[collection.path()]), fields, cancel).await
     }
 
-    /// The records of these fields without a link that were made since `begun`: one may be that of a
+    /// The records of these fields without a link that were created since `begun`: one may be that of a
     /// process which ended before it could write down the id.
     pub async fn made_in(
         &self,

@@ -20,7 +20,7 @@ use crate::contract::Arch;
 const CLOCK_SLACK: Duration = Duration::from_secs(3);
 
 impl Client {
-    /// Makes an image record, without a link yet.
+    /// Creates an image record, without a link yet.
     pub async fn create_image(
         &self,
         name: &str,
@@ -30,7 +30,7 @@ impl Client {
         self.create(self.url(&["images"]), image_fields(name, arch), cancel).await
     }
 
-    /// The images of this name without a link that were made since `begun`: what a request that was given
+    /// The images of this name without a link that were created since `begun`: what a request that was given
     /// up may have made.
     pub async fn images_made(
         &self,
@@ -46,7 +46,7 @@ impl Client {
         made.into_iter().map(|record| request.parse(record)).collect()
     }
 
-    /// Makes a record of `body`, without a link yet.
+    /// Creates a record of `body`, without a link yet.
     ///
     /// A POST whose answer was lost may have made a record. Before such a POST is tried again, the
     /// collection is listed: a single record with our fields, without a link, made since the first try
@@ -91,7 +91,7 @@ impl Client {
         Ok(self.policy.run(&what, cancel, Error::is_transient, create).await?)
     }
 
-    /// The records of `fields` without a link that were made since `begun` by this machine's clock.
+    /// The records of `fields` without a link that were created since `begun` by this machine's clock.
     pub(super) async fn made_since(
         &self,
         collection: &Url,

@@ -23,7 +23,7 @@ struct Entering {
 }
 
 /// All steps in order; what could not be had is returned as notes. A device or a mask that does not
-/// exist is no error; all else is.
+/// exist is not an error; all else is.
 pub fn carry_out(steps: &[Step]) -> Result<Vec<String>, Fault> {
     namespace::make_private().map_err(|error| Fault::new("make mounts private", &error))?;
     let devices = open_devices(steps);

@@ -22,7 +22,7 @@ struct Additions {
     times: Option<(Stamp, Stamp)>,
 }
 
-/// Written down before anything is made: who is killed takes nothing out.
+/// Written before anything is created: a killed process removes nothing.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     root: PathBuf,
@@ -132,12 +132,12 @@ impl RootAdditions {
         let result = record.made.iter().try_for_each(|made| made.make(&directory));
         let after = directory.stamp()?;
         let times = earlier.is_none().then_some((before, after));
-        // What was made before it failed is known by now, and taken out by the caller.
+        // What was created before the failure is known by now, and the caller removes it.
         self.0 = Some(Additions { record, file, directory, times });
         result
     }
 
-    /// Takes out what still is as it was made; what is not is returned.
+    /// Removes what is still unchanged; returns the rest.
     pub fn take_out(self) -> Vec<PathBuf> {
         self.0.map(Additions::take_out).unwrap_or_default()
     }
@@ -200,7 +200,7 @@ impl Additions {
             let _ = self.directory.restore(before);
         }
         if let Some(file) = &self.file {
-            // What it says is gone is no error when it is looked for again.
+            // What it says is gone is not an error when it is looked for again.
             let _ = std::fs::remove_file(file);
         }
         left

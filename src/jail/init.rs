@@ -145,7 +145,7 @@ impl Init {
             Request::Signal { id, signal } => {
                 let session = self.sessions.iter().find(|(_, session)| session.id == id);
                 if let (Some((pid, _)), Ok(signal)) = (session, Signal::try_from(signal)) {
-                    // Not reaped, so the number is still its own; gone otherwise is no error.
+                    // Not reaped, so the number is still its own; gone otherwise is not an error.
                     let _ = killpg(*pid, signal);
                 }
                 Ok(())

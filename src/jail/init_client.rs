@@ -53,7 +53,7 @@ impl InitClient {
             .spawn()
             .map_err(start)?;
         let pid = child.id() as i32;
-        // It does nothing before it has its setup: no socket is made outside of the filter.
+        // It does nothing before it has its setup: no socket is created outside of the filter.
         let filtered = plan.filter().map_or(Ok(()), |filter| filter.add(pid));
         let init = filtered
             .map_err(|source| Error::SetUp { what: "join the control group".into(), source })

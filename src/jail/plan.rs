@@ -186,7 +186,7 @@ impl Plan {
         if jailed && !held.has(CapSet::SYS_CHROOT) {
             return Err(Impossible::NoChroot);
         }
-        // Who may chroot walks out of a chroot, and nothing forbids opening a node that was made:
+        // Who may chroot walks out of a chroot, and nothing forbids opening a node that was created:
         // without namespaces both capabilities would be ways out.
         let keep = match jailed {
             true => BUILDING.without(CapSet::SYS_CHROOT).without(CapSet::MKNOD),

@@ -17,10 +17,10 @@ use super::{Error, Jail};
 use linux::exec::Stdio;
 use linux::{tcp, unix};
 
-/// What the process has said before it ended is there already.
+/// What the process wrote before it ended has already arrived.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Where the directory of an agent's socket is made: the first is gone with the jail's namespace.
+/// Where the directory of an agent's socket is created: the first is gone with the jail's namespace.
 const AGENT_PLACES: [&str; 2] = ["/run", "/tmp"];
 
 /// Where a listening socket is in the jail; see [`Jail::remove`].
@@ -47,7 +47,7 @@ impl Jail {
         self.listening(SocketTask::Listen { path: Bytes::of(path.as_os_str()) })
     }
 
-    /// Listens in a directory that is made for it: for a session's `SSH_AUTH_SOCK`. Blocks briefly.
+    /// Listens in a directory that is created for it: for a session's `SSH_AUTH_SOCK`. Blocks briefly.
     pub fn listen_for_agent(&self) -> Result<(UnixListener, SocketFile), Error> {
         self.listening(SocketTask::ListenForAgent)
     }

@@ -93,7 +93,7 @@ pub enum SocketTask {
     ListenTcp { address: SocketAddr },
 }
 
-/// A socket that was made, so that nothing else is removed in its place.
+/// A socket that was created, so that nothing else is removed in its place.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Made {
     pub path: Bytes,

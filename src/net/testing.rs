@@ -117,7 +117,7 @@ pub fn trickle(bytes: impl Into<Bytes>) -> Body {
     }))
 }
 
-/// A body that is cut off after `bytes`: the connection is reset before the rest comes.
+/// A body that is interrupted after `bytes`: the connection is reset before the rest comes.
 pub fn cut_off(bytes: impl Into<Bytes>) -> Body {
     let bytes = bytes.into();
     Body::from_stream(futures::stream::unfold(Some(bytes), |bytes| async {

@@ -51,7 +51,7 @@ impl Trust {
 
 /// Whether a request failed because the server's certificate is not believed, which does not pass.
 pub fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    // By what rustls says: its error lies within others that hide it from `source`.
+    // By what rustls says: its error is within others that hide it from `source`.
     crate::telemetry::chain(error).contains("invalid peer certificate")
 }
 

@@ -15,7 +15,7 @@ use rustls::{
 
 use super::trust::Error;
 
-/// TLS as the HTTP client sets it up itself, but for who is believed.
+/// TLS as the HTTP client sets it up itself, but for who is trusted.
 pub(super) fn tls(path: &Path, named: Vec<CertificateDer<'static>>) -> Result<ClientConfig, Error> {
     // What of the system's cannot be used, or is not there, is not needed either: there is the file.
     let mut roots = RootCertStore::empty();
@@ -30,11 +30,11 @@ pub(super) fn tls(path: &Path, named: Vec<CertificateDer<'static>>) -> Result<Cl
     Ok(config)
 }
 
-/// Believes what a known CA has signed, and a server whose very certificate is named.
+/// Trusts certificates that a known CA has signed, and servers whose exact certificate is in the file.
 ///
 /// A certificate that a server has signed for itself says by default that it is a CA's (openssl), and as
 /// such it is refused to servers by the library, which curl and Python do not do. Named byte for byte it
-/// needs no issuer; its dates and the server's name are checked as ever, and that the server has its key.
+/// needs no issuer; its dates, the server's name and the possession of the key are still checked.
 #[derive(Debug)]
 struct Named {
     known: Arc<WebPkiServerVerifier>,
@@ -42,7 +42,7 @@ struct Named {
 }
 
 impl Named {
-    /// `roots` are the CAs that are believed besides.
+    /// `roots` are the CAs that are trusted besides.
     fn new(
         path: &Path,
         mut roots: RootCertStore,
@@ -153,7 +153,7 @@ mod tests {
     /// What openssl creates from names and nothing else.
     const NAMES: [&str; 2] = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
 
-    /// Makes `NAME.crt` and `NAME.key`, good for two days.
+    /// Creates `NAME.crt` and `NAME.key`, good for two days.
     fn make(directory: &Path, name: &str, more: &[&str]) -> CertificateDer<'static> {
         let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
         let mut command = openssl(directory, &["req", "-x509", "-nodes", "-days", "2"]);
@@ -231,7 +231,7 @@ mod tests {
         }
         // Of the same name as the one that has signed, which is all that is known of it at first.
         refuses(judge(&[&another], &server, "localhost", 0), "");
-        // A self-signed one that is no CA's was never refused.
+        // A self-signed one that is not a CA's was never refused.
         let lone = make(directory.path(), "lone", &[&["-config", &config][..], &NAMES].concat());
         assert_eq!(judge(&[&lone], &lone, "localhost", 0), Ok(()));
     }

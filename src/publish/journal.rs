@@ -68,7 +68,7 @@ impl Entry {
 }
 
 impl Entry {
-    /// One whose image is to be withdrawn although it is complete.
+    /// An entry whose image is to be rolled back although it is complete.
     pub fn uploading(image: &Image, bucket: &str) -> Self {
         let entry = Self::new(&image.name, Arch::default(), bucket, None);
         Self { stage: Stage::Uploading, image_id: Some(image.id.clone()), ..entry }
@@ -120,7 +120,7 @@ impl Journal {
         write().map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
-    /// Everything is finished or withdrawn.
+    /// Everything is finished or rolled back.
     pub fn remove(&self) -> Result<(), Error> {
         match std::fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -27,7 +27,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What lies beside a manifest that does not list it.
+    /// What is beside a manifest that does not list it.
     pub const HISTORY: [Self; 2] = [Self::Changes, Self::Provenance];
 
     /// The media type in manifest and result.

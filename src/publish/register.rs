@@ -48,7 +48,7 @@ pub struct Request {
     pub journal: Journal,
 }
 
-/// What is uploaded, opened before the record is made so that a missing file needs no roll-back.
+/// What is uploaded, opened before the record is created so that a missing file needs no rollback.
 struct Payload {
     rootfs: File,
     reuse: Option<Reuse>,
@@ -198,7 +198,7 @@ async fn make(
     }
 }
 
-/// Makes the record. `cancel` is followed late: a request that is cut off could leave a record that
+/// Creates the record. `cancel` is followed late: a request that is interrupted could leave a record that
 /// nobody knows of.
 async fn create(
     ims: &ims::Client,

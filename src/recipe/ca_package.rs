@@ -60,7 +60,7 @@ pub struct CaPackage {
 }
 
 impl CaPackage {
-    /// Makes the package of the certificate `ca_cert` in `directory`, which is made if missing.
+    /// Creates the package of the certificate `ca_cert` in `directory`, which is created if missing.
     pub fn write(ca_cert: &Path, directory: &Path) -> Result<Self, Error> {
         let certificate = read(ca_cert)?;
         let package = build(&certificate).map_err(Error::Build)?;

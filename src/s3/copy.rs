@@ -28,7 +28,7 @@ pub(super) struct PartCopy<'a> {
 }
 
 impl Store {
-    /// Makes one part of an upload that was begun, and gives its etag, without quotes.
+    /// Creates one part of an upload that was begun, and gives its etag, without quotes.
     pub(super) async fn copy_part(
         &self,
         copy: &PartCopy<'_>,

@@ -15,7 +15,7 @@ use crate::net::{CLEAN_UP_LIMIT, Policy};
 use crate::telemetry::chain;
 
 impl Store {
-    /// Makes an object of the parts that `parts` makes for the upload id it gets. On failure or
+    /// Creates an object from the parts that `parts` uploads for the upload id it gets. On failure or
     /// cancellation nothing of it stays in the store.
     pub(super) async fn multipart<Fut>(
         &self,

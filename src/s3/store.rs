@@ -36,7 +36,7 @@ use crate::net::{self, Policy, Trust};
 /// Region named in signatures. A RADOS gateway has none and takes any that is signed consistently.
 const REGION: &str = "us-east-1";
 
-/// How long a presigned URL of ours works; a fresh one is made when it has expired.
+/// How long a presigned URL of ours works; a fresh one is created when it has expired.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 
 /// How long one try may take that moves a part's bytes, at most. 8 MiB in that time are 35 KB/s.
@@ -276,7 +276,7 @@ impl Store {
         presigned.uri().parse().map_err(|error: url::ParseError| failed(error.into()))
     }
 
-    /// Makes the bucket unless it is there and ours.
+    /// Creates the bucket unless it is there and ours.
     pub async fn create_bucket(
         &self,
         bucket: &str,

@@ -136,7 +136,7 @@ pub fn copy_data(session: &Session, from: HandleName, to: HandleName, copy: &Cop
     copy_range(&from.file, &to.file, copy).into()
 }
 
-/// Less than asked for, where the source ends before, is no error.
+/// Less than requested, if the source ends before, is not an error.
 fn copy_range(from: &File, to: &File, copy: &Copy) -> io::Result<()> {
     let mut chunk = vec![0; MAX_DATA];
     let (mut read_at, mut write_at) = (copy.offset, copy.to_offset);

@@ -65,7 +65,7 @@ impl HostKeys {
     }
 }
 
-/// Makes a key pair for a client of ours: the private key is written to `path`, which must not exist
+/// Creates a key pair for a client of ours: the private key is written to `path`, which must not exist
 /// yet, the line for authorized_keys is returned.
 pub fn make_client_key(path: &Path) -> Result<String, Error> {
     let key = make_ed25519()?;

@@ -14,7 +14,7 @@ const OTHERS: u32 = 0o077;
 /// Where an image's own modes count: below the directories of jobs and sessions.
 const OF_IMAGES: [&str; 2] = ["jobs", "cfs/work"];
 
-/// Makes the data directory, or checks the one that is there: another user's is refused, one that
+/// Creates the data directory, or checks the one that is there: another user's is refused, one that
 /// others can enter is closed to them, with all that is in it.
 pub fn prepare(path: &Path) -> io::Result<()> {
     make_private(path)?;
@@ -39,7 +39,7 @@ pub fn prepare(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory, and those above it, for the owner alone; one that is there stays as it is.
+/// Creates a directory, and those above it, for the owner alone; one that is there stays as it is.
 pub fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -18,7 +18,7 @@ use super::config::Keys;
 use super::keys;
 use crate::s3::Object;
 
-/// The bucket in which images are made.
+/// The bucket in which images are created.
 const IMAGES: &str = "boot-images";
 /// Objects by which an agent finds out whether it may write, each named after its job.
 const PROBES: &str = "ims-job-agent-probe";
@@ -204,7 +204,7 @@ impl Grant {
         self.made.contains_key(&image)
     }
 
-    /// Writes down an image record that is about to be made; `false` if there are too many.
+    /// Writes down an image record that is about to be created; `false` if there are too many.
     #[must_use]
     pub fn make(&mut self, image: Uuid) -> bool {
         if self.made.len() >= MOST_IMAGES {

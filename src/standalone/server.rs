@@ -90,7 +90,7 @@ pub struct Server {
 struct Store {
     endpoint: Url,
     keys: Keys,
-    /// Where the keys are kept, if they were made here.
+    /// Where the keys are kept, if they were created here.
     kept: Option<PathBuf>,
     trust: Trust,
     task: Option<JoinHandle<()>>,

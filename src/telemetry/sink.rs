@@ -20,7 +20,7 @@ const ENTRY: usize = 64;
 /// Where lines go: a write to stderr, but in tests.
 pub(super) type Write = dyn FnMut(&[u8]) -> Result<(), Unwritten> + Send;
 
-/// Makes the line that says how many are missing, and why.
+/// Returns the line that reports how many are missing, and why.
 pub(super) type Report = fn(lost: u64, why: &str) -> Vec<u8>;
 
 /// Takes lines. Cheap to clone.

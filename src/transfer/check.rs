@@ -14,7 +14,7 @@ use linux::cgroup;
 
 /// Files that wait for a reader.
 const QUEUE: usize = 256;
-/// Where the superblock has the time at which the image was made.
+/// Where the superblock has the time at which the image was created.
 const TIME_OFFSET: u64 = 8;
 
 #[derive(Debug, thiserror::Error)]

@@ -37,7 +37,7 @@ pub enum Error {
     Damaged { object: Object, path: PathBuf, expected: String, found: String },
 }
 
-/// Makes `path` hold the object. While it is fetched the file has another name (`.part`), under which a
+/// Downloads the object to `path`. During the download the file has another name (`.part`), under which a
 /// run that was interrupted resumes.
 pub async fn fetch(
     store: &Store,

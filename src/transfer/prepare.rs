@@ -29,7 +29,7 @@ pub struct Wanted {
     pub debug_kernel: Option<PathBuf>,
     /// `None`: that of the root's own programs.
     pub arch: Option<Arch>,
-    /// Where the squashfs of an archive or directory is made.
+    /// Where the squashfs of an archive or directory is created.
     pub scratch: PathBuf,
 }
 
@@ -41,7 +41,7 @@ pub struct Prepared {
     pub arch: Arch,
     /// What could not be kept or found, a sentence each.
     pub notes: Vec<String>,
-    /// Holds the squashfs if it was made here.
+    /// Contains the squashfs if it was created here.
     scratch: TempDir,
 }
 

@@ -53,7 +53,7 @@ pub struct Error {
 }
 
 impl Publication {
-    /// Begins one, after what killed processes have left for this site is withdrawn.
+    /// Begins one, after what killed processes have left for this site is rolled back.
     pub async fn begin(backend: &Backend, cancel: &CancellationToken) -> Result<Self, Error> {
         let directory = &backend.publications;
         settle(backend, directory, cancel).await;
@@ -97,14 +97,14 @@ impl Publication {
 impl Drop for Publication {
     fn drop(&mut self) {
         let left = ["image", "recipe"].map(|kind| self.lock.with_extension(kind).exists());
-        // What could not be withdrawn is left to the next command.
+        // What could not be rolled back is left to the next command.
         if !left.contains(&true) {
             let _ = std::fs::remove_file(&self.lock);
         }
     }
 }
 
-/// Withdraws what killed processes have left for this site. What cannot be is logged and tried again by the
+/// Rolls back what killed processes have left for this site. What cannot be is logged and tried again by the
 /// next command.
 async fn settle(backend: &Backend, directory: &Path, cancel: &CancellationToken) {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();

@@ -125,7 +125,7 @@ fn is_tar(head: &[u8]) -> bool {
 }
 
 /// A root itself, or what kiwi leaves: an archive or squashfs image beside `kiwi.result` and lists of
-/// packages, and the root it was made from in `build/image-root`.
+/// packages, and the root it was created from in `build/image-root`.
 fn directory(path: &Path) -> Result<Source, Error> {
     let has = |name: &str| fs::symlink_metadata(path.join(name)).is_ok();
     if ["etc", "usr", "bin", "boot"].into_iter().any(has) {

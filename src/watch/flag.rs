@@ -11,7 +11,7 @@ use super::SCAN_INTERVAL;
 /// Waits until `directory` has one of these files, and gives the first of them. Cancel-safe.
 pub async fn one_of(directory: &Path, names: &[&'static str]) -> &'static str {
     let changed = Arc::new(Notify::new());
-    // What is there already is seen by the first look, which comes after this.
+    // The first check, which comes after this, finds files that already exist.
     let _watcher = watcher(directory, changed.clone())
         .inspect_err(|error| {
             let error = crate::telemetry::chain(error);

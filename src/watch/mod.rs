@@ -56,7 +56,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to watch; the watch is set when this returns. Signals that are there already are found
+    /// Starts to watch; the watch is set when this returns. Signals that already exist are found
     /// too: remove stale ones before.
     pub fn start(places: Places) -> std::io::Result<Self> {
         let (sender, found) = watch::channel(None);

@@ -165,7 +165,7 @@ fn a_directory_of_that_name_is_no_signal() {
     assert_eq!(places.look(), None);
 }
 
-/// A `/tmp` that comes from the image is copied up when the first file is made in it, after the
+/// A `/tmp` that comes from the image is copied up when the first file is created in it, after the
 /// watch was set on it; the session that does it has its own mount namespace and root.
 #[test]
 fn a_file_made_in_an_overlay_by_a_session_is_seen_at_once() {

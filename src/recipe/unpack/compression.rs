@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Error;
 
-/// Where the magic of a tar header lies (POSIX.1-1988, `ustar`).
+/// Where the magic of a tar header is (POSIX.1-1988, `ustar`).
 const TAR_MAGIC: std::ops::Range<usize> = 257..262;
 
 /// The uncompressed content of the archive at `path`.

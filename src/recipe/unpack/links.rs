@@ -9,7 +9,7 @@ use super::{Error, Refused};
 use linux::openat;
 use linux::tree::Dir;
 
-/// Kiwi copies what lies below into the image root; a link there is one of the image, and `/` in
+/// Kiwi copies everything below it into the image root; a link there is one of the image, and `/` in
 /// its target is the image's.
 const OVERLAY: &[u8] = b"root";
 

@@ -79,7 +79,7 @@ pub fn unpack(
 struct Unpacker<'a> {
     root: Dir,
     limits: &'a Limits,
-    /// Links that were made, to be looked at when all is there.
+    /// Links that were created, to be looked at when all is there.
     links: Vec<Vec<u8>>,
     /// Directories and their times: what is put into one changes it.
     times: Vec<(Vec<u8>, u64)>,
@@ -169,7 +169,7 @@ impl Unpacker<'_> {
             .map_err(|source| name.not_written(source))
     }
 
-    /// The directory of these parts; what is missing of it is made.
+    /// The directory of these parts; what is missing of it is created.
     fn make_directories(&self, name: &Name, parts: &[Vec<u8>]) -> Result<Dir, Error> {
         let mut dir = self.root.descend(b"").map_err(|source| name.not_written(source))?;
         for part in parts {

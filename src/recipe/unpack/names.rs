@@ -35,7 +35,7 @@ impl Name {
         &self.0
     }
 
-    /// The parts of the directory it lies in.
+    /// The parts of its directory.
     pub fn parent(&self) -> &[Vec<u8>] {
         &self.0[..self.0.len() - 1]
     }

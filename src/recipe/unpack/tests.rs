@@ -9,7 +9,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 
-/// Makes archives; names and targets go in as they are.
+/// Creates archives; names and targets go in as they are.
 struct Maker(Builder<Vec<u8>>);
 
 impl Maker {

@@ -59,7 +59,7 @@ impl Source for FixedUrl {
     }
 }
 
-/// How a download is made.
+/// The options of a download.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Bytes of one ranged GET.

@@ -41,7 +41,7 @@ impl Output {
         Ok(Self { file: Arc::new(file), path: path.into(), meter, there, window })
     }
 
-    /// Checks that `size` bytes fit, with those that are there already, before hours are spent on them.
+    /// Checks that `size` bytes fit, with those that already exist, before hours are spent on them.
     pub(super) fn reserve(&self, size: u64) -> Result<(), Error> {
         if self.meter.total() == 0 {
             self.meter.set_total(size);

@@ -36,7 +36,7 @@ use crate::telemetry::progress::Meter;
 /// Metadata key of the md5 (hex) of the whole object (contract section 5).
 const MD5_KEY: &str = "md5sum";
 
-/// How an upload is made.
+/// The options of an upload.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// User metadata of the object; `md5sum` is added.

@@ -13,7 +13,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `memory` and `disk` in bytes; spill files are made (and unlinked at once) in `directory`.
+    /// `memory` and `disk` in bytes; spill files are created (and unlinked at once) in `directory`.
     pub fn new(memory: u64, disk: u64, directory: PathBuf) -> Self {
         Self {
             memory: Pool::new(memory),

@@ -1,6 +1,6 @@
 //! TCP forwarding: `direct-tcpip` (`ssh -L`, `-D`, `-W`) and `tcpip-forward` (`ssh -R`).
 //!
-//! Connections are made and accepted in the network of the agent's container, which sessions share.
+//! Connections are opened and accepted in the network of the agent's container, which sessions share.
 //! If the network of sessions is filtered, a process inside the jail opens the sockets, so the
 //! filter applies to them.
 

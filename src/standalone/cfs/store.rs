@@ -91,7 +91,7 @@ impl Store {
         self.sync()
     }
 
-    /// Makes one; false if there is one of this name.
+    /// Creates one; false if there is one of this name.
     pub fn create(&self, value: &Value) -> io::Result<bool> {
         let (path, file) = self.file(value)?;
         match file.persist_noclobber(path) {

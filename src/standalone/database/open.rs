@@ -69,7 +69,7 @@ fn placed<T>(
     }
 }
 
-/// The file has its name only once it is a database: one that is empty was cut off later.
+/// The file has its name only once it is a database: an empty one was truncated later.
 fn make(path: &Path, tables: &Tables) -> Result<Database, redb::Error> {
     let draft = path.with_extension("new");
     match std::fs::remove_file(&draft) {
@@ -105,7 +105,7 @@ fn schema(database: &Database) -> Result<u64, redb::Error> {
     Ok(meta.get(SCHEMA)?.map_or(0, |value| value.value()))
 }
 
-/// Whether the database can be written: a change that is made durable, as large as records may be, and
+/// Whether the database can be written: a durable change, as large as records may be, and
 /// undone. A smaller one may find room in the file where the next record does not. Blocking.
 pub fn probe(database: &Database) -> Result<(), redb::Error> {
     let txn = database.begin_write()?;

@@ -80,7 +80,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the images without a link that a job has made, with all that lies in the store for them.
+    /// Removes the images without a link that a job has made, with all that is in the store for them.
     /// Gives the one that is complete instead, if there is one.
     async fn withdraw(&self, job: &Job) -> Result<Option<Uuid>, String> {
         let said = |error: records::Error| chain(&error);

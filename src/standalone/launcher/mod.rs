@@ -331,7 +331,7 @@ impl Inner {
         self.leave(job, &running);
     }
 
-    /// Whether a job is only interrupted: standalone ends, and a user's work lies there.
+    /// Whether a job is only interrupted: standalone ends, and a user's work is there.
     fn is_to_be_paused(&self, job: Uuid, directory: &Directory) -> bool {
         let state = State::load(&Layout::new(&directory.mnt()));
         let worked = state.is_ok_and(|it| {

@@ -30,7 +30,7 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// What lies in the directory at the start.
+/// What is in the directory at the start.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Sizes of the files.

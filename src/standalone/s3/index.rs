@@ -193,7 +193,7 @@ impl Index {
         Ok((object, change.commit()?))
     }
 
-    /// Removes objects; those that do not exist are no error, as in S3.
+    /// Removes objects; those that do not exist are not an error, as in S3.
     pub fn remove(&self, bucket: &str, keys: &[&str]) -> Result<Freed> {
         self.check_bucket(bucket)?;
         let mut change = self.change()?;
@@ -345,7 +345,7 @@ impl Change {
         Ok(())
     }
 
-    /// Makes the change durable; returns what is of no use then.
+    /// Makes the change durable; returns the blobs that nothing uses then.
     pub fn commit(self) -> Result<Freed> {
         self.txn.commit()?;
         Ok(self.freed)

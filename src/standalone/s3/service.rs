@@ -36,7 +36,7 @@ impl Service {
         answer.map_err(internal)?.map_err(S3Error::from)
     }
 
-    /// Makes a body that was received a blob.
+    /// Turns a received body into a blob.
     pub(super) async fn seal(&self, draft: Draft, entry: Entry) -> S3Result<()> {
         let blobs = self.blobs.clone();
         let sealed = tokio::task::spawn_blocking(move || blobs.seal(draft, entry));

@@ -58,7 +58,7 @@ impl Pax {
         self.get(key).map(|value| std::str::from_utf8(value).ok()?.parse().ok())
     }
 
-    /// Whole seconds of a time like `1700000000.25`; what lies before 1970 rounds down.
+    /// Whole seconds of a time like `1700000000.25`; times before 1970 round down.
     pub fn seconds(&self, key: &str) -> Option<Option<i64>> {
         let value = self.get(key)?;
         let read = |value| -> Option<i64> {

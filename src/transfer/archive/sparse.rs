@@ -1,4 +1,4 @@
-//! Where the data of a sparse file lies in it: GNU tar's old format, and its three in PAX headers
+//! Where the data of a sparse file is in it: GNU tar's old format, and its three in PAX headers
 //! (GNU tar manual, "Storing Sparse Files").
 
 use super::pax::Pax;

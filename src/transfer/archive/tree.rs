@@ -208,7 +208,7 @@ impl Tree {
         Ok(way.pop())
     }
 
-    /// Makes room for an entry that is no directory.
+    /// Makes room for an entry that is not a directory.
     fn free(&self, path: &[u8], place: &Place) -> Result<Vec<u8>, Error> {
         let full = || Error::FullDirectory { path: shown(path) };
         let name = place.name.clone().ok_or_else(full)?;

@@ -79,7 +79,7 @@ pub fn timestamp() -> String {
 pub struct ImageFiles {
     pub manifest_json: String,
     pub image_artifacts: Vec<ImageFile>,
-    /// What lies beside the manifest and is not listed there. Ours; the incumbent's script imports what
+    /// What is beside the manifest and is not listed there. Ours; the incumbent's script imports what
     /// the manifest lists, and looks at nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryFile>,

@@ -48,7 +48,7 @@ mod option {
     pub const LENGTH: i16 = 32;
 }
 
-/// A word or half as it lies in a packet, read by a little-endian machine.
+/// A word or half as it is in a packet, read by a little-endian machine.
 fn wire4(ip: Ipv4Addr) -> u32 {
     u32::from_le_bytes(ip.octets())
 }

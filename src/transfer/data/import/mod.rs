@@ -31,7 +31,7 @@ use crate::transfer::backend::Backend;
 use crate::transfer::fetch;
 use crate::transfer::verify;
 
-/// How an import is made.
+/// The options of an import.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub include_deleted: bool,

@@ -23,7 +23,7 @@ use crate::transfer::{recipe, verify};
 pub enum Action {
     /// It is there with all that belongs to it.
     Present,
-    /// It was made, with a new id.
+    /// It was created, with a new id.
     Created,
     /// It was there, and got what was missing.
     Restored,
@@ -150,7 +150,7 @@ impl Import<'_> {
         self.discard(it, Done { etags: sent.etags, ..Done::new(action, id) }).await
     }
 
-    /// Makes a new record with all that belongs to it, or nothing.
+    /// Creates a new record with all that belongs to it, or nothing.
     async fn create(&self, it: &Exported<'_>) -> Result<Done, Error> {
         if let Some(link) = &it.link {
             match it.part.collection {

@@ -224,7 +224,7 @@ impl Upload<'_> {
         Err(Error::Sum { path: path.to_owned(), found, expected: expected.clone() })
     }
 
-    /// Makes the store hold an artifact; its etag.
+    /// Ensures that the store has an artifact; returns its etag.
     async fn put(&self, wanted: &Wanted<'_>) -> Result<String, Error> {
         let Wanted { path, object, md5, etag } = wanted;
         match self.backend.store.head(object, self.cancel).await {
@@ -271,7 +271,7 @@ impl Upload<'_> {
     }
 }
 
-/// Makes sure that the export has every file of an image, before a record is made for it.
+/// Makes sure that the export has every file of an image, before a record is created for it.
 pub async fn check_image(supply: &Supply, files: &ImageFiles) -> Result<(), Error> {
     let (_, manifest) = read_manifest(supply, &files.manifest_json).await?;
     for (index, artifact) in manifest.artifacts.iter().enumerate() {
