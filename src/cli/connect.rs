@@ -13,7 +13,7 @@ use crate::job::connect;
 use crate::telemetry::chain;
 use crate::transfer::Backend;
 
-/// Flags win over variables. Secrets come from variables or files alone. Taken before and behind a
+/// Flags override variables. Secrets come only from variables or files. Accepted before and after a
 /// subcommand.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]

@@ -18,11 +18,11 @@ pub struct Local {
 }
 
 impl Local {
-    /// Finds the standalone that is meant: the only one where no IMS is named, else the one that is at the
-    /// very URL that is named. Nothing of it is used for any other IMS.
+    /// Finds the standalone server to use: the only one if no IMS is named, else the one with
+    /// exactly the named URL. Its settings are used for no other IMS.
     pub fn find(said: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let said = |name: &str| said(name).filter(|text| !text.trim().is_empty());
-        // Somebody who has other credentials means another service.
+        // Other credentials are for another service.
         let others = [&vars::OAUTH_CONFIG_DIR, &vars::OAUTH_CLIENT_SECRET];
         if others.iter().any(|var| said(var.name).is_some()) {
             return Ok(Self::default());

@@ -172,7 +172,7 @@ async fn cancellable(
     terminated_or(result.await?, &cancel)
 }
 
-/// After a signal, whatever a command failed with is a consequence of that.
+/// After a signal, every failure of a command is a consequence of the signal.
 fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> anyhow::Result<Exit> {
     match result {
         Err(_) if cancel.is_cancelled() => Ok(exit::TERMINATED),

@@ -22,7 +22,7 @@ pub enum Action {
     Create,
 }
 
-/// Everything that a job's environment says (contract section 2).
+/// The environment of a job (contract section 2).
 #[derive(Debug, Clone)]
 pub struct JobContract {
     pub action: Action,
@@ -81,7 +81,7 @@ pub struct Download {
     pub md5: Option<String>,
 }
 
-/// What create jobs alone need.
+/// Settings of create jobs only.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// `RECIPE_ROOT_PARENT`: where the recipe is unpacked.
@@ -101,7 +101,7 @@ pub struct ImageNames {
     pub arch: Arch,
 }
 
-/// What sessions are like.
+/// The settings of sessions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
     pub jail: bool,
@@ -333,7 +333,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         })
     }
 
-    /// `None` where nothing is said of it.
+    /// `None` if it is not set.
     pub(super) fn s3_trust(&mut self) -> Option<Trust> {
         let var = match self.text(&vars::S3_SSL_VALIDATE) {
             None => &vars::S3_SSL_VERIFY,

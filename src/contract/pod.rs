@@ -22,7 +22,7 @@ pub struct SessionContract {
     pub session: Session,
     /// `ENABLE_DEBUG`
     pub debug: bool,
-    /// `OAUTH_CONFIG_DIR`, in case that it is mounted all the same.
+    /// `OAUTH_CONFIG_DIR`, in case it is mounted.
     pub oauth_dir: PathBuf,
 }
 
@@ -57,7 +57,7 @@ pub struct StepContract {
     pub ims: ImsAccess,
     /// `DOWNLOAD_MD5SUM`, in lower-case hex.
     pub md5: Option<String>,
-    /// How the store's certificate is judged, where that is said.
+    /// How the store's certificate is verified, if it is set.
     pub store_trust: Option<Trust>,
     pub image_root_parent: PathBuf,
     pub recipe: Recipe,

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a job waits for a repair, and where the work of one that fails is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Safekeeping {
-    /// `IMS_JOB_HOLD`: for whoever repairs IMS, the store, or the way to them.
+    /// `IMS_JOB_HOLD`: the time to repair IMS, the store, or the network.
     pub hold: Duration,
     /// `IMS_JOB_GRACE`: for users who repair the image.
     pub grace: Duration,

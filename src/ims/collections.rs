@@ -111,7 +111,7 @@ impl Client {
         request.record(&answer)
     }
 
-    /// Deletes a record for good, not its artifacts; one that is gone is deleted already.
+    /// Deletes a record for good, not its artifacts; success if it is already deleted.
     pub async fn delete(
         &self,
         collection: Collection,

@@ -30,8 +30,8 @@ impl Client {
         self.create(self.url(&["images"]), image_fields(name, arch), cancel).await
     }
 
-    /// The images of this name without a link that were created since `begun`: what a request that was given
-    /// up may have made.
+    /// The images of this name without a link that were created since `begun`: candidates for the
+    /// record of a request that was given up.
     pub async fn images_made(
         &self,
         name: &str,
@@ -50,8 +50,8 @@ impl Client {
     ///
     /// A POST whose answer was lost may have made a record. Before such a POST is tried again, the
     /// collection is listed: a single record with our fields, without a link, made since the first try
-    /// began, is the one and is used. (Another client that made a record of the very same fields
-    /// within those seconds could not be distinguished from it.) Otherwise the POST is sent again.
+    /// began, is used. (Another client that made a record of the same fields within those seconds
+    /// could not be distinguished from it.) Otherwise the POST is sent again.
     pub(super) async fn create<T: DeserializeOwned>(
         &self,
         collection: Url,

@@ -31,13 +31,13 @@ pub enum Error {
     Cancelled,
 }
 
-/// What passes: a service that is overloaded or stumbled, a gateway before one that restarts.
+/// Transient statuses: an overloaded or failing service, a gateway in front of one that restarts.
 fn passes(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502..=504)
 }
 
 impl Error {
-    /// True where the same request may well succeed later.
+    /// True if the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Refused { status, .. } | Error::TokenRefused { status, .. } => passes(*status),
@@ -49,12 +49,12 @@ impl Error {
         }
     }
 
-    /// True where a site can repair what failed: credentials, certificates, the service itself.
+    /// True if the site can repair the cause: credentials, certificates, the service itself.
     pub fn is_repairable(&self) -> bool {
         !matches!(self, Error::BadBase(_) | Error::Cancelled)
     }
 
-    /// True where the request may have been carried out although no answer says so.
+    /// True if the request may have been executed without a response.
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Error::Refused { status, .. } => passes(*status),

@@ -17,7 +17,7 @@ pub struct Account {
     pub shell: PathBuf,
 }
 
-/// Bytes of passwd that are looked at: a user's file must not fill our memory.
+/// Bytes of passwd that are read: a user's file must not fill our memory.
 const LIMIT: u64 = 1 << 20;
 
 impl Account {

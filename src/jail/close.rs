@@ -19,11 +19,11 @@ pub struct Leftovers {
     pub stuck: Vec<Process>,
     /// What users mounted inside, as they see it; undone with the jail.
     pub mounts: Vec<String>,
-    /// What the jail put into the image and could not take out.
+    /// Files that the jail added to the image and could not remove.
     pub additions: Vec<PathBuf>,
 }
 
-/// Longest wait for a killed process to be gone.
+/// Longest wait for the end of a killed process.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn close(init: &InitClient, plan: &Plan, grace: Duration) -> Leftovers {
@@ -48,8 +48,8 @@ pub fn close(init: &InitClient, plan: &Plan, grace: Duration) -> Leftovers {
     Leftovers { processes, stuck, mounts, additions: Vec::new() }
 }
 
-/// What init had started when a user killed it: in a pid namespace all of it is gone, elsewhere it is
-/// ended here.
+/// Ends processes that init started before a user killed it; in a pid namespace the kernel has
+/// already ended them.
 pub fn end_strays(plan: &Plan) {
     for process in strays(plan) {
         tracing::warn!(pid = process.pid, name = process.name, "ended a process with its session");
@@ -59,8 +59,8 @@ pub fn end_strays(plan: &Plan) {
     }
 }
 
-/// Processes of sessions that are not below a running init: the agent has inherited them from one that
-/// was killed; or nobody, when an agent before this one was killed too.
+/// Processes of sessions that are not below a running init: the agent has inherited them from an
+/// init that was killed; or another process has, if an earlier agent was killed too.
 fn strays(plan: &Plan) -> Vec<Process> {
     if plan.shape == Shape::Namespaces {
         return Vec::new();

@@ -37,7 +37,7 @@ pub fn carry_out(steps: &[Step]) -> Result<Vec<String>, Fault> {
     Ok(entering.notes)
 }
 
-/// The container's devices, opened before its root goes away. Those it lacks are left out.
+/// The container's devices, opened before the root changes. Missing ones are skipped.
 fn open_devices(steps: &[Step]) -> HashMap<PathBuf, OwnedFd> {
     let device = |step: &Step| match step {
         Step::Device(path) => Some((path.clone(), namespace::handle(path).ok()?)),

@@ -37,7 +37,7 @@ enum Made {
     Node(PathBuf, u64),
 }
 
-/// All that was put in. Dropping it leaves it there; see `take_out`.
+/// Everything that was added. Dropping it removes nothing; see `take_out`.
 #[derive(Debug, Default)]
 pub struct RootAdditions(Option<Additions>);
 
@@ -46,7 +46,7 @@ pub(super) fn record_in(agent: &Path) -> PathBuf {
     agent.join("fixtures.json")
 }
 
-/// Takes out of an image what a jail has put in that was killed.
+/// Removes what a killed jail had added to an image.
 pub fn remove_leftovers(agent: &Path) -> io::Result<()> {
     let file = record_in(agent);
     let Some(record) = Record::load(&file)? else { return Ok(()) };
@@ -186,7 +186,7 @@ impl Record {
 
 impl Additions {
     fn take_out(self) -> Vec<PathBuf> {
-        // Where nobody else added or removed anything, the directory's time is what it was.
+        // If nothing else was added or removed, the directory's time is restored.
         let before =
             self.times.filter(|(_, after)| self.directory.stamp().is_ok_and(|now| now == *after));
         let Record { root, below, made } = &self.record;
@@ -200,7 +200,7 @@ impl Additions {
             let _ = self.directory.restore(before);
         }
         if let Some(file) = &self.file {
-            // What it says is gone is not an error when it is looked for again.
+            // The entries of the file are removed; a later run ignores missing ones.
             let _ = std::fs::remove_file(file);
         }
         left

@@ -145,7 +145,8 @@ impl Init {
             Request::Signal { id, signal } => {
                 let session = self.sessions.iter().find(|(_, session)| session.id == id);
                 if let (Some((pid, _)), Ok(signal)) = (session, Signal::try_from(signal)) {
-                    // Not reaped, so the number is still its own; gone otherwise is not an error.
+                    // Not reaped, so the pid is still its own; a process that has ended is not an
+                    // error.
                     let _ = killpg(*pid, signal);
                 }
                 Ok(())
@@ -231,7 +232,7 @@ impl Init {
         Ok(Reaped::Others)
     }
 
-    /// Nothing of what was started stays when init goes, whoever is still there to see to it.
+    /// Ends everything that was started, when init ends.
     fn end_everything(&mut self) {
         match (self.setup.shape, self.first.take()) {
             // All that is in the namespace ends before its first process has.
@@ -245,7 +246,7 @@ impl Init {
     }
 }
 
-/// Longest wait for killed processes to be gone.
+/// Longest wait for the end of killed processes.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 

@@ -79,8 +79,8 @@ impl InitClient {
         Ok(InitClient { line, first, notes, mounts, next: AtomicU64::new(1) })
     }
 
-    /// Asks, with a number for the answer and for what it is about, and waits for the answer: the
-    /// descriptors that came with it.
+    /// Sends a request with new ids for the reply and for its subject, and waits for the reply:
+    /// returns its descriptors.
     pub fn call(
         &self,
         request: impl FnOnce(u64) -> Request,

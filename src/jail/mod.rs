@@ -225,8 +225,8 @@ impl Jail {
         Ok(Child { id, init, exited: child::Exited::Waiting(exited) })
     }
 
-    /// Asks the running init. Where that one ended before it answered, and with it what it was asked
-    /// for, the next one is asked.
+    /// Sends a request to the running init. If that init ends before its reply, and everything it
+    /// started with it, the next init gets the request.
     fn ask(
         &self,
         request: impl Fn(u64) -> Request,
@@ -235,7 +235,7 @@ impl Jail {
         let init = self.init()?;
         let answer = init.call(&request, fds);
         let again = match answer {
-            // Without a namespace what was asked for may run, and be what has ended init.
+            // Without a namespace the requested process may be running, and may have ended init.
             Err(Error::Gone) => self.0.plan.shape == Shape::Namespaces,
             Err(Error::Unresponsive(_)) => init.line.ended().is_some(),
             _ => false,
@@ -284,8 +284,8 @@ impl Jail {
         Ok(init)
     }
 
-    /// As soon as this init has ended, what it leaves is ended and another is started, whether or not
-    /// somebody wants a session.
+    /// As soon as this init has ended, ends the processes that it left and starts another init,
+    /// even if no session is requested.
     fn replace_at_its_end(&self, init: &InitClient) {
         let jail = Arc::downgrade(&self.0);
         let started = Instant::now();

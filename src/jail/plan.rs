@@ -240,8 +240,8 @@ impl Step {
     }
 }
 
-/// Where Kubernetes mounts the token of the pod's service account. Hidden by a mount alone: Landlock would
-/// make `/run` a place whose new files cannot be read.
+/// Where Kubernetes mounts the token of the pod's service account. Hidden only by a mount: with
+/// Landlock, new files in `/run` could not be read.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io";
 
 fn steps(options: &Options) -> Vec<Step> {

@@ -35,7 +35,7 @@ pub struct Rights {
     pub capabilities: Vec<Capability>,
 }
 
-/// A capability that sessions have only where it is asked for.
+/// A capability that sessions have only on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Capability {
     /// Raw and packet sockets (CAP_NET_RAW). With them sessions can read and forge the traffic of

@@ -14,7 +14,7 @@ use super::wire::{Bytes, ChildProgram, Fault, Setup};
 use linux::exec::{self, SingleThreaded, Stdio};
 use linux::{hardening, landlock, namespace};
 
-/// What the agent asked for.
+/// The request of the agent.
 pub struct Launch {
     pub program: ChildProgram,
     pub env: Vec<(Bytes, Bytes)>,
@@ -154,8 +154,8 @@ fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
     }
 }
 
-/// Returns only where the program could not be executed. A command that is too long is its user's affair,
-/// who gets the error as from sshd: on standard error, with the status 1.
+/// Returns only where the program could not be executed. If a command is too long, the user gets
+/// the error as from sshd: on standard error, with the status 1.
 fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: OwnedFd) -> i32 {
     let env: Vec<(OsString, OsString)> =
         env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();

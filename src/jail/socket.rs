@@ -20,7 +20,8 @@ use linux::{tcp, unix};
 /// What the process wrote before it ended has already arrived.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Where the directory of an agent's socket is created: the first is gone with the jail's namespace.
+/// Where the directory of an agent's socket is created: the first disappears with the jail's
+/// namespace.
 const AGENT_PLACES: [&str; 2] = ["/run", "/tmp"];
 
 /// Where a listening socket is in the jail; see [`Jail::remove`].

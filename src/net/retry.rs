@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 /// How often and how long an operation is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Tries in all, the first one included; `u32::MAX` where the deadline alone decides.
+    /// Number of tries, including the first; `u32::MAX` if only the deadline decides.
     pub attempts: u32,
     /// Pause after the first failure; doubled after each further one.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
-    /// No try starts later than this after the first, but for the second one: a try that took all of
-    /// the time is still worth another.
+    /// No try starts later than this after the first, except the second: after a try that took all
+    /// of the time there is always another.
     pub deadline: Duration,
-    /// How long the answer to one small request may take in all. What moves an image's bytes has limits
-    /// of its own.
+    /// Total time for the response to one small request. Transfers of image data have their own
+    /// limits.
     pub answer: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Default for Policy {
     }
 }
 
-/// The longest that tidying up after a failure may take in all: the pod may be about to be killed.
+/// Total time for a cleanup after a failure: the pod may be about to be killed.
 pub const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the answer to a request that changes something is waited for after a cancellation.
@@ -55,7 +55,7 @@ pub enum Failure<E> {
 }
 
 impl Policy {
-    /// For tidying up after a failure, within [`CLEAN_UP_LIMIT`].
+    /// For a cleanup after a failure, within [`CLEAN_UP_LIMIT`].
     pub const CLEAN_UP: Policy = Policy {
         attempts: u32::MAX,
         first_pause: Duration::from_millis(250),

@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::verifier;
 
-/// How the certificate of a server is judged.
+/// How the certificate of a server is verified.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Trust {
     /// The CA certificates of the operating system.
@@ -49,9 +49,10 @@ impl Trust {
     }
 }
 
-/// Whether a request failed because the server's certificate is not believed, which does not pass.
+/// Whether a request failed because the server's certificate is not trusted, which is not
+/// transient.
 pub fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    // By what rustls says: its error is within others that hide it from `source`.
+    // By the text of rustls: its error is nested in others that hide it from `source`.
     crate::telemetry::chain(error).contains("invalid peer certificate")
 }
 
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
     use crate::net::testing::{TlsServer, openssl};
 
-    /// An HTTPS server whose certificate nobody knows.
+    /// An HTTPS server with an unknown certificate.
     fn stranger(directory: &Path) -> TlsServer {
         let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"];
         let names = ["-keyout", "key", "-out", "certificate", "-subj", "/CN=localhost"];

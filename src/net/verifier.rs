@@ -15,9 +15,9 @@ use rustls::{
 
 use super::trust::Error;
 
-/// TLS as the HTTP client sets it up itself, but for who is trusted.
+/// TLS with the settings of the HTTP client, except for the verifier.
 pub(super) fn tls(path: &Path, named: Vec<CertificateDer<'static>>) -> Result<ClientConfig, Error> {
-    // What of the system's cannot be used, or is not there, is not needed either: there is the file.
+    // Missing or unusable CAs of the system are ignored: the file is enough.
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -32,8 +32,8 @@ pub(super) fn tls(path: &Path, named: Vec<CertificateDer<'static>>) -> Result<Cl
 
 /// Trusts certificates that a known CA has signed, and servers whose exact certificate is in the file.
 ///
-/// A certificate that a server has signed for itself says by default that it is a CA's (openssl), and as
-/// such it is refused to servers by the library, which curl and Python do not do. Named byte for byte it
+/// By default, openssl marks a self-signed certificate as that of a CA. The library refuses such a
+/// certificate for a server; curl and Python accept it. If the file contains it byte for byte, it
 /// needs no issuer; its dates, the server's name and the possession of the key are still checked.
 #[derive(Debug)]
 struct Named {
@@ -107,8 +107,8 @@ impl ServerCertVerifier for Named {
     }
 }
 
-/// Whether a certificate was refused for who has signed it, or for being a CA's. Its dates were right then:
-/// the library looks at them first, and tests hold it to that.
+/// Whether a certificate was refused because of its issuer, or because it is that of a CA. Its
+/// dates are valid then: the library checks them first, and a test verifies this.
 fn is_about_issuer(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(why) = error else { return false };
     matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature) || is_ca(why)
@@ -119,7 +119,7 @@ fn is_ca(why: &CertificateError) -> bool {
     matches!(why.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// Says in words what the library names only.
+/// Replaces the library's error by a readable text.
 fn in_words(error: rustls::Error) -> rustls::Error {
     match error {
         rustls::Error::InvalidCertificate(why) if is_ca(&why) => {

@@ -94,7 +94,7 @@ pub fn find(root: &Path, names: &Names) -> Result<Files, Error> {
     })
 }
 
-/// Those of the boot artifacts that can be used, whatever is missing.
+/// The boot artifacts that exist; missing ones are not an error.
 pub fn find_any(root: &Path, names: &Names) -> Result<Files, Error> {
     let root = Root::open(root)?;
     let any = |what, name: &str| root.required(what, name).ok();

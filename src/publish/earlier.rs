@@ -10,8 +10,8 @@ use super::register::{Error, Published, withdraw};
 use crate::ims::{self, Image, Job};
 use crate::s3::{Object, Store};
 
-/// Finishes or rolls back an earlier publication, according to its journal. Gives its image, if
-/// that is complete; else nothing of it is left and the journal is gone.
+/// Finishes or rolls back an earlier publication, according to its journal. Returns its image if it
+/// is complete; otherwise everything is rolled back and the journal is removed.
 pub async fn settle(
     ims: &ims::Client,
     store: &Store,
@@ -41,7 +41,7 @@ pub async fn settle(
     Ok(None)
 }
 
-/// The id of the record, also where its process did not live to see it.
+/// The id of the record, even if its process was killed before it knew the id.
 async fn record(
     ims: &ims::Client,
     entry: &Entry,
@@ -61,7 +61,7 @@ async fn record(
     Ok(<[Image; 1]>::try_from(made).ok().map(|[image]| image.id))
 }
 
-/// What there is of a complete image, as its manifest says it.
+/// The artifacts of a complete image, from its manifest.
 pub async fn read(
     image: Image,
     job: Option<Job>,

@@ -13,13 +13,13 @@ use crate::ims::Image;
 /// Version of the file.
 const VERSION: u32 = 1;
 
-/// How far a publication is.
+/// The progress of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// IMS is asked for a record, whose id is not known yet.
+    /// The record was requested; its id is not known yet.
     Creating,
-    /// The record is there, objects may be.
+    /// The record exists, objects may exist.
     Uploading,
     /// The image is complete and stays.
     Linked,
@@ -34,7 +34,7 @@ pub struct Entry {
     pub bucket: String,
     pub name: String,
     pub arch: Arch,
-    /// When, by this machine's clock, the record was asked for.
+    /// When the record was requested, by this machine's clock.
     pub begun: Timestamp,
     pub job_id: Option<String>,
 }
@@ -91,7 +91,7 @@ impl Journal {
         &self.path
     }
 
-    /// What was not finished, if anything.
+    /// The unfinished publication, if there is one.
     pub fn load(&self) -> Result<Option<Entry>, Error> {
         let path = self.path.clone();
         let text = match std::fs::read(&path) {

@@ -198,8 +198,8 @@ async fn make(
     }
 }
 
-/// Creates the record. `cancel` is followed late: a request that is interrupted could leave a record that
-/// nobody knows of.
+/// Creates the record. It reacts late to `cancel`: an interrupted request could leave an unknown
+/// record.
 async fn create(
     ims: &ims::Client,
     request: &Request,
@@ -444,7 +444,7 @@ pub async fn withdraw(
             error = %chain(left),
             "cannot roll back the image record, delete it by hand"
         );
-        // A record that has its link must not name what is gone.
+        // A record with its link must not name deleted objects.
         if may_be_linked {
             return false;
         }

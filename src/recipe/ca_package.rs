@@ -81,8 +81,8 @@ impl CaPackage {
         Ok(Self { path, certificate: read(ca_cert)? })
     }
 
-    /// Looks whether the certificate is in `root`: kiwi leaves out a package that cannot be
-    /// installed, and says nothing.
+    /// Checks that the certificate is in `root`: kiwi silently skips a package that cannot be
+    /// installed.
     pub fn check_installed(&self, root: &Path) -> Result<(), Error> {
         let package = || self.path.clone();
         let found = openat::directory(root)

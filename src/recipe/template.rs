@@ -135,7 +135,7 @@ fn render_file(root: &std::os::fd::OwnedFd, file: &str, values: &Values) -> Resu
 fn render_text(file: &str, template: &str, values: &Values) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // As Jinja2 has it: a value is put in as it is, also into XML.
+    // As in Jinja2: values are inserted unchanged, also into XML.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters are valid"));

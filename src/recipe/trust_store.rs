@@ -17,7 +17,7 @@ const STORES: [(&str, &str); 3] = [
     ("/usr/local/share/ca-certificates", "update-ca-certificates"),
 ];
 
-/// Debian takes files with this ending alone.
+/// Debian accepts only files with this extension.
 const NAME: &str = "cray_certificate_authority.crt";
 
 /// Adds the certificate to the store of the system, so call it in a container of the job's own. A

@@ -10,7 +10,7 @@ use crate::net::{Failure, body, trust};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Error codes with which a store asks to be asked again, whatever the HTTP status.
+/// Error codes that ask for a retry, regardless of the HTTP status.
 const TRANSIENT_CODES: [&str; 6] = [
     "InternalError",
     "OperationAborted",
@@ -24,7 +24,7 @@ const TRANSIENT_CODES: [&str; 6] = [
 const NOT_IMPLEMENTED: u16 = 501;
 const INSUFFICIENT_STORAGE: u16 = 507;
 
-/// Error codes of stores that have no room, whatever the HTTP status: a quota of Ceph, MinIO.
+/// Error codes for no space, regardless of the HTTP status: a quota of Ceph, MinIO.
 const FULL_CODES: [&str; 4] =
     ["QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"];
 
@@ -106,8 +106,8 @@ impl Error {
         matches!(self, Error::Refused { status: 404, .. })
     }
 
-    /// True where the store has no room for more: a full disk, a quota. Asking again changes nothing until
-    /// somebody has made room.
+    /// True if the store has no space left: a full disk, a quota. A retry does not help until there
+    /// is space again.
     pub fn is_out_of_space(&self) -> bool {
         matches!(self, Error::Full { .. })
     }

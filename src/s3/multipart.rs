@@ -164,7 +164,7 @@ impl Store {
             let is_last = !page.is_truncated.unwrap_or_default();
             found.extend(page.uploads.unwrap_or_default().into_iter().filter_map(named));
             let next = (page.next_key_marker, page.next_upload_id_marker);
-            // A store that goes nowhere must not be asked for ever.
+            // A store that returns no progress must not cause an endless loop.
             if is_last || next == after || next.0.is_none() {
                 return Ok(found);
             }
@@ -172,7 +172,7 @@ impl Store {
         }
     }
 
-    /// Aborts an upload; one that is gone is aborted already.
+    /// Aborts an upload; success if it is already aborted.
     pub async fn abort_upload(&self, object: &Object, id: &str) -> Result<(), Error> {
         let never = CancellationToken::new();
         let abort = || {
@@ -186,9 +186,8 @@ impl Store {
     }
 }
 
-/// Tells of an upload that nobody completed or aborted because its future was dropped.
-///
-/// A drop cannot wait for the store, so cancelling goes by the token; this is the last resort.
+/// Logs an upload that was neither completed nor aborted because its future was dropped.  A drop
+/// cannot wait for the store, so cancelling goes by the token; this is the last resort.
 struct Unfinished {
     target: Option<String>,
 }

@@ -108,12 +108,13 @@ impl Store {
         Ok(Self { client, http, policy, timeout: config.timeout, unanswered })
     }
 
-    /// The same store with other rules for trying again.
+    /// The same store with another retry policy.
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }
     }
 
-    /// The same store, waited for through a restart: for requests on which a user's work depends.
+    /// The same store with a deadline that is long enough for its restart: for requests on which a
+    /// user's work depends.
     pub fn with_long_deadline(&self) -> Self {
         let deadline = self.policy.deadline.max(self.timeout);
         self.with_policy(Policy { deadline, ..self.policy })

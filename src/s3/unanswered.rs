@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Error;
 use super::store::Store;
 
-/// How long after such a request its effect is looked for.
+/// How long after such a request its effect is checked.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Time between two looks.

@@ -11,7 +11,7 @@ use super::request::HandleName;
 #[derive(Debug)]
 pub struct OpenFile {
     pub file: File,
-    /// Writes go to the end whatever their offset says.
+    /// Writes go to the end, regardless of their offset.
     pub append: bool,
     /// Device and inode: what handles on the same file have in common.
     pub identity: (u64, u64),

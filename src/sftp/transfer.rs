@@ -37,7 +37,7 @@ impl Output {
         Output { pipe: Mutex::new(pipe) }
     }
 
-    /// A client that is gone cannot be answered; its end is seen on the input.
+    /// An error means that the client has disconnected; this is handled at the end of the input.
     pub fn send(&self, packet: Packet) {
         let bytes = packet.finish();
         let _ = lock(&self.pipe).write_all(&bytes);
@@ -72,7 +72,7 @@ impl Transfer {
         }
     }
 
-    /// The bytes it touches; an appending write touches what nobody can know before.
+    /// The bytes it touches; the range of an appending write is not known in advance.
     fn range(&self) -> (u64, u64) {
         let length = match &self.kind {
             Kind::Read(length) => u64::from(*length),
@@ -100,7 +100,8 @@ impl Transfer {
 
     fn read(&self, most: usize) -> Packet {
         let fill = |room: &mut [u8]| match self.file.file.read_at(room, self.offset) {
-            // Nothing asked for is nothing found: neither the end nor, in a directory, an error.
+            // A request for zero bytes returns zero bytes: neither EOF nor, for a directory, an
+            // error.
             _ if room.is_empty() => Ok(0),
             Ok(0) => Err(Status::Eof),
             Ok(count) => Ok(count),

@@ -44,7 +44,7 @@ impl Default for Source {
     }
 }
 
-/// A counted connection; dropped when it has logged in or gone.
+/// A counted connection; dropped when it has logged in or closed.
 #[derive(Debug)]
 pub(super) struct Startup {
     admission: Arc<Admission>,

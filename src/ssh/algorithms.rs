@@ -58,7 +58,7 @@ pub(super) fn russh_config(config: &Config) -> server::Config {
     let limits = &config.limits;
     server::Config {
         // Clients recognize OpenSSH's order of the arguments of SFTP's SYMLINK by this name
-        // (asyncssh, libssh). What it is stands in the comment.
+        // (asyncssh, libssh). The comment has our name.
         server_id: SshId::Standard(Cow::Borrowed(concat!(
             "SSH-2.0-OpenSSH_9.9 ims-job-agent_",
             env!("CARGO_PKG_VERSION")

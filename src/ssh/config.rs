@@ -86,7 +86,7 @@ pub struct Limits {
     /// Channels of one connection that were closed by us before its client did: the library keeps some
     /// 5 KB of each. Then it gets no more, and has to connect again (ssh does so by itself).
     pub max_closed: usize,
-    /// How long a client may be silent before it is asked whether it lives...
+    /// How long a client may be silent before a keepalive request is sent...
     pub client_alive_interval: Duration,
     /// ...and how often it may fail to answer.
     pub client_alive_count_max: u32,

@@ -99,8 +99,8 @@ impl russh::server::Handler for Handler {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        // The reading half is dropped: input comes by the callbacks, and a queue that nobody reads
-        // would stop the connection.
+        // The reading half is dropped: input arrives in the callbacks, and an unread queue would
+        // stop the connection.
         let (id, (_, write)) = (channel.id(), channel.split());
         match self.enter(id, State::Waiting(Setup::new(write))) {
             true => reply.accept().await,

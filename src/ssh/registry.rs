@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     Shell,
-    /// As the client asked for it, in lossy UTF-8.
+    /// As the client requested it, in lossy UTF-8.
     Command(String),
     Sftp,
 }
@@ -187,8 +187,8 @@ impl Live {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// Somebody looks at it. A command on a terminal may as well be a program's: Ansible takes what
-    /// its commands print for its own answers, and runs them with `ssh -tt`.
+    /// A person uses it. A command on a terminal may also belong to a program: Ansible runs
+    /// commands with `ssh -tt` and parses their output.
     pub(super) fn is_interactive(&self) -> bool {
         self.identity.activity == Activity::Shell
     }

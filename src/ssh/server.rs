@@ -107,7 +107,7 @@ impl Handle {
         self.inner.shared.registry.live().iter().map(|live| live.info()).collect()
     }
 
-    /// How long nobody has begun or ended a session, sent or been sent a byte.
+    /// Time since the last byte in any session, and the last beginning or end of a session.
     pub fn idle(&self) -> Duration {
         self.inner.shared.registry.idle()
     }

@@ -18,7 +18,7 @@ pub struct Config {
     pub ims_listen: SocketAddr,
     pub s3: S3Choice,
     /// The file with what IMS clients must send as `Authorization: Bearer`. Without one a token is created
-    /// at the first start and kept in `data/token`, readable by the owner alone.
+    /// at the first start and kept in `data/token`, readable only by the owner.
     pub token_file: Option<PathBuf>,
     /// Names that requests may call us by, beside the addresses that are listened on and loopback.
     pub allowed_hosts: Vec<String>,
@@ -38,7 +38,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub enum S3Choice {
     /// In `data`, served on `listen`. Without `keys` a pair is created at the first start and kept in
-    /// `data/s3-keys.json`, readable by the owner alone.
+    /// `data/s3-keys.json`, readable only by the owner.
     Embedded { listen: SocketAddr, keys: Option<Keys> },
     /// In a store that exists; the buckets `ims` and `boot-images` are created if they are missing.
     External { endpoint: Url, keys: Keys, trust: Trust },

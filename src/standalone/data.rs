@@ -39,17 +39,17 @@ pub fn prepare(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Creates a directory, and those above it, for the owner alone; one that is there stays as it is.
+/// Creates a directory and its parents, only for the owner; an existing one is not changed.
 pub fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Lets everyone pass a directory of our own, whatever the umask took from it.
+/// Lets all users traverse a directory of ours, regardless of the umask.
 pub fn let_pass(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o755))
 }
 
-/// Takes the rights of others from all that is in `at`, but for what belongs to images.
+/// Removes the permissions of other users from everything in `at`, except the contents of images.
 fn tighten(data: &Path, at: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(at)? {
         let entry = entry?;

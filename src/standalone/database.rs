@@ -111,7 +111,7 @@ pub struct Reopened<D> {
     path: PathBuf,
     advice: &'static str,
     opener: Opener<D>,
-    /// Which opening it is, and the database; none after a failure, until somebody asks.
+    /// Which opening it is, and the database; none after a failure, until the next request.
     current: RwLock<(u64, Option<D>)>,
 }
 
@@ -135,8 +135,8 @@ impl<D> Reopened<D> {
 
     /// Does something with the database. Blocking.
     ///
-    /// A change whose commit failed may be found done all the same once the database is open again: when
-    /// the disk fails, nobody knows.
+    /// A change whose commit failed may still be on disk when the database is open again: after a
+    /// disk error this is not known.
     pub fn run<T, E: Failure>(&self, work: impl FnOnce(&D) -> Result<T, E>) -> Result<T, E> {
         self.reopen()?;
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);

@@ -83,7 +83,7 @@ impl Grants {
             }
             match serde_json::from_slice::<Grant>(&std::fs::read(&path)?) {
                 Ok(grant) => _ = given.insert(grant.id, grant),
-                // Whoever has it is refused; nothing else depends on it.
+                // Requests with it are refused; nothing else depends on it.
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "cannot restore the \
                         permissions of a job");
@@ -95,7 +95,7 @@ impl Grants {
         Ok(Self { inner: Arc::new(Inner { directory, given, changing }) })
     }
 
-    /// Rights for a job, or for what has no record (`job` is `None`); its old ones, if any, are gone.
+    /// Rights for a job, or for what has no record (`job` is `None`); replaces its old ones.
     pub async fn give(&self, id: Uuid, job: Option<Uuid>, reads: Reads) -> io::Result<Credentials> {
         let credentials = Credentials { token: keys::make_token(), keys: keys::make() };
         let grant = Grant {
@@ -137,7 +137,7 @@ impl Grants {
         Ok(Some(result))
     }
 
-    /// Looks at rights; `None` if there are none of this id.
+    /// Reads permissions; `None` if this id has none.
     pub fn with<T>(&self, id: Uuid, look: impl FnOnce(&Grant) -> T) -> Option<T> {
         self.read(|given| given.get(&id).map(look))
     }
@@ -254,7 +254,7 @@ pub fn below(key: &str, image: Uuid) -> bool {
     key.strip_prefix(&image.to_string()).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Compares digests, so that the time taken says nothing of the secret.
+/// Compares digests, so that the time reveals nothing about the secret.
 pub fn same(sent: &str, secret: &str) -> bool {
     Sha256::digest(sent) == Sha256::digest(secret)
 }

@@ -26,7 +26,7 @@ pub struct Here {
     pub ims_url: Url,
     pub token_file: PathBuf,
     pub s3_endpoint: Url,
-    /// `None`: the keys were given to standalone, and whoever gave them has them.
+    /// `None`: the keys were given to standalone by its operator.
     pub s3_keys_file: Option<PathBuf>,
 }
 
@@ -94,15 +94,15 @@ pub fn running(directory: &Path) -> io::Result<Vec<Here>> {
 }
 
 impl Here {
-    /// Whether `url` is this very service: scheme, address, port and path. Not `localhost`: that may lead
-    /// to another address, on which somebody else listens.
+    /// Whether `url` is exactly this service: scheme, address, port and path. Not `localhost`: that
+    /// may resolve to another address, on which another program listens.
     pub fn is_at(&self, url: &Url) -> bool {
         let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
         self.ims_url.origin() == url.origin() && path(&self.ims_url) == path(url)
     }
 }
 
-/// The files whose standalone is gone.
+/// The files whose standalone has ended.
 fn left(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let dir = trusted::directory(directory)?;
     let names = dir.names()?.into_iter().map(PathBuf::from);
@@ -116,7 +116,7 @@ fn is_json(name: &Path) -> bool {
     name.extension().is_some_and(|extension| extension == "json")
 }
 
-/// Whether nobody holds the lock of a file.
+/// Whether no process holds the lock of a file.
 fn is_left(file: &File) -> io::Result<bool> {
     match file.try_lock_shared() {
         Ok(()) => Ok(true),

@@ -62,7 +62,7 @@ pub fn read(path: &Path) -> Result<Keys, Error> {
     Ok(Keys { access: kept.access_key, secret: kept.secret_key.into() })
 }
 
-/// A pair of keys that nobody has yet.
+/// A new pair of keys.
 pub fn make() -> Keys {
     Keys {
         access: URL_SAFE_NO_PAD.encode(rand::random::<[u8; 15]>()),
@@ -108,12 +108,12 @@ pub fn read_token(path: &Path) -> Result<SecretString, Error> {
     Ok(SecretString::from(token))
 }
 
-/// A token that nobody has yet.
+/// A new token.
 pub fn make_token() -> SecretString {
     SecretString::from(hex::encode(rand::random::<[u8; 32]>()))
 }
 
-/// Whole or not at all, and for the owner alone.
+/// Completely or not at all, and only for the owner.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file =

@@ -79,7 +79,7 @@ impl Objects {
         Ok((objects, uploads.len()))
     }
 
-    /// A URL that gives the object to whoever has it, for an hour.
+    /// A presigned URL of the object, valid for an hour.
     pub async fn presign(&self, object: &Object) -> Result<Url, Error> {
         self.store.presign_get(object).await
     }

@@ -11,7 +11,7 @@ use crate::telemetry::chain;
 /// For so long an answer holds: each costs a few fsyncs.
 const AGE: Duration = Duration::from_secs(2);
 
-/// What it is asked of; the store only if it is the embedded one.
+/// The stores that are checked; the object store only if it is the embedded one.
 #[derive(Debug)]
 pub struct Readiness {
     store: Option<Probe>,

@@ -11,7 +11,7 @@ use crate::telemetry::chain;
 /// Rebuilds the object index in the data directory, while no standalone uses it.
 pub async fn rebuild_index(data: &Path) -> Result<Report, Error> {
     let path = data.join("records.redb");
-    // Held to the end: nobody serves from this directory meanwhile.
+    // Held to the end: no service uses this directory at the same time.
     let (hints, _records) = if path.exists() {
         match open_records(path).await {
             Ok(records) => (hints(&records).await, Some(records)),

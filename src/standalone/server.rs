@@ -235,7 +235,7 @@ fn token(config: &Config) -> Result<(PathBuf, SecretString), Error> {
     })
 }
 
-/// The rights that jobs have, but for those whose record is gone.
+/// The permissions of jobs, except jobs without a record.
 async fn open_grants(config: &Config, records: &Records) -> Result<Grants, Error> {
     let path = config.data.join("grants");
     let opened = tokio::task::spawn_blocking({

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use super::sink::Sink;
 use linux::stdio;
 
-/// How long the end of the process waits for lines that nobody takes.
+/// How long the process waits at its end for a stderr that blocks.
 const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// How often a bar is drawn in a second, at most.
@@ -78,7 +78,7 @@ pub fn init(format: Format, level: Level) {
     // The standard library's own hook writes to stderr itself, and waits for it.
     std::panic::set_hook(Box::new(move |panic| sink.line(line("ERROR", &panicked(panic)))));
     let filter = EnvFilter::new(level.directives());
-    // What the library says of its own troubles goes by `eprintln!`, which panics where it cannot.
+    // The library reports its own errors with `eprintln!`, which panics if stderr fails.
     let base = fmt::fmt().with_env_filter(filter).log_internal_errors(false);
     let base = base.with_writer(ToSink(sink.clone()));
     match format {
@@ -87,8 +87,8 @@ pub fn init(format: Format, level: Level) {
     }
 }
 
-/// Waits until every line is written, within bounds. Nothing is said after it: the process ends, or gives
-/// its stderr away.
+/// Waits until every line is written, within bounds. Nothing is logged after it: the process ends,
+/// or passes its stderr on.
 pub fn flush() {
     if let Some(sink) = SINK.get() {
         sink.flush(LAST_LINES);

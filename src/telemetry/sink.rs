@@ -39,7 +39,7 @@ struct Shared {
 struct Queue {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// The thread is at an entry that it has taken out.
+    /// The thread is processing an entry.
     busy: bool,
     /// The process is ending: the loss must be reported now.
     last: bool,
@@ -109,7 +109,7 @@ impl Queue {
         self.entries.push_back(Entry::Line(line));
     }
 
-    /// The next entry, or `None` where the queue is empty and somebody waits for that.
+    /// The next entry, or `None` if the queue is empty and a caller waits for that.
     fn take(&mut self) -> Option<Entry> {
         self.busy = true;
         let entry = self.entries.pop_front()?;

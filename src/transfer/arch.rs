@@ -7,7 +7,7 @@ use super::paths::shown;
 use super::root::{self, Root};
 use crate::contract::Arch;
 
-/// Programs that a root has, whatever its distribution.
+/// Programs that a root of any distribution has.
 const PROGRAMS: [&str; 10] = [
     "bin/sh",
     "usr/bin/sh",
@@ -41,7 +41,7 @@ pub enum Error {
     Unknown,
 }
 
-/// Finds the architecture and compares it with the one that was asked for.
+/// Finds the architecture and compares it with the requested one.
 pub fn of(root: &Root, asked: Option<Arch>) -> Result<Arch, Error> {
     match (find(root)?, asked) {
         (Some((found, path)), Some(asked)) if found != asked => {

@@ -56,7 +56,7 @@ pub struct Artifacts {
     pub parameters: Option<File>,
 }
 
-/// Which of them are looked for: what the caller gave is not.
+/// Which of them to look for: those that the caller did not give.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
     pub kernel: bool,
@@ -64,7 +64,7 @@ pub struct Ask {
     pub parameters: bool,
 }
 
-/// Finds what is asked for and copies it out of the image into `scratch`.
+/// Finds the requested files and copies them from the image to `scratch`.
 pub fn find(root: &Root, arch: Arch, ask: Ask, scratch: &Path) -> Result<Artifacts, Error> {
     let kernel = match arch {
         Arch::X86_64 => KERNEL_X86_64,
@@ -123,7 +123,8 @@ impl Wanted {
     }
 }
 
-/// Files beside a kernel that are none: for crash dumps, signatures, leftovers of an update.
+/// Files with the name of a kernel that are not kernels: for crash dumps, signatures, leftovers of
+/// an update.
 fn is_other(rest: &[u8]) -> bool {
     let contains = |word: &[u8]| rest.windows(word.len()).any(|part| part == word);
     contains(b"kdump")

@@ -13,7 +13,7 @@ use crate::telemetry::progress::Meter;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub object: Object,
-    /// From a manifest, hex; empty if nobody said.
+    /// From a manifest, hex; empty if unknown.
     pub md5: String,
 }
 
@@ -68,7 +68,7 @@ pub async fn fetch(
     let get =
         || get::to_file(store.http(), store.source(object.clone()), &part, &options, meter, cancel);
     let got = match get().await {
-        // The part was of something else, or did not reach the disk; it is gone now.
+        // The partial file was of another object, or not on disk; it is removed now.
         Err(get::Error::Md5 { .. }) if had_part => get().await,
         got => got,
     };

@@ -32,7 +32,7 @@ const URL_LIMIT: u64 = 4096;
 struct Recipe {
     /// What the record is made of.
     fields: Value,
-    /// When, by this machine's clock, the record was asked for.
+    /// When the record was requested, by this machine's clock.
     begun: Timestamp,
     /// Its id, once it is known.
     id: Option<String>,
@@ -60,7 +60,8 @@ impl Publication {
         let failed = |source| Error { path: directory.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = directory.join(format!("{}.lock", Uuid::new_v4()));
-        // It gets its name when it is locked: nobody takes it for one of a process that is gone.
+        // It gets its name when it is locked: other processes do not mistake it for one of a
+        // process that has ended.
         let make = || {
             let new = lock.with_extension("new");
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
@@ -79,7 +80,7 @@ impl Publication {
         Journal::at(self.lock.with_extension("image"))
     }
 
-    /// Writes down a recipe: that it is asked for, or its id.
+    /// Records a recipe: that it is requested, or its id.
     pub fn recipe(&self, fields: &Value, id: Option<&str>) -> Result<(), Error> {
         let path = self.lock.with_extension("recipe");
         let (fields, id) = (fields.clone(), id.map(str::to_owned));

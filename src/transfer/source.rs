@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::archive;
 use super::frames::Frames;
 
-/// Bytes looked at: a tar header, with its magic at 257.
+/// Bytes to inspect: a tar header, with its magic at 257.
 const HEAD: usize = 512;
 
 /// How an archive is compressed.

@@ -137,7 +137,7 @@ pub async fn record(
     found.ok_or_else(|| Error::NoRecord(id.to_owned(), collection.path()))
 }
 
-/// Compares an object with what is said of it.
+/// Compares an object with its expected properties.
 pub async fn check(
     backend: &Backend,
     artifact: &Artifact,
@@ -178,7 +178,7 @@ fn compare(checked: &mut Checked, link: &Link, md5: &str, head: Head) {
     if let Some(found) = of_object.as_deref().filter(|found| differ(md5, found)) {
         checked.problems.push(format!("its md5 is {found}, not {md5}"));
     }
-    // The etag of a single put is the md5 of what is there now, whatever the metadata say.
+    // The etag of a single put is the md5 of the current content, regardless of the metadata.
     if !head.etag.contains('-') && head.etag.len() == 32 && differ(md5, &head.etag) {
         checked.problems.push(format!("its content has md5 {}, not {md5}", head.etag));
     }
@@ -188,7 +188,7 @@ fn compare(checked: &mut Checked, link: &Link, md5: &str, head: Head) {
     (checked.size, checked.etag, checked.md5) = (Some(head.size), Some(head.etag), of_object);
 }
 
-/// What nobody said cannot differ.
+/// An unknown value never differs.
 fn differ(said: &str, found: &str) -> bool {
     !said.is_empty() && !said.eq_ignore_ascii_case(found)
 }

@@ -52,7 +52,7 @@ impl Places {
 }
 
 /// A file of any kind, a dangling link too: `touch`, `ln`, `mkfifo` all mean it. A directory does
-/// not, since nobody signals with one.
+/// not.
 fn is_there(dir: &Dir, name: &str) -> bool {
     matches!(dir.stat(Path::new(name)), Ok(Some(stat)) if stat.st_mode & libc::S_IFMT != libc::S_IFDIR)
 }

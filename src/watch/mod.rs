@@ -19,8 +19,8 @@ use watched::Watched;
 
 pub use crate::contract::files::{BUILD_FAILED, COMPLETE, FAILED};
 
-/// A look happens this often whatever inotify says: it can be exhausted, and sees nothing that other
-/// hosts do on a network filesystem.
+/// The files are checked this often regardless of inotify: its limits can be exhausted, and it does
+/// not see changes by other hosts on a network filesystem.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between what wakes us and the look: a small part of the 100 ms within which a signal is seen.

@@ -76,7 +76,7 @@ impl Slot {
             return;
         }
         if let Some(old) = self.watched.take() {
-            // Fails if the directory is gone, and its watch with it.
+            // Fails if the directory was removed, and its watch with it.
             let _ = watcher.unwatch(&old.path);
         }
         let (Some(dir), Some(id)) = (dir, id) else { return };

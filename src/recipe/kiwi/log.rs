@@ -59,7 +59,7 @@ impl<'a> Log<'a> {
         (!text.trim().is_empty()).then(|| text.trim().to_owned())
     }
 
-    /// Whether somebody has complained of a full volume.
+    /// Whether a program reported a full volume.
     pub fn says_full(&self) -> bool {
         self.full
     }

@@ -45,7 +45,7 @@ pub struct Build<'a> {
     pub home: Option<&'a Path>,
     /// Kiwi logs more.
     pub debug: bool,
-    /// The image's architecture, where it is not this host's; its programs run all the same.
+    /// The image's architecture, if it is not this host's; its programs run with emulation.
     pub arch: Option<Arch>,
     /// Variables that scripts of the recipe have no business to see.
     pub secrets: &'a [&'a str],
@@ -146,7 +146,7 @@ fn signing_keys(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(keys)
 }
 
-/// Removes the tarball of the root, which kiwi makes and nobody reads: the room is needed.
+/// Removes the tarball of the root, which kiwi creates and nothing needs: the space is needed.
 fn remove_tarball(target: &Path) {
     let removed = tarball(target).and_then(|path| {
         let size = path.metadata()?.len();
@@ -161,7 +161,7 @@ fn remove_tarball(target: &Path) {
     }
 }
 
-/// A file right below the target, whatever the list says.
+/// A file directly in the target, regardless of the path in the list.
 fn tarball(target: &Path) -> io::Result<PathBuf> {
     let list: serde_json::Value = serde_json::from_slice(&std::fs::read(target.join(RESULT))?)?;
     let named = list["root_archive"]["filename"].as_str().map(Path::new);

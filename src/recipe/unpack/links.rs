@@ -37,8 +37,8 @@ pub(super) fn stays_inside(name: &Name, target: &[u8]) -> bool {
     true
 }
 
-/// Whether the link at `path` leads outside now that all others are there: a chain of links can do
-/// what none of them does alone. A link to nothing is none.
+/// Whether the link at `path` points outside, now that all others exist: a chain of links can do
+/// what none of them does alone. A link without a target does not.
 pub(super) fn check(root: &Dir, path: &[u8]) -> Result<(), Error> {
     if path.starts_with(b"root/") {
         return Ok(());

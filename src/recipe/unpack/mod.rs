@@ -79,7 +79,7 @@ pub fn unpack(
 struct Unpacker<'a> {
     root: Dir,
     limits: &'a Limits,
-    /// Links that were created, to be looked at when all is there.
+    /// Created links, to be checked when everything is unpacked.
     links: Vec<Vec<u8>>,
     /// Directories and their times: what is put into one changes it.
     times: Vec<(Vec<u8>, u64)>,

@@ -14,7 +14,7 @@ use crate::net::pace;
 use crate::s3::etag;
 use crate::telemetry::redact;
 
-/// Asks for ranges of one object, whatever its URL is by then.
+/// Requests ranges of one object, with its current URL.
 pub(super) struct Link {
     http: reqwest::Client,
     source: Arc<dyn Source>,

@@ -28,7 +28,7 @@ use self::output::Output;
 use crate::net::Policy;
 use crate::telemetry::progress::Meter;
 
-/// Why a source has no URL: an error of whatever looks it up.
+/// Why a source has no URL: the error of its lookup.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Gives URLs from which one object can be read.
@@ -39,7 +39,7 @@ pub trait Source: Send + Sync {
     async fn url(&self) -> Result<Url, SourceError>;
 }
 
-/// A URL that nobody can replace: a `DOWNLOAD_URL` without a job record behind it.
+/// A URL that cannot be renewed: a `DOWNLOAD_URL` without a job record.
 #[derive(Debug)]
 pub struct FixedUrl {
     url: Mutex<Option<Url>>,

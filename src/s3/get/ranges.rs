@@ -10,7 +10,7 @@ use super::error::Error;
 use super::verify::Verifier;
 use crate::net::pace;
 
-/// Breaks of one range after which the server is given up, though bytes came each time.
+/// Interruptions of one range after which the download fails, even if each try got some bytes.
 const MAX_BREAKS: u32 = 1000;
 
 impl Download<'_> {
@@ -49,7 +49,7 @@ impl Download<'_> {
         begun.saturating_sub(self.options.concurrency.max(1))
     }
 
-    /// Downloads one range. `open` is its answer if it was asked for already.
+    /// Downloads one range. `open` is its response if it was already requested.
     async fn part(
         &self,
         part: usize,
@@ -81,7 +81,7 @@ impl Download<'_> {
             }
             match copied {
                 Ok(()) if at == end => {}
-                // Short without a break: the server gave less than it was asked for.
+                // Short without an interruption: the server sent less than requested.
                 Ok(()) if got_further => {}
                 Ok(()) => {
                     let error = self.too_little(at, came, took);

@@ -37,7 +37,7 @@ enum Ended {
     No,
     /// Every byte is written.
     Complete,
-    /// The download failed: nobody wants the md5.
+    /// The download failed: the md5 is not needed.
     Abandoned,
 }
 

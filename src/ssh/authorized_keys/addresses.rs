@@ -26,7 +26,7 @@ impl PatternList {
         text.split(',').map(pattern).collect::<Result<_, String>>().map(Self)
     }
 
-    /// A negated match refuses, whatever else matches.
+    /// A negated match refuses, regardless of other matches.
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let matching = |negated| {

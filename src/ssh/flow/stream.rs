@@ -78,7 +78,7 @@ impl SessionStream {
                 }
                 Gate::Wait(time) => time,
             };
-            // The waker is registered before the gate is asked for the last time: no wake-up is lost.
+            // The waker is registered before the last check of the gate: no wake-up is lost.
             if !std::mem::replace(&mut self.sleeping, true) {
                 self.sleep.as_mut().reset((now + time).into());
                 continue;

@@ -147,8 +147,9 @@ fn may_listen(connection: &Connection, address: &str, port: u16) -> bool {
             || options.permit_listen.iter().any(|listen| listen.fits(address, port)))
 }
 
-/// Always on the loopback interface (sshd's `GatewayPorts no`), whatever address was asked for: on both
-/// of its addresses, if not one of them was named; one of the two may be taken. Gives the port as well.
+/// Always on the loopback interface (sshd's `GatewayPorts no`), regardless of the requested
+/// address: on both of its addresses, unless one of them was named; one of the two may be in use.
+/// Also returns the port.
 async fn bind(
     connection: &Connection,
     address: &str,

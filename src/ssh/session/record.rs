@@ -29,7 +29,7 @@ struct Open {
 }
 
 impl Recorder {
-    /// Begins a file of its own in `directory`, readable by root alone.
+    /// Creates a new file in `directory`, readable only by root.
     pub(super) async fn begin(
         directory: &Path,
         live: &Live,
@@ -90,7 +90,7 @@ impl Recorder {
     }
 }
 
-/// Takes whole characters; what is none becomes U+FFFD, the beginning of one is left.
+/// Takes whole characters; invalid bytes become U+FFFD, an incomplete character stays.
 fn take_text(bytes: &mut Vec<u8>) -> String {
     let mut text = String::new();
     let mut taken = 0;

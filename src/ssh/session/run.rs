@@ -220,7 +220,7 @@ impl Controller {
             if let Ok(status) = tokio::time::timeout(HANGUP, self.child.wait()).await {
                 return status;
             }
-            // It continues alone; the jail ends what is left.
+            // The program continues without a client; the jail ends it at the end of the job.
             self.outlet.close().await;
         }
         // Given up one moment after the screen's, so that what was typed last still arrives.

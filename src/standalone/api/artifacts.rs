@@ -152,7 +152,7 @@ impl Artifacts for Image {
 
 /// The manifest of an image and what it lists; `None` if there is none that can be read.
 ///
-/// A record must be deletable whatever became of its manifest.
+/// A record must be deletable even if its manifest is missing or damaged.
 async fn listed(link: Option<&Link>, objects: &Objects) -> Result<Option<(Object, Vec<Artifact>)>> {
     let Some((link, at)) = link.and_then(|link| linked(link).map(|at| (link, at))) else {
         return Ok(None);

@@ -158,7 +158,7 @@ where
     Ok(())
 }
 
-/// Removes objects that no record needs any more; the record's change stands even if that fails.
+/// Removes objects that no record needs any more; the record's change stays even if that fails.
 async fn sweep(app: &App, originals: &[Object]) {
     if let Err(error) = app.objects.delete_all(originals).await {
         tracing::error!(error = %chain(&error), "cannot move the objects of a record, they stay \

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::store::check_name;
 use crate::configure::{inventory, report};
 
-/// What is asked for. Fields that concern no image (`ansible_limit`, `tags` and so on) are left alone.
+/// The requested session. Fields that do not concern images (`ansible_limit`, `tags` and so on) are
+/// ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Session {
     pub name: String,

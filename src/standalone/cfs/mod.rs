@@ -72,7 +72,7 @@ impl Cfs {
         for mut session in sessions.list()? {
             if session["status"]["session"]["status"] != "complete" {
                 run::end(&mut session, false);
-                // Without room for that it is said again at the next start.
+                // If there is no space for that, it is stored at the next start.
                 if let Err(error) = sessions.put(&session) {
                     tracing::warn!(session = %session["name"], %error, "cannot store the status \
                         of an ended session");

@@ -104,7 +104,7 @@ impl Inner {
                 images.push(image.id);
             }
         }
-        // Its record may be gone, its objects not.
+        // Its record may be deleted while its objects still exist.
         images.extend(written.filter(|_| !recorded));
         for image in images {
             let below = format!("{image}/");

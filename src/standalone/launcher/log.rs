@@ -11,7 +11,7 @@ use std::time::Duration;
 const LIMIT: u64 = 64 << 20;
 /// How much of its end is kept, as `log.old`.
 const KEPT: u64 = 16 << 20;
-/// How often somebody looks.
+/// How often the size is checked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Cuts the log in `path` whenever it has become too long. Its writers must append.

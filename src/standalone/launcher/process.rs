@@ -75,7 +75,7 @@ impl Identity {
     }
 }
 
-/// Ends whatever still carries the job's id in its environment: sessions of an agent that died.
+/// Ends all processes with the job's id in their environment: sessions of an agent that died.
 ///
 /// Users keep the id in their environment too (the procedures of IMS export it). But no job runs in
 /// the mount namespace of standalone, and no user of this machine in that of a job.

@@ -14,7 +14,7 @@ use super::{Error, GRACE, Inner, Launcher, Port, Running, remove};
 use crate::standalone::records::Job;
 use crate::telemetry::chain;
 
-/// So often an agent is started again, before its job is given up.
+/// How often an agent is started again before its job ends with an error.
 const RESTARTS: u32 = 10;
 /// How long the port of an agent that was killed may be busy: with a connection of anybody's, if not with
 /// that agent.

@@ -63,7 +63,7 @@ impl S3Auth for Access {
 
 #[async_trait::async_trait]
 impl S3Access for Access {
-    /// Comes before everything else. What is not here, nobody but the owner may do.
+    /// Runs before everything else. Operations that are not listed here are only for the owner.
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         let key = cx.credentials().map(|it| it.access_key.as_str());
         let (operation, path) = (cx.s3_op().name(), cx.s3_path());

@@ -93,7 +93,7 @@ impl Blobs {
         Ok(())
     }
 
-    /// Gives an object of other blobs' bytes a blob that says what it is.
+    /// Creates a blob with the note of an object whose bytes are in other blobs.
     pub fn note(&self, blob: Uuid, at: (&str, &str), object: &mut Object) -> io::Result<()> {
         object.segments = note::noted(std::mem::take(&mut object.segments), blob);
         let (bucket, key) = (at.0.to_owned(), at.1.to_owned());
@@ -101,7 +101,7 @@ impl Blobs {
         self.seal(self.create(blob)?, entry)
     }
 
-    /// Whether a blob says what it is.
+    /// Whether a blob has a note.
     pub fn is_noted(&self, blob: Uuid) -> bool {
         note::read(&self.path(blob), blob).is_ok_and(|(_, entry)| entry.is_some())
     }
@@ -113,8 +113,8 @@ impl Blobs {
         draft.file.sync_all()
     }
 
-    /// Takes the note from a blob that is kept for its bytes alone. Where that fails, a rebuild of the
-    /// index may find an object again that was deleted; no more.
+    /// Removes the note from a blob that is kept only for its bytes. If that fails, a rebuild of
+    /// the index may restore a deleted object.
     pub fn strip(&self, blob: Uuid) {
         let path = self.path(blob);
         if let Err(error) = note::strip(&path, blob)

@@ -3,8 +3,8 @@
 use s3s::dto::EncodingType;
 use s3s::{S3Result, s3_error};
 
-/// Refuses keys that no list could name. S3 takes them; its lists are then no XML, but for clients that
-/// ask for them encoded.
+/// Refuses keys that a list could not contain. S3 accepts them; its lists are then invalid XML,
+/// except for clients that request encoded keys.
 pub fn check(key: &str) -> S3Result<()> {
     match key.chars().find(|c| !is_xml(*c)) {
         None => Ok(()),

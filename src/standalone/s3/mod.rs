@@ -97,7 +97,7 @@ impl Probe {
 struct Places {
     blobs: PathBuf,
     index: PathBuf,
-    /// Blobs that no object uses, for somebody to look at.
+    /// Blobs that no object uses, for the operator to check.
     lost: PathBuf,
 }
 

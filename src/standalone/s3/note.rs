@@ -25,7 +25,7 @@ const LIMIT: u64 = 8 << 20;
 /// An entry of the index, and the blob that says it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Note {
-    /// The file's own name: bytes of a client that look like a note are none.
+    /// The file's own name: so bytes of a client that look like a note are not accepted as one.
     blob: Uuid,
     pub entry: Entry,
 }

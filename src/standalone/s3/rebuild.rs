@@ -20,7 +20,7 @@ use super::{BUCKETS, Error, Places};
 use crate::standalone::database;
 use crate::telemetry::chain;
 
-/// The bucket and the prefix of objects that nobody knows.
+/// The bucket and the prefix of unknown objects.
 const LOST_BUCKET: &str = BUCKETS[1];
 const LOST_PREFIX: &str = "lost+found/";
 
@@ -149,7 +149,7 @@ fn read_notes<'b>(
     }
     broken.retain(|at| !found.objects.contains_key(at));
     report.broken = broken.into_iter().map(|(bucket, key)| format!("{bucket}/{key}")).collect();
-    // A part that became an object's is none any more.
+    // A part that became part of an object is no longer a part of an upload.
     let claimed = found.used();
     parts.retain(|(blob, ..)| !claimed.contains(blob));
     parts.sort_by_key(|(.., (_, part))| part.modified);

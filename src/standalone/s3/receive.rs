@@ -20,7 +20,7 @@ use super::blobs::{Blobs, Draft};
 use super::model::Segment;
 use super::service::{disk, internal};
 
-/// A client that sends nothing for this long is gone.
+/// A client that sends nothing for this long counts as disconnected.
 const SILENCE: Duration = Duration::from_secs(300);
 /// How long a body is still read of which nothing can be kept.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ pub struct Expected {
     pub sha256: Option<String>,
 }
 
-/// A body that arrived whole and as it was sent; gone again unless it is sealed.
+/// A body that arrived completely and unchanged; removed unless it is sealed.
 #[derive(Debug)]
 pub struct Received {
     pub draft: Draft,
@@ -103,8 +103,8 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
     }
 }
 
-/// Reads on and forgets. A client that is still sending when the connection closes sees that alone, and
-/// not the answer, which says what is wrong.
+/// Reads the rest and discards it. A client that is still sending when the connection closes would
+/// only see that, and not the response with the error.
 async fn drain(body: &mut StreamingBlob) {
     let rest = async { while let Some(Ok(_)) = body.next().await {} };
     let _ = tokio::time::timeout(DRAIN, rest).await;

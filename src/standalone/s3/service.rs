@@ -60,7 +60,8 @@ impl Service {
                 Ok(value)
             }
             Err(fault) => {
-                // A change whose commit failed may be there all the same. What nobody can say of stays.
+                // A change whose commit failed may still be on disk. If this is not known, the blob
+                // stays.
                 let unused = |blob: &Uuid| index.run(|index| index.uses(*blob)).is_ok_and(|it| !it);
                 blobs.remove(new.into_iter().filter(unused).collect());
                 Err(fault)
@@ -79,8 +80,8 @@ pub fn internal(error: impl std::error::Error + Send + Sync + 'static) -> S3Erro
 /// Whether "no space" was logged, and nothing could be stored since.
 static SAID_FULL: AtomicBool = AtomicBool::new(false);
 
-/// What the disk refused. A full one is an answer of its own, which no client takes for one that passes in
-/// a moment (as it takes every 500 and 503), and said once to the log.
+/// An error of the disk. A full disk has its own response, so that clients do not retry (as they do
+/// after 500 and 503), and is logged once.
 pub fn disk(error: io::Error) -> S3Error {
     if !database::is_full(&error) {
         return internal(error);

@@ -24,7 +24,7 @@ impl Hosts {
         Self { listen: listen.ip().to_canonical(), names }
     }
 
-    /// Refuses what was meant for somebody else, and what a page of another origin sends.
+    /// Refuses requests for other hosts, and requests of pages of another origin.
     pub fn check<B>(&self, request: &http::Request<B>) -> Result<(), Problem> {
         let host = host(request.headers())?;
         let of_uri = request.uri().authority().map(|authority| authority.as_str());

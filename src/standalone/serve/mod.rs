@@ -38,7 +38,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Files that are not connections: databases, blobs, pipes of children.
 const OTHER_FILES: u64 = 256;
-/// Connections of one listener, whatever the limit of open files.
+/// Maximum number of connections of one listener, regardless of the limit of open files.
 const MOST: u64 = 4096;
 const FEWEST: u64 = 32;
 

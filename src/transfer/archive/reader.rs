@@ -25,7 +25,7 @@ const MAX_MINOR: u32 = (1 << 20) - 1;
 /// Something in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// As it stands in the archive.
+    /// As in the archive.
     pub path: Vec<u8>,
     pub kind: Kind,
     /// Permission bits with setuid, setgid and sticky.
@@ -51,7 +51,7 @@ pub enum Kind {
     Fifo,
 }
 
-/// What stands before an entry's own header.
+/// The extension headers before an entry's own header.
 #[derive(Default)]
 struct Extensions {
     path: Option<Vec<u8>>,
@@ -240,7 +240,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The map stands in the header, and in further blocks between it and the data.
+    /// The map is in the header, and in further blocks between it and the data.
     fn old_gnu_sparse(&mut self, header: &Header) -> Result<Map, Error> {
         let damaged = "a malformed sparse file map";
         let gnu = header.as_gnu().ok_or_else(|| self.damaged(damaged))?;

@@ -93,7 +93,8 @@ async fn send(
     Ok(())
 }
 
-/// Without [`Next::End`] the compressed stream is not ended: nobody takes it for whole.
+/// Without [`Next::End`] the compressed stream is not terminated, so that no reader accepts it as
+/// complete.
 fn write(
     out: Box<dyn Write + Send>,
     documents: Vec<(String, Vec<u8>)>,

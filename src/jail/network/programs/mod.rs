@@ -121,8 +121,8 @@ fn socket_create(parts: Parts<'_>) -> Vec<Insn> {
     asm.finish()
 }
 
-/// Sockets of a session share a port with nobody: with SO_REUSEPORT a share of a service's clients would
-/// be theirs.
+/// Sockets of a session cannot share a port: with SO_REUSEPORT they would get a part of a service's
+/// clients.
 fn set_sock_opt() -> Vec<Insn> {
     let mut asm = Asm::default();
     let allow = asm.label();

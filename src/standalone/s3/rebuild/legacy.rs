@@ -90,7 +90,7 @@ fn object(parts: &[Silent], etag: String) -> Object {
     }
 }
 
-/// What a manifest names; nothing if this is none.
+/// The objects in a manifest; nothing if this is not a manifest.
 fn named_in(blobs: &Blobs, segments: &[Segment]) -> io::Result<Vec<Hint>> {
     let mut json = Vec::new();
     for segment in segments {

@@ -20,7 +20,7 @@ pub const NAME: &str = ".ims-import-journal.json";
 pub struct Entry {
     /// What the record is made of.
     pub fields: Value,
-    /// When, by this machine's clock, the record was asked for.
+    /// When the record was requested, by this machine's clock.
     pub begun: Timestamp,
     /// Its id, once it is known.
     pub id: Option<String>,
@@ -63,7 +63,7 @@ impl Journal {
         self.lock().get(&self.backend)?.get(key).cloned()
     }
 
-    /// How many records of these fields were asked for and have no known id.
+    /// How many records with these fields were requested and have no known id.
     pub fn in_doubt(&self, fields: &Value) -> usize {
         let entries = self.lock();
         let of_site = entries.get(&self.backend).into_iter().flat_map(BTreeMap::values);

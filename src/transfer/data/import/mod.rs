@@ -318,7 +318,8 @@ impl Outcome {
         !self.stopped && self.lines.iter().all(|line| line.problem.is_none())
     }
 
-    /// The map of old ids and etags to new ones, in the incumbent's form; keys of our own beside it.
+    /// The map of old ids and etags to new ones, in the format of ims-import-export.py, with
+    /// additional keys.
     pub fn map(&self) -> Value {
         let of = |collection| json!(self.maps.get(&collection).cloned().unwrap_or_default());
         json!({

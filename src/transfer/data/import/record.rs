@@ -27,7 +27,7 @@ pub enum Action {
     Created,
     /// It was there, and got what was missing.
     Restored,
-    /// It was taken out of the trash with its old id.
+    /// It was restored from the trash with its old id.
     Undeleted,
 }
 
@@ -38,7 +38,7 @@ pub struct Done {
     pub id: String,
     /// Old etags and new ones, where they differ.
     pub etags: BTreeMap<String, String>,
-    /// What is wrong all the same.
+    /// A remaining problem.
     pub problem: Option<String>,
 }
 
@@ -258,7 +258,7 @@ impl Import<'_> {
 
     /// Puts a record of the trash there, once it is complete.
     async fn discard(&self, it: &Exported<'_>, done: Done) -> Result<Done, Error> {
-        // One that is alive under its old id was taken out of the trash since.
+        // A record that exists under its old id was restored from the trash since.
         let belongs_there = it.part.deleted && done.id != it.id && !self.options.dry_run;
         if belongs_there && !self.has(it.part, &done.id) {
             self.backend.ims.discard(it.part.collection, &done.id, self.cancel).await?;

@@ -31,7 +31,7 @@ enum Supplier {
     Stream(Mutex<Stream>),
 }
 
-/// A tar archive; what comes before a file that is asked for is kept until that is asked for.
+/// A tar archive; files before the requested one are kept until they are requested.
 struct Stream {
     reader: Option<Reader<Box<dyn Read + Send>>>,
     spool: TempDir,
@@ -88,7 +88,7 @@ impl Supply {
         Ok(Self { kind: Arc::new(Supplier::Stream(Mutex::new(stream))) })
     }
 
-    /// True if files must be asked for in the order of the records.
+    /// True if files must be requested in the order of the records.
     pub fn is_stream(&self) -> bool {
         matches!(*self.kind, Supplier::Stream(_))
     }
@@ -140,7 +140,7 @@ impl Supply {
         read.await.unwrap_or_else(|panic| Err(Error::Unpack(io::Error::other(panic))))
     }
 
-    /// Lets go of a file that will not be asked for again.
+    /// Releases a file that will not be requested again.
     pub fn release(&self, path: &str) {
         if let Supplier::Stream(stream) = &*self.kind {
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);

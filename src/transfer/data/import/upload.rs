@@ -85,7 +85,7 @@ pub struct Sent {
 struct Wanted<'a> {
     path: String,
     object: Object,
-    /// Hex; empty if nobody said.
+    /// Hex; empty if unknown.
     md5: &'a str,
     /// What it was in the store that was exported.
     etag: &'a str,
