@@ -199,7 +199,7 @@ attempt('init lives', lambda: open('/proc/1/comm').read().strip())
 "#
     );
     let lines = python(&jail, &script);
-    let comm = fs::read_to_string(format!("/proc/{}/comm", jail.link().unwrap().line.pid)).unwrap();
+    let comm = fs::read_to_string(format!("/proc/{}/comm", jail.init().unwrap().line.pid)).unwrap();
     assert_eq!(
         lines,
         [
@@ -220,7 +220,7 @@ attempt('init lives', lambda: open('/proc/1/comm').read().strip())
 #[test]
 fn abstract_sockets_of_the_pod_are_out_of_reach() {
     let (image, jail) = host_jail(Options::default());
-    if !jail.link().unwrap().notes.is_empty() {
+    if !jail.init().unwrap().notes.is_empty() {
         // Nothing to forbid it with; the log says so (docs/limits.md).
         left_out("abstract sockets", "the kernel is older than 6.12");
         return;

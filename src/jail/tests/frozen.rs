@@ -88,7 +88,7 @@ time.sleep(600)
 #[test]
 fn the_process_that_starts_sessions_is_not_among_them() {
     let (image, jail) = host_jail(Options::default());
-    let init = jail.link().unwrap().line.pid;
+    let init = jail.init().unwrap().line.pid;
     let script = format!(
         r#"
 print(os.getppid())
@@ -104,7 +104,7 @@ print([open('/proc/%s/comm' % name).read().strip() for name in os.listdir('/proc
 
 /// As a debugger or a stopped container does it, from outside.
 fn stop(jail: &Jail) -> i32 {
-    let init = jail.link().unwrap().line.pid;
+    let init = jail.init().unwrap().line.pid;
     kill(Pid::from_raw(init), Signal::SIGSTOP).unwrap();
     init
 }
@@ -121,7 +121,7 @@ fn one_that_does_not_answer_is_replaced_and_its_sessions_end() {
     assert!(asked.elapsed() < Duration::from_secs(40), "{:?}", asked.elapsed());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(child.wait()).is_err());
-    assert_ne!(jail.link().unwrap().line.pid, init);
+    assert_ne!(jail.init().unwrap().line.pid, init);
     jail.close(Duration::ZERO);
 }
 

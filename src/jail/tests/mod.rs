@@ -224,7 +224,7 @@ fn who_kills_init_ends_the_sessions_and_the_next_one_works() {
     let jail = image.jail();
     let (mut child, _stdin, mut stdout, _) = spawn(&jail, Program::Command(b"echo; cat".into()));
     stdout.read_exact(&mut [0]).unwrap();
-    let init = jail.link().unwrap().line.pid;
+    let init = jail.init().unwrap().line.pid;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), Signal::SIGKILL).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(child.wait()).is_err());
