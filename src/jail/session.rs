@@ -76,23 +76,23 @@ fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report
             Ok(()) => 0,
             Err(fault) => report_fault(report, &fault),
         },
-        ChildProgram::Sftp => match settle(stdio, report, home) {
+        ChildProgram::Sftp => match set_up_stdio(stdio, report, home) {
             Ok(report) => {
                 drop(report);
                 crate::sftp::serve_stdio()
             }
             Err(_) => FAILED,
         },
-        ChildProgram::Exec { path, argv } => match settle(stdio, report, home) {
+        ChildProgram::Exec { path, argv } => match set_up_stdio(stdio, report, home) {
             Ok(report) => execute(path, argv, env, report),
             Err(_) => FAILED,
         },
     }
 }
 
-/// Takes stdio as its own and goes home; gives the report at its new number. Failing here leaves
+/// Moves stdio to its descriptors and changes to the home directory; returns the report at its new number. Failing here leaves
 /// no way to report it: init sees the end of the pipe and then the status.
-fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
+fn set_up_stdio(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
     let report = exec::arrange_descriptors(stdio, report)?;
     go_home(&home.into_os());
     Ok(report)

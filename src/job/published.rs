@@ -109,7 +109,8 @@ pub(super) async fn settle(
 ) -> anyhow::Result<Option<Published>> {
     let journal = Journal::at(journal.to_owned());
     let (ims, stop) = (reporter.ims().with_long_deadline(), &reporter.stop);
-    let Some(image) = earlier::settle(&ims, &store.with_long_deadline(), &journal, stop).await?
+    let Some(image) =
+        earlier::finish_or_roll_back(&ims, &store.with_long_deadline(), &journal, stop).await?
     else {
         return Ok(None);
     };

@@ -12,7 +12,7 @@ use crate::s3::{Object, Store};
 
 /// Finishes or rolls back an earlier publication, according to its journal. Returns its image if it
 /// is complete; otherwise everything is rolled back and the journal is removed.
-pub async fn settle(
+pub async fn finish_or_roll_back(
     ims: &ims::Client,
     store: &Store,
     journal: &Journal,

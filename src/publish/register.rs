@@ -128,7 +128,9 @@ pub async fn publish(
     // What is lost with a service that restarts now is hours of a user's work.
     let (ims, store) = (&ims.with_long_deadline(), &store.with_long_deadline());
     let earlier = request.journal.load()?;
-    if let Some(image) = Box::pin(earlier::settle(ims, store, &request.journal, cancel)).await? {
+    if let Some(image) =
+        Box::pin(earlier::finish_or_roll_back(ims, store, &request.journal, cancel)).await?
+    {
         return Box::pin(finish(ims, store, &request, image, cancel)).await;
     }
     let published = Box::pin(make(ims, store, &request, cancel)).await;

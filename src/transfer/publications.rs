@@ -56,7 +56,7 @@ impl Publication {
     /// Begins one, after what killed processes have left for this site is rolled back.
     pub async fn begin(backend: &Backend, cancel: &CancellationToken) -> Result<Self, Error> {
         let directory = &backend.publications;
-        settle(backend, directory, cancel).await;
+        roll_back_killed(backend, directory, cancel).await;
         let failed = |source| Error { path: directory.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = directory.join(format!("{}.lock", Uuid::new_v4()));
@@ -107,14 +107,14 @@ impl Drop for Publication {
 
 /// Rolls back what killed processes have left for this site. What cannot be is logged and tried again by the
 /// next command.
-async fn settle(backend: &Backend, directory: &Path, cancel: &CancellationToken) {
+async fn roll_back_killed(backend: &Backend, directory: &Path, cancel: &CancellationToken) {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     for lock in entries.map(|entry| entry.path()) {
         if lock.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
         let Some(held) = take(&lock, backend) else { continue };
-        if let Err(error) = settle_one(backend, &lock, cancel).await {
+        if let Err(error) = roll_back_one(backend, &lock, cancel).await {
             tracing::warn!(
                 journal = %lock.display(),
                 "cannot roll back now what an earlier command left behind: {error:#}"
@@ -135,13 +135,15 @@ fn take(lock: &Path, backend: &Backend) -> Option<Flock<File>> {
     (url == backend.ims.base().as_str()).then_some(held)
 }
 
-async fn settle_one(
+async fn roll_back_one(
     backend: &Backend,
     lock: &Path,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     let image = Journal::at(lock.with_extension("image"));
-    if let Some(image) = earlier::settle(&backend.ims, &backend.store, &image, cancel).await? {
+    if let Some(image) =
+        earlier::finish_or_roll_back(&backend.ims, &backend.store, &image, cancel).await?
+    {
         tracing::info!(image = image.id, "an earlier command was killed after it published");
     }
     image.remove()?;
@@ -151,11 +153,11 @@ async fn settle_one(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    settle_recipe(backend, &entry, cancel).await?;
+    roll_back_recipe(backend, &entry, cancel).await?;
     Ok(std::fs::remove_file(&path)?)
 }
 
-async fn settle_recipe(
+async fn roll_back_recipe(
     backend: &Backend,
     entry: &Recipe,
     cancel: &CancellationToken,
