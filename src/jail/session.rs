@@ -90,8 +90,8 @@ fn live(launch: Launch, init: Pid, root: Option<&OwnedFd>, setup: &Setup, report
     }
 }
 
-/// Moves stdio to its descriptors and changes to the home directory; returns the report at its new number. Failing here leaves
-/// no way to report it: init sees the end of the pipe and then the status.
+/// Moves stdio to its descriptors and changes to the home directory; returns the report at its new
+/// number. There is no way to report a failure here: init sees the end of the pipe and then the status.
 fn set_up_stdio(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
     let report = exec::arrange_descriptors(stdio, report)?;
     go_home(&home.into_os());
