@@ -1,4 +1,4 @@
-//! Repositories of layers, by the git program.
+//! Clones the repositories of layers with the git program.
 
 use std::path::Path;
 use std::process::Command;

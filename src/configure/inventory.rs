@@ -1,4 +1,4 @@
-//! The inventory that CFS makes for an image: its host is named after the image's id.
+//! The inventory that CFS creates for an image: its host is named after the image's id.
 
 use std::net::SocketAddr;
 use std::path::Path;

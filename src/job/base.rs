@@ -1,5 +1,5 @@
-//! The image that a root was made from: packing takes its blocks, publishing its parts, and the
-//! change list is told against it.
+//! The base image of a root: packing reuses its blocks, publishing its parts, and the change list
+//! compares with it.
 
 use std::path::{Path, PathBuf};
 

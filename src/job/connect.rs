@@ -1,4 +1,4 @@
-//! From the contract to the clients of IMS and the object store.
+//! Creates the clients of IMS and the object store from the contract.
 
 use anyhow::Context;
 use secrecy::SecretString;

@@ -1,8 +1,8 @@
 //! The control socket of a job: sends the current sessions to each client, again and again. The command
 //! `who` connects to it.
 //!
-//! It lies in the agent's directory, which only root may enter and sessions do not see where there are
-//! namespaces. Each answer is a line of JSON; nothing is read from who asks.
+//! It is in the agent's directory, which only root can enter; with namespaces, sessions do not see
+//! it. Each message is a line of JSON; nothing is read from the client.
 
 use std::time::Duration;
 

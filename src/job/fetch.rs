@@ -1,4 +1,4 @@
-//! Where the job's image or recipe comes from, and how it gets to the job's directory.
+//! Finds the job's image or recipe and downloads it to the job's directory.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! An image that cannot be packaged as it is: its users are shown why, and have a while to repair it.
+//! The grace period of an image that cannot be packaged: its users see the reason, and have time to
+//! repair it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
-//! Publishing with patience: what IMS or the store refuses holds the job until a site has repaired it.
+//! Holds a job whose image IMS or the store refuses, until the site has repaired the cause.
 //!
-//! Credentials, CA and endpoint are read anew for each try. Between two tries a small write shows
-//! whether the store takes anything at all, so that an image is not sent to be refused again.
+//! Credentials, CA and endpoint are read again for each try. Between two tries a small write tests
+//! whether the store accepts data, so that an image is not uploaded only to be refused again.
 
 use std::io;
 use std::sync::atomic::Ordering;

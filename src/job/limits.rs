@@ -1,5 +1,5 @@
-//! How long a job may wait for its user: an idle limit and a deadline, told in the sessions before they
-//! strike.
+//! Time limits of a job that waits for its user: an idle limit and a deadline, with warnings in the
+//! sessions.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// What is left when the sessions are told, the longest first.
+/// Remaining times at which the sessions are warned, the longest first.
 const WARNINGS: [Duration; 3] =
     [Duration::from_secs(600), Duration::from_secs(60), Duration::from_secs(10)];
 
@@ -91,7 +91,7 @@ struct Warned(usize);
 impl Warned {
     /// What to warn of now. A time that grew again, because somebody came back, is warned of again.
     fn due(&mut self, limit: Duration, left: Duration) -> Option<Duration> {
-        // A warning at the very beginning of a short limit would tell nobody anything.
+        // A warning at the very beginning of a short limit would be useless.
         let reached = WARNINGS.iter().filter(|&&at| left <= at).count();
         let before = std::mem::replace(&mut self.0, reached);
         let at = *WARNINGS.get(reached.checked_sub(1)?)?;

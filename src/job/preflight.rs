@@ -1,4 +1,4 @@
-//! Whether a job could publish: tried before anybody works for hours on what could not be kept.
+//! Tests whether a job can publish, before a user works for hours on an image that would be lost.
 
 use std::sync::atomic::Ordering;
 

@@ -1,5 +1,5 @@
-//! How a job stands that an agent finds when it starts: one that was restarted must not begin anew what is
-//! over, nor publish it again.
+//! Checks the state of a job when its agent starts: a restarted agent must not repeat a job that
+//! has ended, or publish its image twice.
 
 use std::path::Path;
 

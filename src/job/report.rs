@@ -1,4 +1,4 @@
-//! What IMS, the log and the probes are told of a job, and the outcome that is made of its end.
+//! Reports the state of a job to IMS, the log and the probes, and creates the outcome at its end.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -21,14 +21,14 @@ use crate::workspace;
 #[derive(Debug)]
 pub struct Outcome {
     pub end: End,
-    /// False when IMS could not be told the terminal status.
+    /// False if the terminal status could not be reported to IMS.
     pub told: bool,
     /// The result JSON of contract section 5.
     pub result: String,
 }
 
 impl Outcome {
-    /// The outcome where there is no way to tell IMS anything. Logs the error.
+    /// The outcome if nothing can be reported to IMS. Logs the error.
     pub(super) fn without_ims(error: &anyhow::Error) -> Self {
         let error = chain(error.as_ref());
         tracing::error!("the job failed, and this cannot be reported to IMS: {error}");
@@ -54,7 +54,7 @@ pub(super) struct GaveUp {
     pub file: PathBuf,
 }
 
-/// Tells how the job goes. Without a job id there is no record to patch, only a log.
+/// Reports the state of a job. Without a job id there is no record to patch, only a log.
 pub(super) struct Reporter {
     /// Replaced when a job is held: the credentials may have been repaired.
     ims: Mutex<ims::Client>,
@@ -119,7 +119,7 @@ impl Reporter {
         self.finish(result).await
     }
 
-    /// Does one step of a job, of which IMS is told nothing but a failure: the job goes on after it.
+    /// Does one step of a job, and reports only a failure to IMS: the job continues after it.
     pub async fn conclude_step(
         &self,
         work: impl Future<Output = anyhow::Result<()>> + Send + 'static,

@@ -1,7 +1,7 @@
-//! What is saved of a job that fails: IMS removes the volume of a job that has ended.
+//! Saves the work of a job that fails, because IMS removes the volume of a job that has ended.
 //!
-//! The root is packed, with whatever boot files it has, to a place that outlives the job. `rescue.json`
-//! is written last and says what lies there.
+//! The root is packed, with the boot files that it has, to a place that outlives the job.
+//! `rescue.json` is written last and lists the files.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! The filter that an operator's choice makes, as long as a job needs it.
+//! The network filter that the operator chose, for as long as a job needs it.
 
 use anyhow::Context;
 

@@ -1,4 +1,4 @@
-//! The time in which the user has the image: sessions open, a signal comes, sessions close.
+//! The time in which the user works on the image: sessions open, a signal arrives, sessions close.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -41,7 +41,7 @@ const PROCESS_GRACE: Duration = Duration::from_secs(3);
 /// How old the number of sessions in the metrics may be.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is told that users can come in.
+/// Who is notified that users can log in.
 pub(super) enum Told {
     Ims(Arc<Reporter>),
     /// Another container of the pod, which sees for itself, tells IMS.
@@ -112,7 +112,7 @@ pub(super) struct Site {
     pub root: PathBuf,
     /// The agent's own directory.
     pub agent: PathBuf,
-    /// What the user is told of it.
+    /// The text for the user.
     pub purpose: String,
     /// Run once the shell is up.
     pub script: Option<PathBuf>,
@@ -421,7 +421,7 @@ fn motd(host: &Host, site: &Site) -> ssh::Motd {
     })
 }
 
-/// What the sessions are told before they close.
+/// The notice to sessions before they close.
 fn farewell(signal: &anyhow::Result<Signal>) -> &'static str {
     match signal {
         Ok(Signal { kind: Kind::Complete, .. }) => {

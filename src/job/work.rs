@@ -1,5 +1,6 @@
-//! From an open image root to a published image: users work, it is packed and published. Where that fails
-//! for what can be repaired, users come back, or whoever runs IMS and the store is waited for.
+//! From an open image root to a published image: users work, the root is packed and published. If
+//! that fails for a reason that can be repaired, users can log in again, or the job waits until the
+//! site has repaired IMS or the store.
 
 use std::sync::Arc;
 

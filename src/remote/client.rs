@@ -1,4 +1,5 @@
-//! Connections to a node: root, one of the site's keys, a host key that is known or learned.
+//! Connections to a node: root, one of the site's keys, a host key that is known, or accepted at
+//! the first login.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

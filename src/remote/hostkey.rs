@@ -1,5 +1,5 @@
-//! How a node proves itself: by the key in a known_hosts file that the site mounts beside its private
-//! key, or by the one it showed first, which is kept in the job's directory.
+//! Verifies the host key of a node: against a known_hosts file that the site mounts beside its
+//! private key, or against the first key of the node, which is stored in the job's directory.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Brings the program to a node, unless the very same one is there already.
+//! Copies the program to a node, unless the same file is already there.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! The pod's end of the talk with the program on a node: events come, requests go, heartbeats do both.
+//! The pod's end of the channel to the program on a node: receives events, sends requests, and both
+//! sides send heartbeats.
 
 use std::time::Duration;
 

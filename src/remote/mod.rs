@@ -2,7 +2,7 @@
 //!
 //! Called by `job::remote` alone, on both ends. In the pod: `client` connects, `install` brings the
 //! program there, `link` runs it and listens, `relay` lets the users in, `files` moves files. On the
-//! node: `node` is the other end of `link`. What they say to each other is in `wire`.
+//! node: `node` is the other end of `link`. Their messages are in `wire`.
 
 mod client;
 mod error;

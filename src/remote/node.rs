@@ -1,7 +1,6 @@
-//! The node's end of the talk with the pod: stdin and stdout of this process, and its log besides.
+//! The node's end of the channel to the pod: stdin and stdout of this process, and its log.
 //!
-//! The threads here may hang on a connection that is gone; nothing else does, and the process does not
-//! wait for them.
+//! Only the threads here can block on a broken connection; the process does not wait for them.
 
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::sync::{Arc, Mutex, PoisonError};

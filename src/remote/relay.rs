@@ -1,4 +1,5 @@
-//! Lets users of the pod's SSH port into the sessions on the node: bytes both ways, nothing is looked at.
+//! Forwards users of the pod's SSH port to the sessions on the node: bytes in both directions,
+//! without inspection.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
-//! What pod and node say to each other: lines of JSON, on stdin and stdout of the program on the node.
+//! The messages between pod and node: lines of JSON, on stdin and stdout of the program on the
+//! node.
 //!
-//! Both ends are the same build (the pod brings the program), so there are no versions.
+//! Both ends are the same build (the pod installs the program), so there are no versions.
 
 use std::path::PathBuf;
 use std::time::Duration;

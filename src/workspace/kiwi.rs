@@ -1,4 +1,4 @@
-//! `/image`, where kiwi leaves its configuration: passwords and scripts that are root's business.
+//! `/image`, where kiwi leaves its configuration: passwords and scripts that only root may read.
 
 use std::io;
 use std::path::{Path, PathBuf};

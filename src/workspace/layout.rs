@@ -1,4 +1,4 @@
-//! Where things lie in a job's directory.
+//! The paths in a job's directory.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

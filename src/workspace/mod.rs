@@ -1,4 +1,4 @@
-//! Opens an image root (overlay or unpacked), puts in what the session needs and takes it out again.
+//! Opens an image root (overlay or unpacked), adds what the session needs and removes it again.
 //!
 //! Called by `job` and `cli`. Everything here blocks and has no tokio in it.
 

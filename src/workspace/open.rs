@@ -1,4 +1,4 @@
-//! Making an image root, or finding the one of an earlier run again.
+//! Creates an image root, or opens the one of an earlier run.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is checked before a user is let in: the room on the volume.
+//! Checks the free space on the volume, before a user can log in.
 
 use std::path::Path;
 

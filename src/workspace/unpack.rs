@@ -1,4 +1,4 @@
-//! The image unpacked into the image root: where nothing may be mounted.
+//! The image unpacked into the image root, for containers that cannot mount.
 
 use std::io;
 use std::path::Path;

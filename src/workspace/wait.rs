@@ -1,5 +1,5 @@
-//! Waiting for who still holds a mount of an earlier run: the sessions of a killed agent take a while to
-//! end, and every mount namespace that was made meanwhile has a copy of the mounts.
+//! Waits until no process uses a mount of an earlier run: the sessions of a killed agent take a
+//! while to end, and every mount namespace that was created meanwhile has a copy of the mounts.
 
 use std::collections::HashSet;
 use std::path::Path;

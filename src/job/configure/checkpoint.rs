@@ -1,4 +1,4 @@
-//! The directory of a run: the squashfs after the last good layer, and how far that is.
+//! The directory of a run: the squashfs after the last good layer, and the progress of the run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One layer: cloned, played, packed, kept.
+//! One layer: clones, runs, packs and saves it.
 
 use std::path::{Path, PathBuf};
 

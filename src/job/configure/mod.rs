@@ -1,5 +1,5 @@
-//! A configuration applied to an image, layer by layer: fetch, play each layer in a session of our own,
-//! keep a checkpoint after each, publish.
+//! Applies a configuration to an image, layer by layer: fetches the image, runs each layer in its
+//! own session, saves a checkpoint after each, publishes.
 //!
 //! Called by `cli`. What a layer does is in `layer`, what it leaves in `checkpoint`.
 

@@ -1,5 +1,5 @@
-//! The session that a layer is played in: our own SSH server on a free port of loopback, with keys of
-//! this run alone.
+//! The session in which a layer runs: our own SSH server on a free port of loopback, with keys for
+//! this run only.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

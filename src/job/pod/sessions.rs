@@ -1,4 +1,4 @@
-//! The container that serves the sessions and nothing else: it has no secrets, and needs no IMS.
+//! The container that only serves the sessions: it has no secrets, and needs no IMS.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub struct SessionServer {
     pub after_build: bool,
 }
 
-/// Waits for the agent, serves the sessions and tells the agent when they have ended.
+/// Waits for the agent, serves the sessions and notifies the agent when they have ended.
 pub async fn serve_sessions(
     contract: SessionContract,
     server: SessionServer,

@@ -1,5 +1,6 @@
 //! A job whose work is done on a remote build node (`REMOTE_BUILD_NODE`). This is the pod's end: it
-//! keeps the secrets, tells IMS, lets the users through, and publishes what the node has made.
+//! keeps the secrets, reports to IMS, forwards the users' connections, and publishes the results of
+//! the node.
 //!
 //! The node gets a URL of the image that expires, the keys that users log in with, and no credentials.
 

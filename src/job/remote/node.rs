@@ -1,4 +1,5 @@
-//! The node's end of a job on a remote build node: does the work, and leaves nothing behind.
+//! The node's end of a job on a remote build node: does the work, and removes everything at the
+//! end.
 //!
 //! Runs as the first process of a pid and a mount namespace of its own (`unshare`, by the pod).
 

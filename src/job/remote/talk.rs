@@ -1,4 +1,4 @@
-//! The pod's side of the talk with a node: what the node says is done, until it says how it ended.
+//! The pod's side of the protocol with a node: handles its messages until its final result.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Signal files (contract section 3) and the `/tmp` in which a jailed user makes them.
+//! Signal files (contract section 3) and the `/tmp` in which a jailed user creates them.
 
 use std::io;
 use std::path::Path;
