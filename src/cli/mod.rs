@@ -230,3 +230,16 @@ fn shutdown_token() -> anyhow::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_words_are_still_understood() {
+        for words in [&["attach"][..], &["squash", "--engine", "own", "root", "out"]] {
+            let words = ["ims-job-agent"].iter().chain(words);
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}

@@ -53,7 +53,7 @@ pub struct Args {
 
     /// Which packer to use: the built-in one, which reuses blocks of the fetched image, or
     /// mksquashfs
-    #[arg(long, value_name = "NAME", default_value = "own")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     engine: Engine,
 
     #[command(flatten)]

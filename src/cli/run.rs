@@ -56,7 +56,7 @@ pub struct Args {
 
     /// Which packer to use: the built-in one, which reuses blocks of the fetched image, or
     /// mksquashfs
-    #[arg(long, value_name = "NAME", default_value = "own")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     engine: Engine,
 
     /// Forwarding that clients may use: none, local (ssh -L, -D, -W) or all (also ssh -R, -A)

@@ -71,7 +71,7 @@ pub struct Args {
     source_date_epoch: Option<u32>,
 
     /// Which packer to use: the built-in one, or mksquashfs with its defaults
-    #[arg(long, value_name = "NAME", default_value = "own")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     engine: Engine,
 }
 

@@ -26,10 +26,11 @@ pub use write::{Options, Summary, pack};
     serde::Deserialize,
 )]
 pub enum Engine {
-    /// This program: blocks of the base image are used again, the rest is compressed.
+    /// The built-in packer: reuses blocks of the base image and compresses the rest.
     #[default]
+    #[value(name = "builtin", alias = "own")]
     Own,
-    /// mksquashfs with its defaults: everything is compressed anew.
+    /// mksquashfs with its defaults: compresses everything again.
     Mksquashfs,
 }
 
