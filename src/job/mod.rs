@@ -90,10 +90,10 @@ pub struct Options {
 /// Which container serves the sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Sessions {
-    /// This one.
+    /// This container.
     #[default]
     Here,
-    /// One that runs `ims-job-agent sessions` in the same pod.
+    /// A container that runs `ims-job-agent sessions` in the same pod.
     Separate,
 }
 

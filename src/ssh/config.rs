@@ -67,9 +67,9 @@ impl std::fmt::Debug for Motd {
 pub enum Forwarding {
     /// No forwarding at all.
     None,
-    /// From the client to here (`ssh -L`, `-D`, `-W`).
+    /// From the client to the job (`ssh -L`, `-D`, `-W`).
     Local,
-    /// Both ways (also `ssh -R`).
+    /// Both directions (also `ssh -R`, `-A`).
     #[default]
     All,
 }

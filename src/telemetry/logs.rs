@@ -30,7 +30,7 @@ static SINK: OnceLock<Sink> = OnceLock::new();
 pub enum Format {
     /// For people; coloured on a terminal.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

@@ -39,7 +39,7 @@ use overlay::Overlay;
 /// How the image root may be made, `--workspace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 pub enum Mode {
-    /// An overlay where privileges and filesystem allow it, else unpacked.
+    /// An overlay if privileges and filesystem allow it, otherwise unpacked.
     #[default]
     Auto,
     /// The image mounted, with an overlay on it for changes.
