@@ -165,6 +165,6 @@ async fn memory_that_runs_out() {
     let group = Group::make(600);
     let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
     pod.wrapper = ["sh", "-c", &enter, "sh"].map(Into::into).into();
-    let causes = ["memory ran out (the limit is 600.00 MiB)", "job_mem_size"];
+    let causes = ["ran out of memory and was killed (the limit is 600.00 MiB)", "job_mem_size"];
     fails(&pod, &BUILT, &causes).await;
 }
