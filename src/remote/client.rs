@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::hostkey::{HandshakeError, KnownHosts, Verifier};
 
-/// From the first packet to a login. The incumbent gives up after as long.
+/// From the first packet to a login. The original job image uses the same timeout.
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 
 /// Longest wait for the end of a command that has all its input.

@@ -23,7 +23,7 @@ pub use relay::serve as relay;
 use std::time::Duration;
 
 /// Between two heartbeats, in both directions. With the default of `REMOTE_HEARTBEAT_TIMEOUT_COUNT` the
-/// other side is given up after a minute, as by the incumbent.
+/// other side is given up after a minute, as in the original job image.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A word of a shell's command line.

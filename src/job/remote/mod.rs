@@ -46,7 +46,8 @@ struct Remote<'a> {
     store: Store,
     layout: Layout,
     access: Access,
-    /// The job's directory on the node, named as the incumbent does: IMS looks for these.
+    /// The job's directory on the node, with the name that the original job image uses: IMS looks
+    /// for these.
     directory: PathBuf,
     patience: Duration,
 }

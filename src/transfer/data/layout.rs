@@ -79,8 +79,8 @@ pub fn timestamp() -> String {
 pub struct ImageFiles {
     pub manifest_json: String,
     pub image_artifacts: Vec<ImageFile>,
-    /// What is beside the manifest and is not listed there. Ours; the incumbent's script imports what
-    /// the manifest lists, and looks at nothing else.
+    /// What is beside the manifest and is not listed there. Only from this program;
+    /// ims-import-export.py imports what the manifest lists, and looks at nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryFile>,
 }
@@ -122,8 +122,8 @@ pub fn link(record: &Value) -> Option<Link> {
     (!link.path.is_empty()).then_some(link)
 }
 
-/// How a record without a link is written: the incumbent's script fails on `null`, and passes such a one
-/// over.
+/// How a record without a link is written: ims-import-export.py fails on `null`, and skips such a
+/// record over.
 pub fn without_link() -> Value {
     json!({ "path": "", "etag": "", "type": "" })
 }
