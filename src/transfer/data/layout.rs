@@ -123,7 +123,7 @@ pub fn link(record: &Value) -> Option<Link> {
 }
 
 /// How a record without a link is written: ims-import-export.py fails on `null`, and skips such a
-/// record over.
+/// record.
 pub fn without_link() -> Value {
     json!({ "path": "", "etag": "", "type": "" })
 }
