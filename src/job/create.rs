@@ -23,7 +23,7 @@ use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::Signal;
-use crate::workspace::{self, BuildDirectory, Cleanup, Inserted, Layout};
+use crate::workspace::{self, BuildDirectory, Inserted, Layout, Leave};
 use linux::mount;
 
 /// Variables that scripts of a recipe, which kiwi runs, have no business to see.
@@ -57,14 +57,14 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     // Before hours of a build.
     Box::pin(preflight::check(job, store)).await?;
     let result = create(job, store, &directory, debug).await;
-    let cleanup = if result.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
-    remove(directory, cleanup).await;
+    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
+    remove(directory, leave).await;
     result
 }
 
 /// What became of the job is not changed by what stays of its build.
-async fn remove(directory: BuildDirectory, cleanup: Cleanup) {
-    if let Err(error) = blocking(move || Ok(directory.close(cleanup)?)).await {
+async fn remove(directory: BuildDirectory, leave: Leave) {
+    if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
         tracing::error!("cannot remove the build: {}", chain(error.as_ref()));
     }
 }

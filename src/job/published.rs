@@ -13,7 +13,7 @@ use crate::publish::journal::Journal;
 use crate::publish::{Published, earlier};
 use crate::s3::Store;
 use crate::telemetry::chain;
-use crate::workspace::{self, Claim, Cleanup};
+use crate::workspace::{self, Claim, Leave};
 
 /// The job is over, and this agent has nothing to do with it.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,7 @@ pub(super) async fn discard(job: &Job) {
 async fn remove(job: &Job) -> anyhow::Result<()> {
     if job.contract.action == Action::Create {
         let directory = create::open_directory(job).await?;
-        return blocking(move || Ok(directory.close(Cleanup::Remove)?)).await;
+        return blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
     }
     let (parent, job_id) =
         (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());

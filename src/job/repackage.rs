@@ -16,7 +16,7 @@ use crate::publish::Published;
 use crate::s3::Store;
 use crate::squashfs::Engine;
 use crate::telemetry::status::Board;
-use crate::workspace::{self, Cleanup, Inserted, Layout, State, Workspace};
+use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
 
 /// A root to be packaged, and where its image goes.
 #[derive(Debug)]
@@ -72,8 +72,8 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
         Ok(Some(published)) => Ok(published),
         Err(error) => Err(error),
     };
-    let cleanup = if result.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
-    blocking(move || close(&layout, left, cleanup)).await?;
+    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
+    blocking(move || close(&layout, left, leave)).await?;
     result
 }
 
@@ -110,10 +110,10 @@ fn open(root: &Path, stop: &CancellationToken) -> anyhow::Result<(Layout, Option
     Ok((layout, workspace))
 }
 
-fn close(layout: &Layout, left: Option<Workspace>, cleanup: Cleanup) -> anyhow::Result<()> {
+fn close(layout: &Layout, left: Option<Workspace>, leave: Leave) -> anyhow::Result<()> {
     match left {
-        Some(mut workspace) => Ok(workspace.close(cleanup)?),
-        None if cleanup == Cleanup::Remove => std::fs::remove_dir_all(layout.agent())
+        Some(mut workspace) => Ok(workspace.close(leave)?),
+        None if leave == Leave::Nothing => std::fs::remove_dir_all(layout.agent())
             .with_context(|| format!("cannot remove {}", layout.agent().display())),
         None => Ok(()),
     }

@@ -66,7 +66,7 @@ fn both_kinds_of_image_root_equal_the_tree_that_was_packed() {
         let mut workspace = job.open(mode);
         assert!(!workspace.resumed());
         expected.assert_same(&Listing::of(&workspace.root()));
-        workspace.close(Cleanup::Remove).unwrap();
+        workspace.close(Leave::Nothing).unwrap();
         assert!(!workspace.root().exists());
         assert!(!workspace.layout().agent().exists());
     }
@@ -107,7 +107,7 @@ fn a_packed_image_root_equals_a_plain_tree_that_was_edited_alike() {
         unpack(&out, &again);
         expected.assert_same(&Listing::of(&again));
         remove::tree(&again).unwrap();
-        workspace.close(Cleanup::Remove).unwrap();
+        workspace.close(Leave::Nothing).unwrap();
     }
 }
 
@@ -137,17 +137,17 @@ fn a_later_run_of_the_same_job_finds_the_users_work() {
         let mut first = job.open(mode);
         sh("echo work > etc/work; rm usr/plain; echo more >> usr/hard-a", &first.root());
         let left = Listing::of(&first.root());
-        first.close(Cleanup::Keep).unwrap();
+        first.close(Leave::Everything).unwrap();
         drop(first);
         let mut second = job.open(Mode::Auto);
         assert!(second.resumed());
         left.assert_same(&Listing::of(&second.root()));
-        second.close(Cleanup::Keep).unwrap();
+        second.close(Leave::Everything).unwrap();
         drop(second);
         let mut third = reopen_with_image(&job);
         assert_eq!(third.state().job_id, "job");
         left.assert_same(&Listing::of(&third.root()));
-        third.close(Cleanup::Remove).unwrap();
+        third.close(Leave::Nothing).unwrap();
     }
 }
 
@@ -170,7 +170,7 @@ fn dropping_a_workspace_leaves_the_work_and_no_mount() {
 #[test]
 fn mounts_that_a_killed_run_left_are_undone() {
     let job = Job::new();
-    job.open(Mode::Overlay).close(Cleanup::Keep).unwrap();
+    job.open(Mode::Overlay).close(Leave::Everything).unwrap();
     let layout = Layout::new(&job.parent());
     for path in [layout.lower(), layout.root()] {
         let flags = nix::mount::MsFlags::empty();
@@ -220,7 +220,7 @@ fn a_half_made_root_is_made_again() {
             let mut workspace = job.open(mode);
             assert!(!workspace.resumed());
             Listing::of(&job.tree).assert_same(&Listing::of(&workspace.root()));
-            workspace.close(Cleanup::Remove).unwrap();
+            workspace.close(Leave::Nothing).unwrap();
         }
     }
 }
@@ -257,7 +257,7 @@ fn where_an_overlay_cannot_be_the_image_is_unpacked() {
     let mut workspace = job.open_in(&parent, "job", Mode::Auto).unwrap();
     let kind = workspace.kind();
     let listing = Listing::of(&workspace.root());
-    workspace.close(Cleanup::Remove).unwrap();
+    workspace.close(Leave::Nothing).unwrap();
     drop(workspace);
     sh("umount m", dir.path());
     assert!(text.contains("(overlay)"), "{text}");
@@ -275,7 +275,7 @@ fn without_the_privilege_to_mount_the_image_is_unpacked() {
         let explicit = job.open_as("job", Mode::Overlay).unwrap_err();
         let mut workspace = job.open_as("job", Mode::Auto).unwrap();
         let listing = Listing::of(&workspace.root());
-        workspace.close(Cleanup::Remove).unwrap();
+        workspace.close(Leave::Nothing).unwrap();
         (crate::telemetry::chain(&explicit), workspace.kind(), listing)
     });
     assert!(explicit.contains("EPERM"), "{explicit}");
@@ -311,7 +311,7 @@ fn a_path_that_cannot_stand_in_mount_options_is_mounted_all_the_same() {
         let parent = job.dir.path().join(name);
         let mut workspace = job.open_in(&parent, "job", Mode::Overlay).unwrap();
         Listing::of(&job.tree).assert_same(&Listing::of(&workspace.root()));
-        workspace.close(Cleanup::Remove).unwrap();
+        workspace.close(Leave::Nothing).unwrap();
     }
 }
 
@@ -320,12 +320,12 @@ fn closing_a_busy_root_names_who_uses_it_and_can_be_tried_again() {
     let job = Job::new();
     let mut workspace = job.open(Mode::Overlay);
     let mut child = Command::new("sleep").arg("600").current_dir(workspace.root()).spawn().unwrap();
-    let error = workspace.close(Cleanup::Remove).unwrap_err();
+    let error = workspace.close(Leave::Nothing).unwrap_err();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(error.to_string().contains(&format!("sleep ({})", child.id())), "{error}");
     assert!(workspace.root().join("etc").exists());
-    workspace.close(Cleanup::Remove).unwrap();
+    workspace.close(Leave::Nothing).unwrap();
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn who_holds_the_overlay_in_another_namespace_is_waited_for_and_named() {
         .spawn()
         .unwrap();
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-    workspace.close(Cleanup::Keep).unwrap();
+    workspace.close(Leave::Everything).unwrap();
     drop(workspace);
     let error = job.open_as("job", Mode::Auto).unwrap_err();
     let (id, text) = (holder.id(), error.to_string());

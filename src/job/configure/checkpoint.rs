@@ -16,7 +16,7 @@ use crate::s3::Object;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::transfer::Backend;
 use crate::transfer::fetch::{Wanted, fetch};
-use crate::workspace::{self, Cleanup, Workspace};
+use crate::workspace::{self, Leave, Workspace};
 
 /// The image as it was fetched.
 const BASE: &str = "base.sqsh";
@@ -106,7 +106,7 @@ impl Checkpoint {
         };
         let mut workspace = open()?;
         if workspace.resumed() {
-            workspace.close(Cleanup::Remove)?;
+            workspace.close(Leave::Nothing)?;
             drop(workspace);
             workspace = open()?;
         }

@@ -17,7 +17,7 @@ use crate::squashfs::diff::Diff;
 use crate::squashfs::reuse::Range;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
-use crate::workspace::{self, Cleanup, Inserted, Workspace};
+use crate::workspace::{self, Inserted, Leave, Workspace};
 use linux::mount;
 
 /// The squashfs of a layer that was packed, not yet the checkpoint.
@@ -108,7 +108,7 @@ impl Run<'_> {
             self.checkpoint.open_root(self.request.workspace, self.stop)
         })?;
         let result = self.play_and_pack(&workspace, base, play).await;
-        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
         if let (Err(error), Err(_)) = (&closed, &result) {
             tracing::error!("cannot close the image root: {}", chain(error.as_ref()));
         }

@@ -24,7 +24,7 @@ use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
-use crate::workspace::{self, BuildDirectory, Cleanup, Mode};
+use crate::workspace::{self, BuildDirectory, Leave, Mode};
 
 /// What a container does of the job.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ async fn build_image(
         own_container: std::process::id() == 1,
     };
     let built = create::build(building, &directory, &reporter.board, &reporter.stop).await;
-    directory.close(Cleanup::Keep)?;
+    directory.close(Leave::Everything)?;
     match built {
         Err(error) if !reporter.stop.is_cancelled() => {
             tracing::error!("{}", chain(error.as_ref()));

@@ -35,7 +35,7 @@ use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::transfer::digest;
-use crate::workspace::{self, BuildDirectory, Cleanup, Layout, Workspace};
+use crate::workspace::{self, BuildDirectory, Layout, Leave, Workspace};
 
 /// Works for the pod at the other end of stdin and stdout. `directory` is the job's, with its inbox.
 pub async fn work_for_pod(directory: PathBuf, stop: CancellationToken) -> anyhow::Result<End> {
@@ -126,7 +126,7 @@ impl Node {
             self.hand_over(&package, &board, work.base.clone()).await
         };
         let made = made.await;
-        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
         made.and(closed)
     }
 
@@ -164,7 +164,7 @@ impl Node {
         })
         .await?;
         let made = self.build_and_hand_over(work, &directory, door, &board).await;
-        let closed = blocking(move || Ok(directory.close(Cleanup::Remove)?)).await;
+        let closed = blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
         made.and(closed)
     }
 
