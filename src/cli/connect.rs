@@ -11,7 +11,7 @@ use crate::contract::vars::{self, Var};
 use crate::contract::{ImsAccess, S3Access};
 use crate::job::connect;
 use crate::telemetry::chain;
-use crate::transfer::Backend;
+use crate::transfer::Site;
 
 /// Flags override variables. Secrets come only from variables or files. Accepted before and after a
 /// subcommand.
@@ -60,17 +60,17 @@ pub struct Connection {
 
 impl Connection {
     /// Clients of both; `Err` with the exit code when the environment is wrong, which is logged.
-    pub fn backend(&self) -> anyhow::Result<Result<Backend, Exit>> {
+    pub fn site(&self) -> anyhow::Result<Result<Site, Exit>> {
         let (ims, s3) = match self.access()? {
             Ok(access) => access,
             Err(exit) => return Ok(Err(exit)),
         };
         let store = connect::store(&s3, ims.timeout)?;
         let publications = publications();
-        Ok(Ok(Backend { ims: connect::ims(&ims)?, store, bucket: s3.bucket, publications }))
+        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket, publications }))
     }
 
-    /// How both are reached; `Err` as of [`Self::backend`].
+    /// How both are reached; `Err` as of [`Self::site`].
     pub fn access(&self) -> anyhow::Result<Result<(ImsAccess, S3Access), Exit>> {
         super::keep_secrets()?;
         let token_file = self.token_file()?;
@@ -103,7 +103,7 @@ impl Connection {
         }
     }
 
-    /// The certificate that images get (contract section 4). [`Self::backend`] reports what is wrong.
+    /// The certificate that images get (contract section 4). [`Self::site`] reports what is wrong.
     pub fn ca_cert(&self) -> PathBuf {
         ImsAccess::from_vars(|name| self.lookup(name)).map(|ims| ims.ca_cert).unwrap_or_default()
     }

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Backend, ManifestError};
+use super::site::{ManifestError, Site};
 use crate::contract::Arch;
 use crate::ims::{self, Collection, Image};
 use crate::publish::manifest::Artifact;
@@ -21,12 +21,12 @@ pub fn content(artifacts: &[Artifact]) -> Content {
 
 /// The complete image records of a name and an architecture.
 pub async fn candidates(
-    backend: &Backend,
+    site: &Site,
     name: &str,
     arch: Arch,
     cancel: &CancellationToken,
 ) -> Result<Vec<Image>, ims::Error> {
-    let records = backend.ims.list(Collection::Images, cancel).await?;
+    let records = site.ims.list(Collection::Images, cancel).await?;
     let images = records.into_iter().filter_map(|it| serde_json::from_value::<Image>(it).ok());
     let same = |image: &Image| {
         let arch_of = image.arch.as_deref();
@@ -41,14 +41,14 @@ pub async fn candidates(
 ///
 /// One whose manifest cannot be read is passed over, and logged: it is no reason not to import.
 pub async fn find(
-    backend: &Backend,
+    site: &Site,
     candidates: Vec<Image>,
     content_wanted: &Content,
     cancel: &CancellationToken,
 ) -> Result<Option<(Image, Vec<Artifact>)>, ManifestError> {
     for image in candidates {
         let Some(link) = &image.link else { continue };
-        match backend.manifest(&link.path, cancel).await {
+        match site.manifest(&link.path, cancel).await {
             Ok(read) if content(&read.manifest.artifacts) == *content_wanted => {
                 return Ok(Some((image, read.manifest.artifacts)));
             }

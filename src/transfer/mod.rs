@@ -4,7 +4,6 @@
 
 pub mod arch;
 pub mod archive;
-mod backend;
 pub mod boot;
 pub mod check;
 pub mod data;
@@ -19,7 +18,8 @@ pub mod prepare;
 mod publications;
 pub mod recipe;
 pub mod root;
+mod site;
 pub mod source;
 pub mod verify;
 
-pub use backend::{Backend, ManifestError, RECIPES};
+pub use site::{ManifestError, RECIPES, Site};
