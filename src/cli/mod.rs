@@ -198,7 +198,7 @@ fn env_var(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-/// `LOG_LEVEL`, read before any other variable; or what is wrong with it.
+/// `LOG_LEVEL`, before anything else is looked at; or what is wrong with it.
 fn log_level() -> Result<Level, String> {
     match env_var(vars::LOG_LEVEL.name) {
         Some(text) if !text.trim().is_empty() => {

@@ -145,8 +145,7 @@ impl Init {
             Request::Signal { id, signal } => {
                 let session = self.sessions.iter().find(|(_, session)| session.id == id);
                 if let (Some((pid, _)), Ok(signal)) = (session, Signal::try_from(signal)) {
-                    // Not reaped, so the pid is still its own; a process that has ended is not an
-                    // error.
+                    // Not reaped, so the number is still its own; gone otherwise is no error.
                     let _ = killpg(*pid, signal);
                 }
                 Ok(())

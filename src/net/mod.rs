@@ -1,4 +1,4 @@
-//! Shared by all clients of this program: trust in TLS certificates, and the policy of retries.
+//! What every client of this program shares: whom to trust over TLS, and when to try again.
 //!
 //! Called by `ims`, `s3` and `recipe`, so that a site's CA and retry rules are said once.
 

@@ -52,7 +52,7 @@ impl Trust {
 /// Whether a request failed because the server's certificate is not trusted, which is not
 /// transient.
 pub fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    // By the text of rustls: its error is nested in others that hide it from `source`.
+    // By what rustls says: its error lies within others that hide it from `source`.
     crate::telemetry::chain(error).contains("invalid peer certificate")
 }
 

@@ -40,7 +40,7 @@ pub fn serve_stdio() -> i32 {
     match served {
         Ok(()) => 0,
         Err(error) => {
-            // There is no receiver for an error here.
+            // Nobody is left to hear of an error here.
             let _ = writeln!(std::io::stderr(), "sftp: {}", crate::telemetry::chain(&error));
             1
         }

@@ -29,7 +29,7 @@ const ATTRS: u8 = 105;
 /// Entries in one answer to a readdir, as OpenSSH.
 const ENTRIES: usize = 100;
 
-/// A session's state, except the transfers in flight.
+/// A session's state, but for the transfers in flight.
 pub struct Session {
     pub handles: Handles,
     pub users: Table,

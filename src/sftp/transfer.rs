@@ -37,7 +37,7 @@ impl Output {
         Output { pipe: Mutex::new(pipe) }
     }
 
-    /// An error means that the client has disconnected; this is handled at the end of the input.
+    /// A client that is gone cannot be answered; its end is seen on the input.
     pub fn send(&self, packet: Packet) {
         let bytes = packet.finish();
         let _ = lock(&self.pipe).write_all(&bytes);

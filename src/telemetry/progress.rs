@@ -1,7 +1,6 @@
 //! Progress of a long step: a bar on a terminal, a log line every few seconds elsewhere.
 //!
-//! Rooms that do long work take a [`Meter`] and call [`Meter::add`]; they do not know who displays
-//! it.
+//! Rooms that do long work take a [`Meter`] and call [`Meter::add`]; they do not know who looks.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Capability sets of the calling thread: reads them, and drops what a session must not have.
+//! Capability sets of the calling thread: what we have, and giving up what a session must not have.
 //!
 //! Used by `jail` (the plan asks what there is, the entry drops) and by `workspace` (may it mount).
 

@@ -156,7 +156,7 @@ fn abi() -> i64 {
 
 fn ruleset(attr: &RulesetAttr) -> io::Result<OwnedFd> {
     // Kernels before 6.12 take the longer structure as long as what they do not know is zero.
-    // SAFETY: the attribute is live for the call and its size is passed.
+    // SAFETY: the attribute is live for the call and its size is told.
     let fd = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, attr, size_of::<RulesetAttr>(), 0u32)
     };

@@ -1,4 +1,4 @@
-//! Loop devices: a file as a read-only block device that detaches by itself.
+//! Loop devices: a file as a read-only block device that goes away by itself.
 //!
 //! Called by `workspace` to mount a squashfs image.
 

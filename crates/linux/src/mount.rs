@@ -1,4 +1,4 @@
-//! Mounts and unmounts, with guards that report the result of the unmount.
+//! Mounting and unmounting, with guards that report how unmounting went.
 //!
 //! Called by `workspace` and `jail`.
 

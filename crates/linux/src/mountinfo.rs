@@ -1,4 +1,4 @@
-//! The list of mounts, from `/proc/self/mountinfo` (proc(5)).
+//! What is mounted where, read from `/proc/self/mountinfo` (proc(5)).
 //!
 //! Called by `mount`, and by `workspace` and `squashfs` to see what a user left mounted.
 

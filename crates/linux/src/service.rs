@@ -1,5 +1,5 @@
-//! Settings of a long-running service: a higher limit of open files, and a umask for files of its
-//! owner only. Its children get what it was started with. Called by `cli` and `launch`.
+//! What a long-running service sets for itself alone: more open files, and files for its owner alone.
+//! Its children get what it was started with. Called by `cli` and `launch`.
 
 use std::io;
 use std::sync::OnceLock;

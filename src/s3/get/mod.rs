@@ -73,7 +73,7 @@ pub struct Options {
     /// Expected etag, from a manifest. `None`: that of the first answer.
     pub etag: Option<String>,
     /// When a range that got nothing, or less than [`net::pace::LEAST`](crate::net::pace::LEAST), is tried
-    /// again; it starts over with every try that got more. The pace is judged within `answer`.
+    /// again; it starts anew with every try that got more. The pace is judged within `answer`.
     pub policy: Policy,
     /// Go on with what an earlier download of the same object has left in the file, and leave it there
     /// when this one breaks off. Needs an expected md5, the only proof that it is the same object.

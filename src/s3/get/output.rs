@@ -21,7 +21,7 @@ pub(super) struct Output {
     pub file: Arc<File>,
     pub path: PathBuf,
     pub meter: Meter,
-    /// Bytes that an earlier download has written, if this one resumes it.
+    /// Bytes up to which an earlier download has written, if this one goes on with it.
     pub there: u64,
     /// Time in which the pace of an answer is judged.
     pub window: Duration,
