@@ -192,7 +192,7 @@ impl Tries {
             attempt = self.failures,
             retry_in_ms = pause.as_millis() as u64,
             error = %crate::telemetry::chain(&error),
-            "{what} failed, retrying"
+            "{what} failed, trying again"
         );
         tokio::time::sleep(pause).await;
         Ok(())

@@ -49,7 +49,7 @@ fn check(passed: &impl AsFd, listens: bool) -> io::Result<()> {
     let is_stream = getsockopt(passed, sockopt::SockType)? == SockType::Stream;
     match is_stream && getsockopt(passed, sockopt::AcceptConn)? == listens {
         true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "not the expected socket")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "not the socket asked for")),
     }
 }
 
