@@ -1,8 +1,8 @@
 //! The object store: ranged verified downloads, multipart uploads, etag arithmetic.
 //!
 //! Called by `job` (fetch) and `publish` (upload). Tried on the Ceph RADOS gateway; every request is
-//! path style and signed with SigV4. There is one TLS stack: the SDK uses the HTTP client of `net`
-//! (see `connector`).
+//! path style and signed with SigV4. One TLS stack serves all of it: the SDK speaks through the
+//! HTTP client of `net` (see `connector`).
 
 mod connector;
 mod copy;
