@@ -104,7 +104,7 @@ impl Reporter {
     /// Reports a status without which the job can go on: its work must not be lost for it.
     pub async fn enter_if_possible(&self, status: Status) {
         if let Err(error) = self.enter(status).await {
-            tracing::warn!(%status, "cannot report the job status: {}", chain(&error));
+            tracing::warn!(%status, "the job status could not be reported: {}", chain(&error));
         }
     }
 
