@@ -106,8 +106,8 @@ impl Error {
         matches!(self, Error::Refused { status: 404, .. })
     }
 
-    /// True if the store has no space left: a full disk, a quota. A retry does not help until there
-    /// is space again.
+    /// True where the store has no room for more: a full disk, a quota. Asking again changes nothing until
+    /// somebody has made room.
     pub fn is_out_of_space(&self) -> bool {
         matches!(self, Error::Full { .. })
     }
