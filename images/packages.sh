@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the packages that are not there yet, with whatever package manager this image has.
+# Installs missing packages, with the package manager of this image.
 set -eu
 
 missing=

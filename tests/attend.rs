@@ -96,12 +96,12 @@ async fn a_deadline_warns_and_ends_the_job_and_keeps_the_tree() {
     let mut attended = Attended::start(&["--deadline", "20"]).await;
     attended.stand.key.exec(attended.port, "echo work > /root/work");
     let shown = tokio::task::block_in_place(|| shell_until_its_end(&attended));
-    assert!(shown.contains("This job ends in 10 seconds, complete or not"), "{shown}");
+    assert!(shown.contains("This job ends with an error in 10 seconds"), "{shown}");
     attended.reaches("error").await;
     assert_eq!(attended.agent.wait(SOON).await.code(), Some(1));
     let result: Value = serde_json::from_str(&attended.agent.output()).unwrap();
     let error = result["error"].as_str().unwrap();
-    assert!(error.contains("not done within 20 seconds (--deadline)"), "{error}");
+    assert!(error.contains("did not complete the image within 20 seconds (--deadline)"), "{error}");
     let kept = attended.mnt().join(".ims-job-agent/upper/root/work");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "work\n");
 }
@@ -114,7 +114,7 @@ async fn an_idle_job_ends_and_a_busy_one_does_not() {
     attended.reaches("error").await;
     attended.agent.wait(SOON).await;
     let output = attended.agent.output();
-    assert!(output.contains("nobody has used the job for 3 seconds (--idle-limit)"), "{output}");
+    assert!(output.contains("no session was used for 3 seconds (--idle-limit)"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn sessions_can_be_listed_followed_and_recorded() {
     ssh.arg("-tt").env("TERM", "vt220").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut shell = ssh.spawn().unwrap();
     let mut stdin = shell.stdin.take().unwrap();
-    let mut follow = attended.own(&["attach", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follow = attended.own(&["who", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
     let listed = eventually("the session in the list", SOON, async || {
         let listed = String::from_utf8(tree::run(&mut attended.own(&["attach"]))).unwrap();
         listed.contains("shell (terminal)").then_some(listed)

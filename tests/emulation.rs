@@ -97,7 +97,7 @@ async fn an_image_of_another_architecture_is_customized() {
     if !machine.mounted {
         assert!(!Path::new(MISC).join("register").exists(), "the agent has to mount it");
     }
-    works(&pod().await, &["programs of the image are emulated", "registered=true"]).await;
+    works(&pod().await, &["emulating programs of the image", "registered=true"]).await;
     let (entry, text) = registrations().remove(0);
     assert!(text.contains("flags: F"), "{text}");
     // The next job uses it.

@@ -305,6 +305,6 @@ async fn an_init_that_a_user_stops_is_replaced() {
     let pod = Pod::start(CONTAINER, true).await;
     pod.stand.key.try_exec(pod.port, "kill -STOP $PPID");
     assert_eq!(pod.exec("echo again"), "again\n");
-    assert!(pod.agent.log().contains("did not answer"), "{}", pod.agent.log());
+    assert!(pod.agent.log().contains("did not respond"), "{}", pod.agent.log());
     pod.complete("", "/tmp/complete").await;
 }

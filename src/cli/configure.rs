@@ -17,8 +17,8 @@ use crate::workspace;
 
 /// Apply a CFS configuration to an image, layer by layer, with a checkpoint after each
 ///
-/// Layers are cloned with git and played with ansible-playbook in a session inside the image. When a
-/// layer fails, the same command goes on after the last one that succeeded.
+/// Layers are cloned with git and run with ansible-playbook in a session inside the image. When a
+/// layer fails, run the same command again to continue after the last layer that succeeded.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Id of the image record to start from
@@ -29,11 +29,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     configuration: PathBuf,
 
-    /// Apply these layers alone: indices from 0, or names, with commas between
+    /// Apply only these layers: indices from 0, or names, separated by commas
     #[arg(long, value_name = "LAYERS")]
     limit: Option<String>,
 
-    /// Begin at this layer, index or name: on its checkpoint if there is one
+    /// Start at this layer (index or name), from the checkpoint before it if there is one
     #[arg(long, value_name = "LAYER")]
     from: Option<String>,
 
@@ -41,28 +41,29 @@ pub struct Args {
     #[arg(long, value_name = "RESULT")]
     name: Option<String>,
 
-    /// Group of the inventory that the image is in, beside cfs_image; may be repeated
+    /// Inventory group of the image, besides cfs_image; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
 
-    /// Register an image of every layer, not of the last one alone
+    /// Register an image after every layer, not only after the last one
     #[arg(long)]
     publish_layers: bool,
 
-    /// Leave a failed layer open for an SSH session, until /tmp/complete or /tmp/failed is made in it
+    /// When a layer fails, keep it open for an SSH session until the user creates /tmp/complete or
+    /// /tmp/failed in it
     #[arg(long)]
     debug: bool,
 
-    /// Where checkpoints are kept; needs room for three images
-    /// [default: /var/tmp/ims-job-agent/configure/ID]
+    /// Directory for checkpoints; needs space for three images [default:
+    /// /var/tmp/ims-job-agent/configure/ID]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
-    /// How the image root is made
+    /// How the image root is created
     #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
     workspace: workspace::Mode,
 
-    /// Name of the session in the result [default: that of the configuration]
+    /// Name of the session in the result [default: name of the configuration]
     #[arg(long, value_name = "NAME")]
     session_name: Option<String>,
 
@@ -117,7 +118,7 @@ fn request(args: &Args) -> anyhow::Result<Request> {
         inventory::check_group(group).map_err(anyhow::Error::msg)?;
     }
     uuid::Uuid::parse_str(&args.image)
-        .with_context(|| format!("{:?} is no id of an image", args.image))?;
+        .with_context(|| format!("{:?} is not an image id", args.image))?;
     let default_dir = || Path::new("/var/tmp/ims-job-agent/configure").join(&args.image);
     Ok(Request {
         image_id: args.image.clone(),

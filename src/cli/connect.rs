@@ -1,5 +1,5 @@
 //! Where IMS and the store are: the variables of a job, or flags of the same meaning. Shared by the
-//! commands that speak to a site outside a job.
+//! commands that talk to IMS and a store outside a job.
 
 use std::path::PathBuf;
 
@@ -14,25 +14,26 @@ use crate::job::connect;
 use crate::telemetry::chain;
 use crate::transfer::Site;
 
-/// Flags win over variables. Secrets come from variables or files alone. Taken before and behind a
+/// Flags override variables. Secrets come only from variables or files. Accepted before and after a
 /// subcommand.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// Base URL of IMS [default: IMS_URL, or a standalone on this machine, or the API gateway]
+    /// Base URL of IMS [default: IMS_URL, or a standalone server on this machine, or the API
+    /// gateway]
     #[arg(long, global = true, value_name = "URL")]
     ims_url: Option<String>,
 
-    /// PEM file that signs the gateway [default: CA_CERT]
+    /// PEM file with the CA of the API gateway [default: CA_CERT]
     #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<String>,
 
-    /// Directory with client-id, client-secret, endpoint [default: OAUTH_CONFIG_DIR]
+    /// Directory with the files client-id, client-secret and endpoint [default: OAUTH_CONFIG_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     oauth_config_dir: Option<String>,
 
-    /// File with the bearer token of IMS, which is sent instead of one by OAuth [default: IMS_TOKEN_FILE, or
-    /// the token of a standalone on this machine]
+    /// File with a bearer token for IMS, used instead of OAuth [default: IMS_TOKEN_FILE, or the
+    /// token of a standalone server on this machine]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -40,20 +41,20 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "URL")]
     s3_endpoint: Option<String>,
 
-    /// Access key of the store; the secret one is S3_SECRET_KEY [default: S3_ACCESS_KEY]
+    /// Access key of the store; the secret key is read from S3_SECRET_KEY [default: S3_ACCESS_KEY]
     #[arg(long, global = true, value_name = "KEY")]
     s3_access_key: Option<String>,
 
-    /// Bucket of new images [default: S3_BUCKET, or boot-images]
+    /// Bucket for new images [default: S3_BUCKET, or boot-images]
     #[arg(long, global = true, value_name = "NAME")]
     s3_bucket: Option<String>,
 
-    /// True, False or a CA file: how the store's certificate is judged [default: S3_SSL_VALIDATE]
+    /// How to verify the store's certificate: True, False or a CA file [default: S3_SSL_VALIDATE]
     #[arg(long, global = true, value_name = "HOW")]
     s3_ssl_validate: Option<String>,
 
-    /// Seconds for which IMS and the store are waited for, 180 at most where no work depends on it
-    /// [default: 720]
+    /// Seconds to wait for IMS and the store, at most 180 where no work depends on them [default:
+    /// 720]
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<String>,
 }
@@ -103,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// The certificate that images get (contract section 4). What is wrong is told by [`Self::site`].
+    /// The certificate that images get (contract section 4). [`Self::site`] reports what is wrong.
     pub fn ca_cert(&self) -> PathBuf {
         ImsAccess::from_vars(|name| self.lookup(name)).map(|ims| ims.ca_cert).unwrap_or_default()
     }
@@ -137,7 +138,8 @@ impl Connection {
     }
 }
 
-/// Where commands write down what they publish: as state of the system, or of the user (XDG).
+/// Where commands record what they publish: in the state directory of the system, or of the user
+/// (XDG).
 fn publications() -> PathBuf {
     let state = match linux::capability::is_root() {
         true => PathBuf::from("/var/lib"),

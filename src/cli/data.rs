@@ -19,7 +19,7 @@ use crate::transfer::data::pack::pack;
 use crate::transfer::data::plan::{Choice, Plan, plan};
 use crate::transfer::fetch::beside;
 
-/// Export and import the records and artifacts of a whole site
+/// Export and import all records and artifacts of a site
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -38,86 +38,88 @@ enum Command {
     Import(ImportArgs),
 }
 
-/// Write records, and their artifacts if asked for, to a directory or a stream
+/// Export records, and with --include-linked-artifacts their artifacts, to a directory or an
+/// archive
 ///
-/// The files are those of ims-import-export.py, which reads them. A second run fetches only what is
-/// missing or damaged; `sha256sum -c SHA256SUMS` checks them later.
+/// The files have the format of ims-import-export.py, which can read them. A second run downloads
+/// only what is missing or damaged. `sha256sum -c SHA256SUMS` checks the files later.
 #[derive(Debug, clap::Args)]
 struct ExportArgs {
-    /// Where to; made if it does not exist
+    /// Directory to write to; created if missing
     #[arg(default_value = DEFAULT_DIRECTORY, conflicts_with = "to")]
     dir: PathBuf,
 
-    /// Export manifests, root file systems, kernels, recipe archives and so on as well
+    /// Also export artifacts: manifests, root file systems, kernels, recipe archives and so on
     #[arg(long)]
     include_linked_artifacts: bool,
 
-    /// Export what is in the trash as well
+    /// Also export the records in the trash
     #[arg(long)]
     include_deleted: bool,
 
-    /// Say what would be exported, and how large it is
+    /// Only print what would be exported, with sizes
     #[arg(long)]
     dry_run: bool,
 
-    /// Write one tar archive in zstd instead; - is stdout
+    /// Write one tar archive, compressed with zstd, instead of a directory; - is stdout
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 
-    /// Objects that are fetched at once
+    /// Number of objects to download at the same time
     #[arg(long, value_name = "N", default_value_t = 3)]
     jobs: usize,
 
-    /// Where artifacts lie on their way into a stream [default: TMPDIR, or /tmp]
+    /// Directory for artifacts on their way into the archive [default: TMPDIR, or /tmp]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 }
 
-/// Make the records of an export that are missing, and send the artifacts that are missing
+/// Import an export: create missing records and upload missing artifacts
 ///
-/// Reads exports of this program and of ims-import-export.py. Records that are missing get new ids; a
-/// file ims-id-maps-post-import-*.json in the current directory says which. What is there is left as it
-/// is. A run that was cut off is gone on with by the next one.
+/// Reads exports of this program and of ims-import-export.py. Missing records get new ids, which
+/// are listed in a file ims-id-maps-post-import-*.json in the current directory. Existing records
+/// are not changed. After an interrupted import, run the same command again to resume it.
 #[derive(Debug, clap::Args)]
 struct ImportArgs {
-    /// The export
+    /// Directory of the export
     #[arg(default_value = DEFAULT_DIRECTORY, conflicts_with = "from")]
     dir: PathBuf,
 
-    /// Read one tar archive instead (plain, gzip, xz or zstd); - is stdin
+    /// Read one tar archive (plain, gzip, xz or zstd) instead of a directory; - is stdin
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 
-    /// Import what was in the trash as well, into the trash
+    /// Also import the records that were in the trash, into the trash
     #[arg(long)]
     include_deleted: bool,
 
-    /// Replace objects that are there with other content than the export's
+    /// Replace existing objects whose content differs from the export
     #[arg(long)]
     overwrite: bool,
 
-    /// Import only what can have its old id: IMS gives ids itself, but what is in its trash can be taken
-    /// out of it
+    /// Import only records that can keep their old id: those that can be restored from the trash
+    /// of IMS
     #[arg(long)]
     keep_ids: bool,
 
-    /// Say what would be done
+    /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
 
-    /// Records that are imported at once
+    /// Number of records to import at the same time
     #[arg(long, value_name = "N", default_value_t = 3)]
     jobs: usize,
 
-    /// What was begun, for the next run [default: in the export; with --from in the current directory]
+    /// File that records what was begun, so that the next run can resume [default: in the export;
+    /// with --from in the current directory]
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
 
-    /// Where the map of ids and etags is written
+    /// Directory for the map of ids and etags
     #[arg(long, value_name = "DIR", default_value = ".")]
     map_dir: PathBuf,
 
-    /// Where files of a stream lie until they are sent [default: TMPDIR, or /tmp]
+    /// Directory for files of the archive until they are uploaded [default: TMPDIR, or /tmp]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 }
@@ -163,7 +165,7 @@ async fn run_export(
     };
     // With `--to -` stdout is the archive.
     if args.dry_run || args.to.as_deref() != Some(Path::new("-")) {
-        tell_export(&plan, &summary, args.dry_run, out)?;
+        print_export(&plan, &summary, args.dry_run, out)?;
     }
     Ok(if summary.problems.is_empty() { exit::SUCCESS } else { exit::FAILURE })
 }
@@ -193,7 +195,7 @@ async fn to_stream(
     }
 }
 
-fn tell_export(
+fn print_export(
     plan: &Plan,
     summary: &export::Summary,
     dry_run: bool,
@@ -222,7 +224,7 @@ fn tell_export(
             let records = summary.records.iter();
             rows.extend(records.map(|(name, count)| vec![(*name).to_owned(), format!("{count} records")]));
             let kept = summary.files_kept;
-            let files = format!("{} files ({kept} were there), {} bytes", summary.files, summary.bytes);
+            let files = format!("{} files ({kept} already there), {} bytes", summary.files, summary.bytes);
             rows.push(vec!["artifacts".to_owned(), files]);
             output::table(&rows)
         },
@@ -254,7 +256,7 @@ async fn run_import(
         true => None,
         false => Some(outcome.write_map(&args.map_dir)?),
     };
-    tell_import(&outcome, map.as_deref(), args.dry_run, out)?;
+    print_import(&outcome, map.as_deref(), args.dry_run, out)?;
     Ok(match outcome.is_good() {
         true => exit::SUCCESS,
         false if cancel.is_cancelled() => exit::TERMINATED,
@@ -270,7 +272,7 @@ fn open(from: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     Ok(Box::new(file))
 }
 
-fn tell_import(
+fn print_import(
     outcome: &Outcome,
     map: Option<&Path>,
     dry_run: bool,

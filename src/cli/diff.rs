@@ -1,4 +1,4 @@
-//! `diff`: tells what differs between two images.
+//! `diff`: prints the differences between two images.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use super::exit::{self, Exit};
 use squashfs::diff::diff;
 
-/// Show what differs between two squashfs images
+/// Show the differences between two squashfs images
 ///
-/// One line a difference: - removed, + added, ~ changed (content, mode, owner, xattrs). Times are not
-/// compared.
+/// One line per difference: - removed, + added, ~ changed (content, mode, owner, xattrs). Times
+/// are not compared.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image to start from
+    /// Old image
     old: PathBuf,
 
-    /// Image to compare with it
+    /// New image
     new: PathBuf,
 
     /// Print JSON

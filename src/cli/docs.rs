@@ -1,4 +1,4 @@
-//! `docs`: the pages of docs/ that are made from code, on stdout. A test keeps the files equal.
+//! `docs`: the pages of docs/ that are created from code, on stdout. A test keeps the files equal.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

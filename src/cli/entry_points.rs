@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-/// The command line that the name stands for; one of our own goes through as it is.
+/// The command line for the name of an entry point; our own command lines are not changed.
 pub fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut given = given.peekable();
     let command = given.peek().and_then(|name| command(Path::new(name)));

@@ -18,28 +18,30 @@ pub const FAILURE: Exit = Exit {
 };
 pub const USAGE: Exit = Exit {
     code: 2,
-    meaning: "the command line or the environment is wrong; nothing was started. Of an environment \
-              that says which job it is and where IMS is, the job's status is `error`",
+    meaning: "the command line or the environment is wrong; nothing was started. If the \
+              environment names the job and IMS, the job's status is `error`",
 };
 pub const GAVE_UP: Exit =
     Exit { code: 3, meaning: "the user touched `failed`; the job's status is `error`" };
-pub const NOT_TOLD: Exit = Exit {
+pub const NOT_REPORTED: Exit = Exit {
     code: 4,
-    meaning: "the job ended, but IMS could not be told its terminal status; the log says which",
+    meaning: "the job ended, but its terminal status could not be reported to IMS; the log \
+              contains it",
 };
 pub const LAYER_FAILED: Exit = Exit {
     code: 5,
-    meaning: "a layer of `configure` failed; the same command goes on after the last good one",
+    meaning: "a layer of `configure` failed; the same command continues after the last good layer",
 };
 pub const TERMINATED: Exit =
     Exit { code: 143, meaning: "ended by SIGTERM or SIGINT; a job's status is `error`" };
 
-pub const ALL: &[Exit] = &[SUCCESS, FAILURE, USAGE, GAVE_UP, NOT_TOLD, LAYER_FAILED, TERMINATED];
+pub const ALL: &[Exit] =
+    &[SUCCESS, FAILURE, USAGE, GAVE_UP, NOT_REPORTED, LAYER_FAILED, TERMINATED];
 
 impl Exit {
     /// The exit code of a job.
     pub fn of_job(outcome: &Outcome) -> Self {
-        if outcome.told { Self::of_end(outcome.end) } else { NOT_TOLD }
+        if outcome.told { Self::of_end(outcome.end) } else { NOT_REPORTED }
     }
 
     /// The exit code of a part of a job.

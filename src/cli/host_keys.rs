@@ -1,4 +1,4 @@
-//! `host-keys`: how a job's SSH server proves itself.
+//! `host-keys`: prints the SSH host keys of a job.
 
 use std::path::PathBuf;
 
@@ -14,11 +14,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = "/mnt/image")]
     image_root_parent: PathBuf,
 
-    /// SSHFP resource records for this name (RFC 4255)
+    /// Print SSHFP resource records for this name (RFC 4255)
     #[arg(long, value_name = "HOST")]
     sshfp: Option<String>,
 
-    /// Lines for a known_hosts file; HOST or [HOST]:PORT
+    /// Print lines for a known_hosts file; HOST or [HOST]:PORT
     #[arg(long, value_name = "HOST")]
     known_hosts: Option<String>,
 }

@@ -16,7 +16,7 @@ use crate::transfer::{Site, get};
 use ims_client::Arch;
 use ims_client::Collection;
 
-/// Import, fetch, check and list the images of a site
+/// Import, download, check and list images
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -39,10 +39,10 @@ enum Command {
 
 /// Register an image root that was built elsewhere
 ///
-/// ROOTFS may be a squashfs image, a tar archive (plain, gzip, xz, zstd), a directory or a kiwi result
-/// directory; its content tells. Archives are converted as they are read. An image of the same name,
-/// architecture and content that is registered already is found and not made again. Whatever fails,
-/// nothing is left of it.
+/// ROOTFS may be a squashfs image, a tar archive (plain, gzip, xz, zstd), a directory or a kiwi
+/// result directory; the type is detected from its content. Archives are converted as they are
+/// read. If an image with the same name, architecture and content is already registered, no other
+/// one is created. If the import fails, everything it created is removed.
 #[derive(Debug, clap::Args)]
 struct ImportArgs {
     /// The image root
@@ -68,15 +68,17 @@ struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     debug_kernel: Option<PathBuf>,
 
-    /// Architecture; an error if the root's programs are built for another [default: theirs]
+    /// Architecture; an error if the root's programs are built for another one [default: detected
+    /// from them]
     #[arg(long, value_enum)]
     arch: Option<Arch>,
 
-    /// Make another record even if the image is registered already
+    /// Create another record even if the image is already registered
     #[arg(long)]
     force: bool,
 
-    /// Where the squashfs of an archive or a directory is made [default: TMPDIR, or /tmp]
+    /// Directory for the squashfs image made of an archive or a directory [default: TMPDIR, or
+    /// /tmp]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 }
@@ -86,7 +88,7 @@ struct GetArgs {
     #[command(flatten)]
     get: records::Get,
 
-    /// Fetch changes.json and provenance.json as well, where the image has them
+    /// Also download changes.json and provenance.json, if the image has them
     #[arg(long)]
     include_history: bool,
 }
@@ -114,7 +116,7 @@ async fn run_get(
 ) -> anyhow::Result<Exit> {
     let GetArgs { get, include_history } = args;
     let files = get::image(site, &get.id, &get.dir, include_history, cancel).await?;
-    get.tell(&files, out)
+    get.print(&files, out)
 }
 
 async fn run_import(
@@ -137,21 +139,22 @@ async fn run_import(
     for note in &imported.notes {
         tracing::warn!("{note}");
     }
-    let Imported { image, artifacts, manifest, was_there, notes } = &imported;
+    let Imported { image, artifacts, manifest, existed, notes } = &imported;
     let artifacts: Vec<_> = artifacts.iter().chain(manifest).collect();
     out.print(
         || {
             json!({
                 "result": "success",
-                "existing": was_there,
+                "existing": existed,
                 "ims_image_record": image,
                 "ims_image_artifacts": artifacts,
                 "notes": notes,
             })
         },
-        || match was_there {
+        || match existed {
             true => format!(
-                "{} is registered already with this content as image {}; --force makes another",
+                "{} is already registered with this content as image {}; use --force to create \
+                 another one",
                 image.name.escape_debug(),
                 image.id
             ),

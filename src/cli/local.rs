@@ -19,11 +19,11 @@ pub struct Local {
 }
 
 impl Local {
-    /// Finds the standalone that is meant: the only one where no IMS is named, else the one that is at the
-    /// very URL that is named. Nothing of it is used for any other IMS.
+    /// Finds the standalone server to use: the only one if no IMS is named, else the one with
+    /// exactly the named URL. Its settings are used for no other IMS.
     pub fn find(said: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let said = |name: &str| said(name).filter(|text| !text.trim().is_empty());
-        // Somebody who has other credentials means another service.
+        // Other credentials are for another service.
         let others = [&vars::OAUTH_CONFIG_DIR, &vars::OAUTH_CLIENT_SECRET];
         if others.iter().any(|var| said(var.name).is_some()) {
             return Ok(Self::default());
@@ -39,7 +39,7 @@ impl Local {
     }
 
     fn of(here: Here, said: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
-        tracing::info!(ims = %here.ims_url, "using the standalone of this machine");
+        tracing::info!(ims = %here.ims_url, "using the standalone server on this machine");
         let mut variables = vec![(vars::IMS_URL.name, plain(&here.ims_url))];
         let endpoint = said(vars::S3_ENDPOINT.name).or_else(|| said(vars::S3_HOST.name));
         let its_store = endpoint.as_deref().is_none_or(|text| is_same(text, &here.s3_endpoint));
@@ -49,7 +49,8 @@ impl Local {
         let keys = [&vars::S3_ACCESS_KEY, &vars::S3_SECRET_KEY];
         let none_given = keys.iter().all(|var| said(var.name).is_none());
         if let Some(path) = here.s3_keys_file.filter(|_| its_store && none_given) {
-            let keys = read_keys(&path).context("cannot use the keys of standalone")?;
+            let keys =
+                read_keys(&path).context("cannot use the S3 keys of the standalone server")?;
             variables.push((vars::S3_ACCESS_KEY.name, keys.access));
             variables.push((vars::S3_SECRET_KEY.name, keys.secret.expose_secret().to_owned()));
         }
@@ -70,7 +71,7 @@ fn running() -> Vec<Here> {
         tracing::warn!(
             directory = %directory.display(),
             %error,
-            "what it says of a standalone on this machine is not used"
+            "cannot read which standalone servers run on this machine; ignoring this directory"
         );
         Vec::new()
     })
@@ -84,7 +85,7 @@ fn choose(mut running: Vec<Here>, url: Option<&str>) -> anyhow::Result<Option<He
     if running.len() > 1 {
         let urls: Vec<_> = running.iter().map(|here| plain(&here.ims_url)).collect();
         anyhow::bail!(
-            "several standalones run on this machine: name one with --ims-url: {}",
+            "several standalone servers run on this machine; choose one with --ims-url: {}",
             urls.join(", ")
         );
     }

@@ -1,4 +1,4 @@
-//! `ls`: lists what is in an image.
+//! `ls`: lists the content of an image.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use squashfs::read::{Image, Node, Step, Walker};
 
 /// List the content of a squashfs image
 ///
-/// One line a name: mode, owner/group, size or device, time of the last change, path.
+/// One line per name: mode, owner/group, size or device, modification time, path.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Image to list

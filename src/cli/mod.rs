@@ -3,7 +3,6 @@
 //! Nothing below `cli` reads the environment (`environment` does), prints or exits: clippy.toml and the lints
 //! of the workspace see to it.
 
-mod attach;
 mod completions;
 mod configure;
 mod connect;
@@ -28,6 +27,7 @@ mod squash;
 mod standalone;
 mod step;
 mod unsquash;
+mod who;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -45,11 +45,12 @@ use crate::telemetry::chain;
 use crate::telemetry::logs::{self, Format, Level};
 use linux::{cgroup, filesize, hardening, stdio};
 
-/// Does the work of an IMS image-management job: fetch, customize over SSH, pack, publish, register.
+/// Run IMS image-management jobs: fetch an image, customize it over SSH, pack, publish and
+/// register it
 #[derive(Debug, Parser)]
 #[command(name = "ims-job-agent", version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
-    /// Form of the log lines on stderr
+    /// Format of the log lines on stderr
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
     log_format: Format,
 
@@ -63,7 +64,8 @@ enum Command {
     Sessions(sessions::Args),
     #[command(subcommand)]
     Step(step::Step),
-    Attach(attach::Args),
+    #[command(alias = "attach")]
+    Who(who::Args),
     HostKeys(host_keys::Args),
     Package(package::Args),
     Standalone(standalone::Args),
@@ -81,7 +83,7 @@ enum Command {
     Node(node::Args),
 }
 
-/// Parses the command line, runs the command and says how it went.
+/// Parses the command line, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
     filesize::survive_limit();
     let exit = match Cli::try_parse_from(entry_points::arguments(std::env::args_os())) {
@@ -92,17 +94,17 @@ pub fn main() -> ExitCode {
     exit
 }
 
-/// How long a complaint about the command line is offered.
+/// Longest wait until stderr has taken a usage error.
 const COMPLAINT: Duration = Duration::from_secs(3);
 
-/// Says what is wrong with the command line; or prints the help or the version, if that was asked for.
+/// Prints the usage error, or the help or the version if that was asked for.
 fn refuse_arguments(error: &clap::Error) -> ExitCode {
     let text = error.render();
     let colored = |is_terminal: bool| match is_terminal {
         true => text.ansi().to_string(),
         false => text.to_string(),
     };
-    // Where it cannot be said, the exit code says it.
+    // If stderr takes nothing, the exit code is all there is.
     let complain = |text: String| {
         let _ = stdio::write_within(COMPLAINT, std::io::stderr(), text.into_bytes());
     };
@@ -119,13 +121,13 @@ fn obey(cli: Cli) -> ExitCode {
     let level = log_level();
     logs::init(cli.log_format, *level.as_ref().unwrap_or(&Level::default()));
     if let Err(fault) = level {
-        tracing::warn!("{} {fault}; {:?} it is", vars::LOG_LEVEL.name, Level::default());
+        tracing::warn!("{} {fault}; using {:?}", vars::LOG_LEVEL.name, Level::default());
     }
     let result = match cli.command {
         Command::Run(args) => block_on(run::run(args)),
         Command::Sessions(args) => block_on(sessions::run(args)),
         Command::Step(step) => block_on(step::run(step)),
-        Command::Attach(args) => block_on(attach::run(args)),
+        Command::Who(args) => block_on(who::run(args)),
         Command::HostKeys(args) => host_keys::run(&args),
         Command::Package(args) => block_on(package::run(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
@@ -172,7 +174,7 @@ async fn cancellable(
     terminated_or(result.await?, &cancel)
 }
 
-/// After a signal, whatever a command failed with is a consequence of that.
+/// After a signal, every failure of a command is a consequence of the signal.
 fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> anyhow::Result<Exit> {
     match result {
         Err(_) if cancel.is_cancelled() => Ok(exit::TERMINATED),
@@ -180,8 +182,8 @@ fn terminated_or(result: anyhow::Result<Exit>, cancel: &CancellationToken) -> an
     }
 }
 
-/// For commands that hold secrets: nobody may read this process's memory or environment, nor end it by
-/// its resource limits.
+/// For commands that hold secrets: no other process can read this one's memory or environment, or
+/// end it by changing its resource limits.
 fn keep_secrets() -> anyhow::Result<()> {
     hardening::keep_own_limits();
     hardening::make_undumpable().context("cannot protect this process's memory")
@@ -202,7 +204,7 @@ fn log_level() -> Result<Level, String> {
     }
 }
 
-/// Ends a job whose environment is wrong. Its record is ended too: clients wait for that.
+/// Ends a job whose environment is wrong, and sets the status of its record: clients wait for that.
 async fn refuse(faults: Faults) -> anyhow::Result<Exit> {
     job::refuse(faults, record(environment::variable), shutdown_token()?).await;
     Ok(exit::USAGE)
@@ -219,8 +221,21 @@ fn shutdown_token() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::warn!("{name}: ending");
+        tracing::warn!("received {name}, shutting down");
         cancel.cancel();
     });
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_words_are_still_understood() {
+        for words in [&["attach"][..], &["squash", "--engine", "own", "root", "out"]] {
+            let words = ["ims-job-agent"].iter().chain(words);
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
 }

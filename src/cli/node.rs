@@ -1,4 +1,4 @@
-//! `node`: what the agent of a pod starts on a remote build node. Not for people.
+//! `node`: the agent of a pod starts this on a remote build node. Not for interactive use.
 
 use std::path::PathBuf;
 

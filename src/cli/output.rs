@@ -28,7 +28,7 @@ pub enum Format {
 /// The flag that commands share.
 #[derive(Debug, clap::Args)]
 pub struct Output {
-    /// Form of the result on stdout
+    /// Format of the result on stdout
     #[arg(long, global = true, value_name = "FORM", default_value = "human")]
     pub format: Format,
 }
@@ -50,7 +50,7 @@ impl Output {
         line(&text)
     }
 
-    /// How a command ended; its failure is told as a job's is, in JSON too.
+    /// How a command ended; with `--format json` its failure is printed as JSON, as a job's is.
     pub fn ended(
         &self,
         result: anyhow::Result<Exit>,
@@ -64,7 +64,7 @@ impl Output {
     }
 }
 
-/// How long the result of a job is offered to whoever reads stdout.
+/// Longest wait until stdout has taken the result of a job.
 const RESULT: Duration = Duration::from_secs(10);
 
 const UNWRITTEN: &str = "cannot write the result to stdout";
@@ -73,7 +73,7 @@ fn line(text: &str) -> anyhow::Result<()> {
     self::text(&format!("{text}\n")).map(|_| ())
 }
 
-/// Prints text as it is; false where whoever reads has seen enough.
+/// Prints text as it is; false if the reader has closed the pipe.
 pub fn text(text: &str) -> anyhow::Result<bool> {
     match stdio::write_all(io::stdout(), text.as_bytes()) {
         Ok(()) => Ok(true),
@@ -82,7 +82,7 @@ pub fn text(text: &str) -> anyhow::Result<bool> {
     }
 }
 
-/// Prints how a job ended. That is not changed by a stdout that takes nothing, or that nobody reads.
+/// Prints how a job ended. A stdout that is full, closed or not read does not change the exit code.
 pub fn outcome(outcome: &Outcome) -> Exit {
     let text = format!("{}\n", outcome.result).into_bytes();
     match stdio::write_within(RESULT, io::stdout(), text) {
@@ -117,7 +117,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What was verified, a line an artifact.
+/// What was verified, one line per artifact.
 pub fn report(report: &Report) -> String {
     let verdict = if report.is_good() { "good" } else { "NOT good" };
     let mut lines = vec![format!("{} {}: {verdict}", report.id, report.name.escape_debug())];
@@ -133,10 +133,10 @@ pub fn report(report: &Report) -> String {
     lines.join("\n")
 }
 
-/// What was fetched, a line a file.
+/// What was fetched, one line per file.
 pub fn files(files: &[File]) -> String {
     let line = |file: &File| {
-        let how = if file.was_there { "was there" } else { "fetched" };
+        let how = if file.existed { "already there" } else { "fetched" };
         vec![file.path.display().to_string(), format!("{} bytes", file.size), how.to_owned()]
     };
     table(&files.iter().map(line).collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! `package`: packing and publishing alone, for any root directory or for what a job has left.
+//! `package`: packs and publishes any root directory, or the one that a failed job left behind.
 
 use std::path::PathBuf;
 
@@ -14,8 +14,8 @@ use ims_client::Arch;
 /// Pack an image root and register it with IMS, as a job does after `complete`
 ///
 /// IMS and the object store are found through the variables of a job (IMS_URL, CA_CERT, OAUTH_*,
-/// S3_*) or flags. A root that a failed job has left is opened again first, and removed when the image is
-/// registered; any other root is left as it is.
+/// S3_*) or flags. The root of a failed job is opened again first, and removed when the image is
+/// registered; any other root is not changed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The image root
@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long)]
     name: String,
 
-    /// The job whose result the image becomes
+    /// Set the image as the result of this job
     #[arg(long, value_name = "UUID")]
     job_id: Option<Uuid>,
 
@@ -51,8 +51,9 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
 
-    /// Who packs the image: this program with the blocks of the fetched image, or mksquashfs
-    #[arg(long, value_name = "NAME", default_value = "own")]
+    /// Which packer to use: the built-in one, which reuses blocks of the fetched image, or
+    /// mksquashfs
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     engine: Engine,
 
     #[command(flatten)]

@@ -15,7 +15,7 @@ use crate::transfer::{Site, get};
 use ims_client::Arch;
 use ims_client::Collection;
 
-/// Import, fetch, check and list the recipes of a site
+/// Import, download, check and list recipes
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -38,8 +38,8 @@ enum Command {
 
 /// Register a recipe archive
 ///
-/// A recipe with the same fields and the same archive that is registered already is found and not made
-/// again. Whatever fails, nothing is left of it.
+/// If a recipe with the same fields and the same archive is already registered, no other one is
+/// created. If the import fails, everything it created is removed.
 #[derive(Debug, clap::Args)]
 struct ImportArgs {
     /// The recipe: a gzip-compressed tar archive
@@ -49,15 +49,15 @@ struct ImportArgs {
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: String,
 
-    /// What builds it: kiwi-ng or packer
+    /// Build tool: kiwi-ng or packer
     #[arg(long, value_name = "TYPE", default_value = "kiwi-ng")]
     recipe_type: String,
 
-    /// What it builds on: sles12, sles15 or centos7
+    /// Distribution to build on: sles12, sles15 or centos7
     #[arg(long, value_name = "NAME")]
     linux_distribution: String,
 
-    /// Architecture of the images it builds
+    /// Architecture of the images that it builds
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
 
@@ -69,7 +69,7 @@ struct ImportArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     template_dictionary: Vec<(String, String)>,
 
-    /// Make another record even if the recipe is registered already
+    /// Create another record even if the recipe is already registered
     #[arg(long)]
     force: bool,
 }
@@ -96,7 +96,7 @@ async fn run_get(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
-    args.tell(&files, out)
+    args.print(&files, out)
 }
 
 async fn run_import(
@@ -125,13 +125,16 @@ async fn run_import(
         || {
             json!({
                 "result": "success",
-                "existing": imported.was_there,
+                "existing": imported.existed,
                 "ims_recipe_record": imported.recipe,
                 "notes": imported.notes,
             })
         },
-        || match imported.was_there {
-            true => format!("{name} is registered already as recipe {id}; --force makes another"),
+        || match imported.existed {
+            true => format!(
+                "{name} is already registered as recipe {id}; use --force to create \
+                another one"
+            ),
             false => format!("imported {name} as recipe {id}"),
         },
     )?;

@@ -19,23 +19,23 @@ pub enum Command {
     Ls(Ls),
 }
 
-/// Fetch what belongs to a record into a directory
+/// Download the artifacts of a record to a directory
 ///
-/// Every file is verified. What is there already and right is not fetched again, and a file that was cut
-/// off is gone on with.
+/// Every file is verified. Files that are already complete are not downloaded again, and partial
+/// downloads are resumed.
 #[derive(Debug, clap::Args)]
 pub struct Get {
     /// Id of the record
     pub id: String,
 
-    /// Where to; made if it does not exist
+    /// Directory to download to; created if missing
     pub dir: PathBuf,
 }
 
-/// Check records and what belongs to them where they are
+/// Check records and their artifacts in place
 ///
-/// Etag, size and md5 of every object are compared with what record and manifest say. The exit code is 1
-/// if anything is wrong.
+/// Etag, size and md5 of every object are compared with the record and the manifest. The exit code
+/// is 1 if anything is wrong.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     /// Ids of records
@@ -46,7 +46,7 @@ pub struct Verify {
 /// List the records
 #[derive(Debug, clap::Args)]
 pub struct Ls {
-    /// List those in the trash
+    /// List the records in the trash
     #[arg(long)]
     deleted: bool,
 }
@@ -68,7 +68,7 @@ impl Command {
 
 impl Get {
     /// Prints what was fetched.
-    pub fn tell(&self, files: &[File], out: &Output) -> anyhow::Result<Exit> {
+    pub fn print(&self, files: &[File], out: &Output) -> anyhow::Result<Exit> {
         out.print(|| json!({ "id": self.id, "files": files }), || output::files(files))?;
         Ok(exit::SUCCESS)
     }

@@ -25,20 +25,20 @@ use crate::workspace;
 /// is printed on stdout as JSON, everything else is logged on stderr.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the SSH server listens; fd://N takes over a listening socket
-    /// [default: as SSHD_OPTIONS says, else 0.0.0.0:22]
+    /// Address of the SSH server; fd://N takes over a listening socket [default: from
+    /// SSHD_OPTIONS, else 0.0.0.0:22]
     #[arg(long, value_name = "ADDR:PORT")]
     ssh_listen: Option<Listen>,
 
-    /// Who serves the sessions: this container, or one that runs `ims-job-agent sessions` in the
-    /// same pod
+    /// Which container serves the SSH sessions: this one, or one that runs `ims-job-agent
+    /// sessions` in the same pod
     ///
-    /// With `separate` the image is unpacked: the other container would not see a mount.
+    /// With `separate` the image is unpacked, because the other container would not see a mount.
     #[arg(long, value_name = "WHERE", default_value = "here")]
     sessions: Sessions,
 
-    /// The steps of a create job up to the build were done by other containers (`step`): package what
-    /// they have built, or let the user look at what failed
+    /// Other containers (`step`) have done the steps of a create job up to the build: package the
+    /// result, or open a debug session if the build failed
     #[arg(long)]
     after_build: bool,
 
@@ -50,48 +50,50 @@ pub struct Args {
     #[arg(long, value_name = "FILE", default_value = files::AUTHORIZED_KEYS)]
     authorized_keys: PathBuf,
 
-    /// How the image root is made: an overlay needs CAP_SYS_ADMIN
+    /// How the image root is created: an overlay needs CAP_SYS_ADMIN
     #[arg(long, value_name = "HOW", default_value = "auto")]
     workspace: workspace::Mode,
 
-    /// Who packs the image: this program with the blocks of the fetched image, or mksquashfs
-    #[arg(long, value_name = "NAME", default_value = "own")]
+    /// Which packer to use: the built-in one, which reuses blocks of the fetched image, or
+    /// mksquashfs
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     engine: Engine,
 
-    /// What clients may forward: nothing, only towards the job (ssh -L, -D, -W), or all (also ssh -R, -A)
+    /// Forwarding that clients may use: none, local (ssh -L, -D, -W) or all (also ssh -R, -A)
     #[arg(long, value_name = "WHAT", default_value = "all")]
     forwarding: ssh::Forwarding,
 
-    /// The values of a recipe's templates, in JSON or YAML
+    /// Values for the recipe's templates, JSON or YAML
     #[arg(long, value_name = "FILE", default_value = files::TEMPLATE_DICTIONARY)]
     template_dictionary: PathBuf,
 
-    /// Keys that packages of a recipe may be signed with: every file in there
+    /// Directory of the public keys that sign packages of a recipe; every file in it is used
     #[arg(long, value_name = "DIR", default_value = files::SIGNING_KEYS)]
     signing_keys: PathBuf,
 
-    /// Where the package of the site's CA certificate is made
+    /// Directory for the package with the site's CA certificate
     #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
     ca_rpm_dir: PathBuf,
 
-    /// End the job with an error when no session had a byte for so long (90m, 8h, 2 days)
+    /// End the job with an error after this time without traffic in any session (90m, 8h, 2 days)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_limit: Option<Duration>,
 
-    /// End the job with an error when its user is not done so long after its start (90m, 8h, 2 days)
+    /// End the job with an error if its user is not done this long after the start (90m, 8h, 2
+    /// days)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<Duration>,
 
-    /// How long a job is held and tried again whose image IMS or the store refuses [default: IMS_JOB_HOLD,
-    /// else 24h]
+    /// How long to hold the job and retry when IMS or the store refuses the image [default:
+    /// IMS_JOB_HOLD, else 24h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     hold: Option<Duration>,
 
-    /// How long users have to repair an image that cannot be packaged [default: IMS_JOB_GRACE, else 30m]
+    /// Time for users to repair an image that cannot be packaged [default: IMS_JOB_GRACE, else 30m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     grace: Option<Duration>,
 
-    /// Save the work of a job that fails there: a directory that outlives the job's volume, or
+    /// Where to save the work of a job that fails: a directory that outlives the job's volume, or
     /// s3://BUCKET/PREFIX [default: IMS_JOB_RESCUE]
     #[arg(long, value_name = "PLACE")]
     rescue: Option<RescuePlace>,
@@ -99,19 +101,20 @@ pub struct Args {
     #[command(flatten)]
     rights: jail::Rights,
 
-    /// Record what terminals show there, a file a session (asciicast v2)
+    /// Record terminal output in this directory, one file per session (asciicast v2)
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
 
-    /// Keys for root on the remote build node, and perhaps a file known_hosts
+    /// Directory of the SSH keys for root on the remote build node; may contain a known_hosts file
     #[arg(long, value_name = "DIR", default_value = files::REMOTE_KEYS)]
     remote_keys: PathBuf,
 
-    /// This program for remote build nodes of other architectures, as ims-job-agent-ARCH
+    /// Directory with this program for remote build nodes of other architectures, as
+    /// ims-job-agent-ARCH
     #[arg(long, value_name = "DIR", default_value = "/usr/lib/ims-job-agent")]
     remote_programs: PathBuf,
 
-    /// Serve /healthz, /readyz, /metrics and /status there
+    /// Serve /healthz, /readyz, /metrics and /status on this address
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
 }
@@ -132,9 +135,12 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let stop = super::shutdown_token()?;
     let board = Board::new(contract.job_id.to_string());
     if let Some(address) = args.status_listen {
-        // The job does not depend on it, and IMS is to be told of the job's end whatever happens.
+        // The job does not depend on it, and must report its end to IMS whatever happens.
         if let Err(error) = serve_status(address, board.clone(), stop.clone()).await {
-            tracing::error!("no status listener: {}", chain(error.as_ref()));
+            tracing::error!(
+                "cannot serve the status, the job continues without it: {}",
+                chain(error.as_ref())
+            );
         }
     }
     let options = Options {

@@ -12,16 +12,18 @@ use crate::job::{self, Listen, SessionServer};
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 
-/// Serve the sessions of a job whose agent runs in another container (`run --sessions separate`)
+/// Serve the SSH sessions of a job whose agent runs in another container (`run --sessions
+/// separate`)
 ///
-/// This container shares the job's directory and the network with the agent's, and needs no secret.
+/// This container shares the job's directory and the network with the agent's container. It needs
+/// no credentials.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the SSH server listens [default: as SSHD_OPTIONS says, else 0.0.0.0:22]
+    /// Address of the SSH server [default: from SSHD_OPTIONS, else 0.0.0.0:22]
     #[arg(long, value_name = "ADDR:PORT")]
     ssh_listen: Option<Listen>,
 
-    /// The user's public keys; the first of these files that exists
+    /// The user's public keys; the first of these files that exists is used
     #[arg(
         long,
         value_name = "FILE",
@@ -29,8 +31,8 @@ pub struct Args {
     )]
     authorized_keys: Vec<PathBuf>,
 
-    /// The steps of a create job have ended when this starts: without a failed build there are no
-    /// sessions
+    /// The steps of a create job have ended before this starts: serve sessions only if the build
+    /// failed
     #[arg(long)]
     after_build: bool,
 
@@ -41,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     rights: jail::Rights,
 
-    /// Serve /healthz, /readyz and /metrics there
+    /// Serve /healthz, /readyz and /metrics on this address
     #[arg(long, value_name = "ADDR:PORT")]
     status_listen: Option<SocketAddr>,
 }
@@ -62,7 +64,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(address) = args.status_listen
         && let Err(error) = serve_status(address, board.clone(), stop.clone()).await
     {
-        tracing::error!("no status listener: {}", chain(error.as_ref()));
+        tracing::error!(
+            "cannot serve the status, the sessions continue without it: {}",
+            chain(error.as_ref())
+        );
     }
     let server = SessionServer {
         listen: super::ssh_listen(args.ssh_listen, &contract.session),

@@ -1,4 +1,4 @@
-//! `squash`: packs a directory tree, in full or with the blocks of a base image.
+//! `squash`: packs a directory tree, in full or with reused blocks of a base image.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -19,29 +19,30 @@ use squashfs::write::{self, Exclude, Options, Summary};
 
 /// Pack a directory tree into a squashfs image
 ///
-/// With --base, blocks of files that did not change are copied from that image as they are.
+/// With --base, compressed blocks of unchanged files are copied from that image.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory to pack
     root: PathBuf,
 
-    /// Image to write; it appears when it is whole, and what was there stays until then
+    /// Image to write; an existing file is replaced only when the new image is complete
     out: PathBuf,
 
-    /// Image whose blocks are used again where content did not change
+    /// Image whose blocks are reused for unchanged content
     #[arg(long, value_name = "IMAGE")]
     base: Option<PathBuf>,
 
-    /// ROOT was an overlay on the base, and this is its upper layer: only it is read
+    /// Upper layer of the overlay on the base that ROOT was: only this directory is read
     #[arg(long, value_name = "DIR", requires = "base", conflicts_with = "quick_check")]
     upper: Option<PathBuf>,
 
-    /// The work directory of that overlay, if it was mounted with index=on: it knows which other
-    /// names a changed hard link has
+    /// Work directory of that overlay, if it was mounted with index=on: it lists the other names
+    /// of a changed hard link
     #[arg(long, value_name = "DIR", requires = "upper")]
     work: Option<PathBuf>,
 
-    /// Take files of the base's size and modification time for unchanged, as rsync does
+    /// Assume that files with the same size and modification time as in the base are unchanged, as
+    /// rsync does
     #[arg(long, requires = "base")]
     quick_check: bool,
 
@@ -49,28 +50,29 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "gzip")]
     comp: Comp,
 
-    /// Level of the compressor: gzip 1-12, zstd 1-22, xz 0-9, lz4 0-12 (0: fast)
+    /// Compression level: gzip 1-12, zstd 1-22, xz 0-9, lz4 0-12 (0: fast)
     #[arg(long, value_name = "N")]
     level: Option<i32>,
 
-    /// Bytes in a block: a power of two from 4K to 1M
+    /// Block size: a power of two from 4K to 1M
     #[arg(long, value_name = "SIZE", default_value = "128K", value_parser = block_size)]
     block: u32,
 
-    /// Compressing threads [default: what the cgroup allows]
+    /// Number of compression threads [default: CPUs that the cgroup allows]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Leave out a path below ROOT and all below it; * and ? match within a component. May be repeated
+    /// Exclude this path below ROOT and everything below it; * and ? match within a component. May
+    /// be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<OsString>,
 
-    /// Time of the image and latest time of any file in it, seconds since 1970
+    /// Timestamp of the image and latest timestamp of any file in it, in seconds since 1970
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
     source_date_epoch: Option<u32>,
 
-    /// Who packs: this program, or mksquashfs with its defaults
-    #[arg(long, value_name = "NAME", default_value = "own")]
+    /// Which packer to use: the built-in one, or mksquashfs with its defaults
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     engine: Engine,
 }
 
@@ -103,12 +105,17 @@ pub fn run(args: &Args, cancel: &CancellationToken) -> anyhow::Result<Exit> {
             let (root, out) = (&args.root, &args.out);
             let outcome = reuse::pack(base, changes, root, out, &options, &meter, cancel)?;
             let reused: u64 = outcome.ranges.iter().map(|range| range.length).sum();
-            tracing::info!(bytes = reused, ranges = outcome.ranges.len(), "copied from the base");
+            tracing::info!(
+                bytes = reused,
+                ranges = outcome.ranges.len(),
+                "reused blocks of the \
+                base"
+            );
             outcome.summary
         }
     };
     meter.finish();
-    tell(&summary);
+    log_summary(&summary);
     Ok(exit::SUCCESS)
 }
 
@@ -130,7 +137,7 @@ impl Args {
     }
 }
 
-/// The yardstick: mksquashfs as the incumbent runs it.
+/// For comparison: mksquashfs as the original IMS job image runs it.
 fn with_mksquashfs(args: &Args, meter: &Meter, cancel: &CancellationToken) -> anyhow::Result<()> {
     external::pack(&external::Pack {
         root: &args.root,
@@ -143,7 +150,7 @@ fn with_mksquashfs(args: &Args, meter: &Meter, cancel: &CancellationToken) -> an
     Ok(())
 }
 
-fn tell(summary: &Summary) {
+fn log_summary(summary: &Summary) {
     tracing::info!(
         inodes = summary.inodes,
         content = summary.content,

@@ -17,17 +17,17 @@ use crate::standalone::{self, Config, Keys, S3Choice, here};
 use linux::service;
 use net::Trust;
 
-/// Serve the IMS API and an object store, and run jobs, on this machine alone
+/// Serve the IMS API and an object store and run jobs, all on this machine
 ///
-/// The keys of the store come from S3_ACCESS_KEY and S3_SECRET_KEY. Without them the embedded store
-/// makes a pair at its first start and says where it is kept. The file that CA_CERT names is the CA
-/// certificate that jobs put into images.
+/// The keys of the store come from S3_ACCESS_KEY and S3_SECRET_KEY. Without them the embedded
+/// store generates a pair at its first start and logs the path of its file. Jobs add the CA
+/// certificate in the file CA_CERT to images.
 ///
-/// Clients send the token of the service; the commands of this program find it by themselves on the same
-/// machine. Each job has a token and keys of its own, for its own record and images.
+/// Clients send the token of the service; on the same machine the commands of this program find it
+/// by themselves. Each job has its own token and keys, for its own record and images.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory of the records, objects and jobs; made if missing
+    /// Directory for records, objects and jobs; created if missing
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -44,37 +44,38 @@ pub struct Args {
     )]
     s3_listen: SocketAddr,
 
-    /// Make the index of the embedded store anew from its blobs, and end; needed when the index is lost
+    /// Rebuild the index of the embedded store from its blobs and exit; needed when the index is
+    /// lost
     #[arg(long, conflicts_with = "s3_endpoint")]
     rebuild_index: bool,
 
-    /// Use this object store instead of the embedded one; buckets are made if missing
+    /// Use this object store instead of the embedded one; missing buckets are created
     #[arg(long, value_name = "URL")]
     s3_endpoint: Option<Url>,
 
     /// File with the bearer token that clients must send [default: the file token in the data
-    /// directory, made at the first start]
+    /// directory, created at the first start]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Let sessions of jobs with require_dkms (IMS's default) mount, as in a privileged pod: their users
-    /// can then be root on this machine
+    /// Let sessions of jobs with require_dkms (IMS's default) mount file systems, as in a
+    /// privileged pod. Their users can then become root on this machine
     #[arg(long)]
     allow_dkms: bool,
 
-    /// Name by which clients may call this service, beside the addresses that it listens on; may be
-    /// repeated
+    /// Host name that clients may use for this service, besides the addresses that it listens on;
+    /// may be repeated
     #[arg(long = "allowed-host", value_name = "NAME")]
     allowed_hosts: Vec<String>,
 
-    /// What of the network the sessions of jobs get
+    /// Network access of the sessions of jobs
     ///
-    /// They share it with this host. `filtered` takes cgroup v2 and BPF of the kernel; where they cannot be
-    /// had, jobs with sessions fail and say so.
+    /// Sessions share the network with this host. `filtered` needs cgroup v2 and BPF; without
+    /// them, jobs with sessions fail with an error.
     #[arg(long, value_name = "WHAT", default_value = "filtered")]
     session_network: Network,
 
-    /// What sessions of jobs may do besides
+    /// Additional capabilities of the sessions of jobs
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     session_capability: Vec<Capability>,
 }
@@ -114,7 +115,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
             refused_ports: Vec::new(),
             capabilities: args.session_capability,
         },
-        agent_binary: std::env::current_exe().context("cannot find this program's own file")?,
+        agent_binary: std::env::current_exe()
+            .context("cannot determine the path of this program")?,
     };
     standalone::run(config, super::shutdown_token()?).await?;
     Ok(exit::SUCCESS)
@@ -123,14 +125,14 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 #[allow(clippy::print_stdout, reason = "the result of this command")]
 async fn rebuild_index(data: &std::path::Path) -> anyhow::Result<Exit> {
     let report = standalone::rebuild_index(data).await?;
-    println!("{} objects found by what they say of themselves", report.objects);
+    println!("{} objects found by the notes in their blobs", report.objects);
     println!("{} parts of unfinished uploads", report.parts);
     println!(
-        "{} objects of an older version found by the records; their metadata is lost",
+        "{} objects of an older version found through the records; their metadata is lost",
         report.matched
     );
-    println!("{} blobs that nobody knows, now s3://boot-images/lost+found/*", report.lost);
-    println!("{} objects that are not whole, and left out", report.broken.len());
+    println!("{} unknown blobs, moved to s3://boot-images/lost+found/*", report.lost);
+    println!("{} incomplete objects, left out:", report.broken.len());
     for name in &report.broken {
         println!("    s3://{name}");
     }
@@ -159,7 +161,7 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))
 }
 
-/// A secret that others can read is the operator's to mend; it may be mounted so.
+/// Only a warning: the file may be mounted with these permissions.
 fn warn_if_open(path: &Path) {
     if std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 != 0) {
         tracing::warn!(path = %path.display(), "other users can read the token file: chmod 600");

@@ -9,7 +9,7 @@ use super::exit::Exit;
 use crate::contract::{StepContract, files};
 use crate::job::steps;
 
-/// Do one step of a job, as the init containers of IMS's pod templates do
+/// Run one step of a job, as the init containers of IMS's pod templates do
 #[derive(Debug, clap::Subcommand)]
 pub enum Step {
     /// Fetch the image of a customize job and unpack it
@@ -21,35 +21,35 @@ pub enum Step {
     },
     /// Fetch the recipe of a create job, unpack it and render its templates
     FetchRecipe {
-        /// Where the recipe is unpacked
+        /// Directory to unpack the recipe to
         directory: PathBuf,
         /// A presigned URL of the recipe's archive
         url: Url,
-        /// The values of the recipe's templates, in JSON or YAML
+        /// Values for the recipe's templates, JSON or YAML
         #[arg(long, value_name = "FILE", default_value = files::TEMPLATE_DICTIONARY)]
         template_dictionary: PathBuf,
     },
-    /// Wait until all repositories of the unpacked recipe (RECIPE_ROOT_PARENT) answer
+    /// Wait until all repositories of the unpacked recipe (RECIPE_ROOT_PARENT) respond
     WaitForRepositories,
-    /// Make the package of the site's CA certificate
+    /// Build the package with the site's CA certificate
     BuildCaPackage {
-        /// Where the package is made
+        /// Directory for the package
         #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
         ca_rpm_dir: PathBuf,
     },
     /// Build the image root from the unpacked recipe with kiwi-ng
     ///
-    /// A build that fails is told in the file `build_failed`, with the exit code 0: the container that
-    /// packages ends the job.
+    /// If the build fails, the reason is written to the file `build_failed` and the exit code is
+    /// 0: the container that packages the image ends the job.
     BuildImage {
         /// The unpacked recipe [default: RECIPE_ROOT_PARENT]
         recipe: Option<PathBuf>,
         /// The job's directory [default: IMAGE_ROOT_PARENT]
         directory: Option<PathBuf>,
-        /// Keys that packages of the recipe may be signed with: every file in there
+        /// Directory of the public keys that sign packages of the recipe; every file in it is used
         #[arg(long, value_name = "DIR", default_value = files::SIGNING_KEYS)]
         signing_keys: PathBuf,
-        /// Where the package of the site's CA certificate was made
+        /// Directory with the package of the site's CA certificate
         #[arg(long, value_name = "DIR", default_value = files::CA_RPM)]
         ca_rpm_dir: PathBuf,
     },

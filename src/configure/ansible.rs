@@ -1,4 +1,4 @@
-//! ansible-playbook as a child, and what its output tells.
+//! ansible-playbook as a child, and what its output reports.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -34,9 +34,9 @@ pub enum Error {
     Log { path: PathBuf, source: io::Error },
     #[error("the task {:?} failed: {}", .0.task, .0.message)]
     Task(FailedTask),
-    #[error("the playbook could not be played")]
+    #[error("ansible-playbook could not run the playbook")]
     Playbook(#[source] process::Error),
-    #[error("stopped while the playbook was played")]
+    #[error("cancelled while the playbook ran")]
     Cancelled,
 }
 

@@ -45,15 +45,15 @@ pub struct SpecialParameters {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("this is no CFS configuration")]
+    #[error("this is not a CFS configuration")]
     Form(#[from] serde_json::Error),
     #[error("the configuration cannot be used: {}", .0.join("; "))]
     Faults(Vec<String>),
     #[error("there is no layer {wanted:?}; the layers are {layers}")]
     Unknown { wanted: String, layers: String },
-    #[error("several layers are called {wanted:?}, give the index: {layers}")]
+    #[error("several layers are called {wanted:?}, use the index: {layers}")]
     Ambiguous { wanted: String, layers: String },
-    #[error("--limit and --from leave no layer of {layers}")]
+    #[error("--limit and --from exclude every layer of {layers}")]
     Nothing { layers: String },
 }
 
@@ -167,19 +167,20 @@ impl RawSource {
         let clone_url = present(self.clone_url).unwrap_or_default();
         match (clone_url.as_str(), present(self.source)) {
             ("", Some(source)) => faults.push(format!(
-                "{what} names the source {source:?}, which only CFS knows: give its clone_url"
+                "{what} uses the source {source:?}, which is known only to CFS: use its clone_url \
+                 instead"
             )),
             ("", None) => faults.push(format!("{what} has no clone_url")),
             _ => {}
         }
         if commit.is_none() && branch.is_none() {
-            faults.push(format!("{what} has neither commit nor branch"));
+            faults.push(format!("{what} has neither a commit nor a branch"));
         }
         let texts = [Some(&clone_url), commit.as_ref(), branch.as_ref()];
         for text in texts.into_iter().flatten() {
             // git would take it for an option.
             if text.starts_with('-') || text.contains(char::is_control) {
-                faults.push(format!("{what}: {text:?} cannot be given to git"));
+                faults.push(format!("{what}: {text:?} is not a valid argument for git"));
             }
         }
         Source { clone_url, commit, branch }
@@ -221,7 +222,7 @@ mod tests {
         let json = br#"{"layers": [{"name": "a"}, {"source": "s", "commit": "-x"},
             {"clone_url": "u", "branch": "b", "playbook": "../x.yml"}]}"#;
         let error = Configuration::parse(json, "file").unwrap_err().to_string();
-        for part in ["no clone_url", "neither commit", "the source \"s\"", "\"-x\"", "../x.yml"] {
+        for part in ["no clone_url", "neither a commit", "the source \"s\"", "\"-x\"", "../x.yml"] {
             assert!(error.contains(part), "{part}: {error}");
         }
         assert!(Configuration::parse(br#"{"layers": []}"#, "file").is_err());

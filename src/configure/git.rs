@@ -1,4 +1,4 @@
-//! Repositories of layers, by the git program.
+//! Clones the repositories of layers with the git program.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,7 @@ pub enum Error {
     Clone { url: String, source: process::Error },
     #[error("{url} has no commit {commit}")]
     Commit { url: String, commit: String, source: process::Error },
-    #[error("cannot tell which commit of {url} was checked out")]
+    #[error("cannot determine which commit of {url} was checked out")]
     Head { url: String, source: process::Error },
 }
 

@@ -1,4 +1,4 @@
-//! The inventory that CFS makes for an image: its host is named after the image's id.
+//! The inventory that CFS creates for an image: its host is named after the image's id.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,9 +21,9 @@ pub fn check_group(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     match name {
         "" => Err("a group has no name".into()),
-        "all" | "ungrouped" => Err(format!("the group {name} is ansible's own")),
+        "all" | "ungrouped" => Err(format!("the group {name} is reserved by ansible")),
         _ if !name.chars().all(plain) => {
-            Err(format!("{name:?} is no name of a group: letters, digits, _ - and . are"))
+            Err(format!("{name:?} is not a valid group name: use letters, digits, _ - and ."))
         }
         _ => Ok(()),
     }

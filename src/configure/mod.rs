@@ -1,5 +1,5 @@
-//! A configuration layer by layer, as CFS applies one to an image: what is to be done, the two programs
-//! that do it (git, ansible-playbook), and what is written down of it.
+//! Applies a configuration to an image layer by layer, as CFS does: the configuration, the two
+//! programs that apply it (git, ansible-playbook), and the records of a run.
 //!
 //! Called by `job::configure`, which knows the order of things, by `cli` and by `standalone::cfs`. No
 //! sessions, images or registries here.

@@ -1,8 +1,8 @@
-//! How far a configuration has come, written down after every layer, so that the same command goes on
+//! The progress of a configuration, saved after every layer, so that the same command continues
 //! there.
 //!
-//! Layers are known by a chain of digests: one that was applied counts only after the same layers on the
-//! same image.
+//! Layers are identified by a chain of digests: an applied layer counts only after the same layers
+//! on the same image.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `provenance.json`: what an image was made of, published beside its manifest.
+//! `provenance.json`: the sources of an image, published beside its manifest.
 
 use jiff::Timestamp;
 use serde::Serialize;

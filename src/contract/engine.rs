@@ -13,9 +13,10 @@
     serde::Deserialize,
 )]
 pub enum Engine {
-    /// This program: blocks of the base image are used again, the rest is compressed.
+    /// The built-in packer: reuses blocks of the base image and compresses the rest.
     #[default]
+    #[value(name = "builtin", alias = "own")]
     Own,
-    /// mksquashfs with its defaults: everything is compressed anew.
+    /// mksquashfs with its defaults: compresses everything again.
     Mksquashfs,
 }

@@ -1,4 +1,5 @@
-//! Names of the files by which the job, its users and the pod talk (contract section 3).
+//! Names of the files through which the job, its users and the pod communicate (contract section
+//! 3).
 
 /// Made by the user: package the image. In `/mnt/image`, or in `/tmp` of the image root.
 pub const COMPLETE: &str = "complete";

@@ -23,7 +23,7 @@ pub enum Action {
     Create,
 }
 
-/// Everything that a job's environment says (contract section 2).
+/// The environment of a job (contract section 2).
 #[derive(Debug, Clone)]
 pub struct JobContract {
     pub action: Action,
@@ -82,7 +82,7 @@ pub struct Download {
     pub md5: Option<String>,
 }
 
-/// What create jobs alone need.
+/// Settings of create jobs only.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// `RECIPE_ROOT_PARENT`: where the recipe is unpacked.
@@ -102,7 +102,7 @@ pub struct ImageNames {
     pub arch: Arch,
 }
 
-/// What sessions are like.
+/// The settings of sessions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
     pub jail: bool,
@@ -121,7 +121,7 @@ impl std::error::Error for Faults {}
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the environment of the job is not usable:")?;
+        write!(f, "the environment of the job is not valid:")?;
         self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
 }
@@ -181,7 +181,7 @@ impl ImsAccess {
     }
 }
 
-/// Who is to be told that an environment is wrong: the record of the job, and the IMS that keeps it.
+/// Where to report that an environment is wrong: the record of the job, and its IMS.
 /// `None` where an environment does not even say that.
 pub fn record(lookup: impl Fn(&str) -> Option<String>) -> Option<(Uuid, ImsAccess)> {
     let mut reader = Reader::new(lookup);
@@ -262,7 +262,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         self.optional(var, parse)
     }
 
-    /// A level of which we know nothing is no fault: it says nothing of what the job does. `cli` warns.
+    /// An unknown level is not a fault, because it does not affect the job. `cli` warns.
     pub(super) fn log_level(&self) -> Level {
         let text = self.text(&vars::LOG_LEVEL);
         text.and_then(|text| values::log_level(&text).ok()).unwrap_or_default()
@@ -334,7 +334,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         })
     }
 
-    /// `None` where nothing is said of it.
+    /// `None` if it is not set.
     pub(super) fn s3_trust(&mut self) -> Option<Trust> {
         let var = match self.text(&vars::S3_SSL_VALIDATE) {
             None => &vars::S3_SSL_VERIFY,

@@ -1,4 +1,4 @@
-//! What the world around a job says and expects: environment, signal files, statuses.
+//! The interface of a job to its surroundings: environment, signal files, statuses.
 //!
 //! Pure: reads no file, opens no connection. `cli` fills a [`JobContract`] from the environment,
 //! once; every other room gets values from it.

@@ -1,7 +1,7 @@
-//! What the containers of a pod are told that do one part of a job each.
+//! The environment of the containers of a pod that do one part of a job each.
 //!
-//! They get fewer variables than the container of a whole job: what a part does not need is not
-//! asked for.
+//! They get fewer variables than the container of a whole job: a part requires only the variables
+//! that it uses.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub struct SessionContract {
     pub session: Session,
     /// `ENABLE_DEBUG`
     pub debug: bool,
-    /// `OAUTH_CONFIG_DIR`, in case that it is mounted all the same.
+    /// `OAUTH_CONFIG_DIR`, in case it is mounted.
     pub oauth_dir: PathBuf,
 }
 
@@ -58,7 +58,7 @@ pub struct StepContract {
     pub ims: ImsAccess,
     /// `DOWNLOAD_MD5SUM`, in lower-case hex.
     pub md5: Option<String>,
-    /// How the store's certificate is judged, where that is said.
+    /// How the store's certificate is verified, if it is set.
     pub store_trust: Option<Trust>,
     pub image_root_parent: PathBuf,
     pub recipe: Recipe,

@@ -1,4 +1,4 @@
-//! What is done before the work of a user is given up: how long a job is held, where its work is saved.
+//! Settings that protect the work of users: how long a job is held, where its work is saved.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a job waits for a repair, and where the work of one that fails is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Safekeeping {
-    /// `IMS_JOB_HOLD`: for whoever repairs IMS, the store, or the way to them.
+    /// `IMS_JOB_HOLD`: the time to repair IMS, the store, or the network.
     pub hold: Duration,
     /// `IMS_JOB_GRACE`: for users who repair the image.
     pub grace: Duration,
@@ -47,7 +47,7 @@ impl FromStr for RescuePlace {
         if let Some(place) = text.strip_prefix("s3://") {
             let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
             if bucket.is_empty() {
-                return Err("names no bucket".into());
+                return Err("does not name a bucket".into());
             }
             let prefix = prefix.trim_matches('/').to_owned();
             return Ok(Self::Store { bucket: bucket.to_owned(), prefix });

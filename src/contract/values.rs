@@ -1,4 +1,4 @@
-//! The forms in which values arrive: `True`/`False` text, URLs, UUIDs, hex. Pure parsers.
+//! Pure parsers of values: `True`/`False` text, URLs, UUIDs, hex.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let span = text.parse::<Span>().map_err(|error| error.to_string())?;
     let exact = span.to_duration(SpanRelativeTo::days_are_24_hours());
     let exact = exact.map_err(|error| error.to_string())?;
-    exact.try_into().map_err(|_| "is a time below 0".into())
+    exact.try_into().map_err(|_| "is a negative time".into())
 }
 
 pub fn count(text: &str) -> Result<u32, String> {
@@ -82,7 +82,7 @@ pub fn s3_trust(text: &str) -> Result<Trust, String> {
 }
 
 /// Where sshd would listen with the options of `SSHD_OPTIONS` (sshd(8): `-p`; sshd_config(5): `Port`,
-/// `ListenAddress`). The last one wins; options of which we know nothing say nothing.
+/// `ListenAddress`). The last one wins; unknown options are ignored.
 pub fn sshd_listen(text: &str) -> Result<SocketAddr, String> {
     let mut listen = SocketAddr::from(([0, 0, 0, 0], 22));
     let mut words = text.split_whitespace();

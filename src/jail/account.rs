@@ -1,4 +1,4 @@
-//! The account of root, as the image's (or the container's) passwd tells it.
+//! The account of root, from the passwd file of the image (or the container).
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -16,7 +16,7 @@ pub struct Account {
     pub shell: PathBuf,
 }
 
-/// Bytes of passwd that are looked at: a user's file must not fill our memory.
+/// Bytes of passwd that are read: a user's file must not fill our memory.
 const LIMIT: u64 = 1 << 20;
 
 impl Account {

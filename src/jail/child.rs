@@ -1,4 +1,4 @@
-//! A session's first process, as the ssh room holds it.
+//! The handle of a session's first process for the `ssh` room.
 
 use std::io;
 use std::process::ExitStatus;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::link::Link;
+use super::init_client::InitClient;
 use super::wire::Request;
 use linux::Signal;
 
@@ -14,7 +14,7 @@ use linux::Signal;
 #[derive(Debug)]
 pub struct Child {
     pub(super) id: u64,
-    pub(super) link: Arc<Link>,
+    pub(super) init: Arc<InitClient>,
     pub(super) exited: Exited,
 }
 
@@ -46,6 +46,6 @@ impl Child {
 
     /// Signals its process group, as sshd does for a client's `signal` request.
     pub fn signal(&self, signal: Signal) -> Result<(), super::Error> {
-        self.link.line.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
+        self.init.line.send(&Request::Signal { id: self.id, signal: signal as i32 }, &[])
     }
 }

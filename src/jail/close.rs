@@ -1,9 +1,9 @@
-//! The end of a jail: what sessions left running is ended and named, its mounts are gone.
+//! Closes a jail: ends and reports what sessions left running, and removes their mounts.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::link::Link;
+use super::init_client::InitClient;
 use super::mounts::Mounts;
 use super::plan::{Plan, Shape};
 use linux::Signal;
@@ -18,17 +18,17 @@ pub struct Leftovers {
     pub stuck: Vec<Process>,
     /// What users mounted inside, as they see it; undone with the jail.
     pub mounts: Vec<String>,
-    /// What the jail put into the image and could not take out.
+    /// Files that the jail added to the image and could not remove.
     pub additions: Vec<PathBuf>,
 }
 
-/// Longest wait for a killed process to be gone.
+/// Longest wait for the end of a killed process.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
+pub fn close(init: &InitClient, plan: &Plan, grace: Duration) -> Leftovers {
     let left = || {
-        let mut left = descendants(link.line.pid);
-        left.retain(|process| Some(process.pid) != link.first);
+        let mut left = descendants(init.line.pid);
+        left.retain(|process| Some(process.pid) != init.first);
         left.extend(strays(plan));
         without_repetition(left)
     };
@@ -42,24 +42,24 @@ pub fn close(link: &Link, plan: &Plan, grace: Duration) -> Leftovers {
         wait_for(&processes, deadline);
     }
     let stuck = kill_all(left, Instant::now() + KILL_PATIENCE);
-    let mounts = link.take_mounts().map(Mounts::added).unwrap_or_default();
-    end_init(link);
+    let mounts = init.take_mounts().map(Mounts::added).unwrap_or_default();
+    end_init(init);
     Leftovers { processes, stuck, mounts, additions: Vec::new() }
 }
 
-/// What init had started when a user killed it: in a pid namespace all of it is gone, elsewhere it is
-/// ended here.
+/// Ends processes that init started before a user killed it; in a pid namespace the kernel has
+/// already ended them.
 pub fn end_strays(plan: &Plan) {
     for process in strays(plan) {
-        tracing::warn!(pid = process.pid, name = process.name, "ended with its session");
+        tracing::warn!(pid = process.pid, name = process.name, "ended a process with its session");
     }
     for process in kill_all(|| strays(plan), Instant::now() + KILL_PATIENCE) {
-        tracing::warn!(pid = process.pid, name = process.name, "cannot be ended");
+        tracing::warn!(pid = process.pid, name = process.name, "cannot end a process of a session");
     }
 }
 
-/// Processes of sessions that are not below a running init: the agent has inherited them from one that
-/// was killed; or nobody, when an agent before this one was killed too.
+/// Processes of sessions that are not below a running init: the agent has inherited them from an
+/// init that was killed; or another process has, if an earlier agent was killed too.
 fn strays(plan: &Plan) -> Vec<Process> {
     if plan.shape == Shape::Namespaces {
         return Vec::new();
@@ -77,11 +77,11 @@ fn without_repetition(mut processes: Vec<Process>) -> Vec<Process> {
 
 /// Init ends its pid namespace, or else is ended with that; the kernel kills all that is left there, and
 /// drops its mounts.
-fn end_init(link: &Link) {
-    link.line.hang_up();
-    let _ = pidfd::wait_until(&link.line.pidfd, Instant::now() + Duration::from_secs(2));
-    if !link.line.kill() {
-        tracing::warn!(pid = link.line.pid, "the process that starts sessions cannot be ended");
+fn end_init(init: &InitClient) {
+    init.line.hang_up();
+    let _ = pidfd::wait_until(&init.line.pidfd, Instant::now() + Duration::from_secs(2));
+    if !init.line.kill() {
+        tracing::warn!(pid = init.line.pid, "cannot end the process that starts sessions");
     }
-    link.reap();
+    init.reap();
 }

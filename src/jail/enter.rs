@@ -22,7 +22,7 @@ struct Entering {
 }
 
 /// All steps in order; what could not be had is returned as notes. A device or a mask that does not
-/// exist is no error; all else is.
+/// exist is not an error; all else is.
 pub fn carry_out(steps: &[Step]) -> Result<Vec<String>, Fault> {
     namespace::make_private().map_err(|error| Fault::new("make mounts private", &error))?;
     let devices = open_devices(steps);
@@ -36,7 +36,7 @@ pub fn carry_out(steps: &[Step]) -> Result<Vec<String>, Fault> {
     Ok(entering.notes)
 }
 
-/// The container's devices, opened before its root goes away. Those it lacks are left out.
+/// The container's devices, opened before the root changes. Missing ones are skipped.
 fn open_devices(steps: &[Step]) -> HashMap<PathBuf, OwnedFd> {
     let device = |step: &Step| match step {
         Step::Device(path) => Some((path.clone(), namespace::handle(path).ok()?)),

@@ -1,4 +1,4 @@
-//! The environment of a session, built from nothing: what login(1) and sshd set.
+//! The environment of a session, built from scratch: the variables that login(1) and sshd set.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

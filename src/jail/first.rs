@@ -1,10 +1,10 @@
-//! The first process of a jail's pid namespace. It sets up what sessions see, and from then on takes the
-//! statuses of their orphans.
+//! The first process of a jail's pid namespace. It sets up what sessions see, and then reaps their
+//! orphans.
 //!
-//! It is the one process of ours that sessions have in sight, so it has nothing to take over: no
-//! descriptor, no capability that they lack, and as root an empty directory. They may look at that:
-//! `/proc/1/root` differs from `/`, by which Ansible, ischroot and systemd tell a chroot. Its end is the
-//! end of all processes of the namespace.
+//! It is our only process that sessions can see, so it has nothing worth attacking: no descriptor,
+//! no capability that they lack, and an empty directory as its root. Sessions may look at that
+//! directory: `/proc/1/root` differs from `/`, by which Ansible, ischroot and systemd recognize a
+//! chroot. Its end is the end of all processes of the namespace.
 
 use std::fs::File;
 use std::io;
@@ -65,7 +65,7 @@ fn live(socket: UnixStream, setup: &Setup) -> io::Result<()> {
 
 fn prepare(setup: &Setup) -> Result<(Vec<String>, File), Fault> {
     let notes = enter::carry_out(&setup.steps)?;
-    // Opened while `/` is that of the sessions: it goes on telling what they see.
+    // Opened while `/` is that of the sessions: it keeps showing what they see.
     let mounts = File::open("/proc/self/mountinfo");
     let mounts = mounts.map_err(|error| Fault::new("open the list of mounts", &error))?;
     if setup.root.is_some() {

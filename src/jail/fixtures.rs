@@ -1,7 +1,7 @@
-//! What has to be in the image root for the jail's sake, and is taken out again at its end.
+//! What the jail adds to the image root, and removes again at its end.
 //!
 //! With namespaces: directories to mount on, where the image lacks them. Without: the device nodes
-//! that no program can do without (a shell's `2>/dev/null` would make a file of it in the image).
+//! that every program needs (a shell's `2>/dev/null` would create a regular file in the image).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ struct Additions {
     times: Option<(Times, Times)>,
 }
 
-/// Written down before anything is made: who is killed takes nothing out.
+/// Written before anything is created: a killed process removes nothing.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     root: PathBuf,
@@ -38,16 +38,16 @@ enum Made {
     Node(PathBuf, u64),
 }
 
-/// All that was put in. Dropping it leaves it there; see `take_out`.
+/// Everything that was added. Dropping it removes nothing; see `take_out`.
 #[derive(Debug, Default)]
-pub struct Fixtures(Option<Additions>);
+pub struct RootAdditions(Option<Additions>);
 
 /// Where in the agent's directory the record is.
 pub(super) fn record_in(agent: &Path) -> PathBuf {
     agent.join("fixtures.json")
 }
 
-/// Takes out of an image what a jail has put in that was killed.
+/// Removes what a killed jail had added to an image.
 pub fn remove_leftovers(agent: &Path) -> io::Result<()> {
     let file = record_in(agent);
     let Some(record) = Record::load(&file)? else { return Ok(()) };
@@ -56,7 +56,7 @@ pub fn remove_leftovers(agent: &Path) -> io::Result<()> {
     if left.is_empty() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("left in the image: {left:?}")))
+        Err(io::Error::other(format!("could not be removed from the image: {left:?}")))
     }
 }
 
@@ -70,10 +70,10 @@ const NODES: &[(&str, u32, u32)] = &[
     ("tty", 5, 0),
 ];
 
-impl Fixtures {
+impl RootAdditions {
     /// Puts in what the plan needs and the image lacks; nothing, if that fails.
-    pub fn put_in(plan: &Plan) -> io::Result<Fixtures> {
-        let mut fixtures = Fixtures::default();
+    pub fn put_in(plan: &Plan) -> io::Result<RootAdditions> {
+        let mut fixtures = RootAdditions::default();
         match fixtures.put_into(plan) {
             Ok(()) => Ok(fixtures),
             Err(error) => {
@@ -133,12 +133,12 @@ impl Fixtures {
         let result = record.made.iter().try_for_each(|made| made.make(&directory));
         let after = directory.times()?;
         let times = earlier.is_none().then_some((before, after));
-        // What was made before it failed is known by now, and taken out by the caller.
+        // What was created before the failure is known by now, and the caller removes it.
         self.0 = Some(Additions { record, file, directory, times });
         result
     }
 
-    /// Takes out what still is as it was made; what is not is returned.
+    /// Removes what is still unchanged; returns the rest.
     pub fn take_out(self) -> Vec<PathBuf> {
         self.0.map(Additions::take_out).unwrap_or_default()
     }
@@ -198,7 +198,7 @@ impl Record {
 
 impl Additions {
     fn take_out(self) -> Vec<PathBuf> {
-        // Where nobody else added or removed anything, the directory's time is what it was.
+        // If nothing else was added or removed, the directory's time is restored.
         let before =
             self.times.filter(|(_, after)| self.directory.times().is_ok_and(|now| now == *after));
         let Record { root, below, made } = &self.record;
@@ -212,7 +212,7 @@ impl Additions {
             let _ = self.directory.restore_times(before);
         }
         if let Some(file) = &self.file {
-            // What it says is gone is no error when it is looked for again.
+            // The entries of the file are removed; a later run ignores missing ones.
             let _ = std::fs::remove_file(file);
         }
         left
@@ -248,11 +248,11 @@ mod tests {
         let plan = Plan::new(options, CapSet::SYS_CHROOT).unwrap();
         assert_eq!(plan.shape, Shape::Plain);
         let left = || std::fs::read_dir(&dev).unwrap().count();
-        let killed = || drop(Fixtures::put_in(&plan).unwrap());
+        let killed = || drop(RootAdditions::put_in(&plan).unwrap());
 
         killed();
         assert_eq!(left(), NODES.len());
-        let next = Fixtures::put_in(&plan).unwrap();
+        let next = RootAdditions::put_in(&plan).unwrap();
         assert_eq!(next.take_out(), Vec::<PathBuf>::new());
         assert_eq!(left(), 1);
 

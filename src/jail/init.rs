@@ -1,11 +1,12 @@
 //! The jail's init: a small single-threaded process of our binary that starts the sessions' processes
-//! and tells the agent what became of them.
+//! and reports their exit to the agent.
 //!
-//! Where there is a pid namespace it lives outside of it: sessions are its children, and it has no number
+//! If there is a pid namespace it is outside of it: sessions are its children, and it has no pid
 //! there by which they could stop, trace or signal it. The namespace has a first process of its own
-//! (`first`). Elsewhere it is a child subreaper, so that orphans come to it and not to the agent; where a
-//! user kills it they come to the agent, which ends them (`close`). It ends when the agent's end of its
-//! socket is closed, also because the agent was killed, and everything that it has started ends with it.
+//! (`first`). Elsewhere it is a child subreaper, so that orphans come to it and not to the agent;
+//! where a user kills it they come to the agent, which ends them (`close`). It ends when the
+//! agent's end of its socket is closed, also because the agent was killed, and everything that it
+//! has started ends with it.
 
 use std::collections::HashMap;
 use std::io;
@@ -51,7 +52,7 @@ struct Init {
 }
 
 impl Init {
-    /// `None` if it failed; the agent is told why.
+    /// `None` if it failed; the reason is sent to the agent.
     fn set_up(
         single: SingleThreaded,
         socket: UnixStream,
@@ -85,7 +86,7 @@ impl Init {
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let ready = self.wait_for_news()?;
-            // Launches first: a process that failed is told as refused, not as exited.
+            // Launches first: a process that failed is reported as refused, not as exited.
             self.report_launches(&ready.launches)?;
             if ready.children {
                 self.children.clear()?;
@@ -214,7 +215,7 @@ impl Init {
         Ok(Reaped::Others)
     }
 
-    /// Nothing of what was started stays when init goes, whoever is still there to see to it.
+    /// Ends everything that was started, when init ends.
     fn end_everything(&mut self) {
         match (self.setup.shape, self.first.take()) {
             // All that is in the namespace ends before its first process has.
@@ -225,7 +226,7 @@ impl Init {
     }
 }
 
-/// Longest wait for killed processes to be gone.
+/// Longest wait for the end of killed processes.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -300,7 +301,11 @@ fn prepare_namespaces(single: &SingleThreaded, setup: &Setup) -> Result<Prepared
     namespace::leave(setup.own_group).map_err(fault("make namespaces"))?;
     let mut notes = Vec::new();
     if !landlock::scope_sockets_and_signals().map_err(fault("confine by landlock"))? {
-        notes.push("this kernel (before 6.12) cannot keep sessions from abstract sockets".into());
+        notes.push(
+            "this kernel (older than 6.12) cannot stop sessions from connecting to \
+                    abstract Unix sockets of the host"
+                .into(),
+        );
     }
     let mut first = first::start(single, setup)?;
     notes.append(&mut first.notes);

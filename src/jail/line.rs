@@ -1,8 +1,8 @@
-//! The socket to a running init: frames out, replies and exits in, and whether it still answers.
+//! The socket to a running init: sends frames, receives replies and exits, and checks that init
+//! responds.
 //!
-//! Init is among the sessions' processes, or under the hands of who may stop it. So nothing waits for it
-//! without a deadline, and one that says nothing any more is killed: whoever waits for it is told, and the
-//! jail starts another.
+//! Sessions can see init or stop it. So every wait for it has a deadline, and an init that no
+//! longer responds is killed: its callers get an error, and the jail starts another.
 
 use std::collections::HashMap;
 use std::io;
@@ -27,14 +27,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// One that is stopped answers never.
 const PATIENCE_WITH_STOPPED: Duration = Duration::from_secs(10);
 
-/// How long init may say nothing before it is asked, and how often its answer is looked for.
+/// How long init may be silent before it is checked, and how often the agent looks for its reply.
 const QUIET: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long init may take to end by itself.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// Longest wait for a killed process to be gone.
+/// Longest wait for the end of a killed process.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running init, from its socket's point of view.
@@ -108,7 +108,7 @@ impl Line {
         Ok(())
     }
 
-    /// Nobody waits for this answer any more.
+    /// Discards a reply for which the caller no longer waits.
     pub fn forget(&self, id: u64) {
         let mut waiting = lock(&self.waiting);
         waiting.replies.remove(&id);
@@ -119,7 +119,7 @@ impl Line {
         let _one_frame_at_a_time = lock(&self.sending);
         wire::send(&self.socket, request, fds).map_err(|error| {
             if error.kind() != io::ErrorKind::InvalidInput {
-                // A part of a frame may be gone out: nothing that follows would be understood.
+                // A part of a frame may have been sent: init could not parse what follows.
                 self.hang_up();
             }
             Error::Gone
@@ -132,7 +132,7 @@ impl Line {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 
-    /// Ends init by force, and waits until it is gone, and all that lived in its namespace. `false` if
+    /// Kills init, and waits for its end and that of all processes in its namespace. `false` if
     /// that takes too long.
     pub fn kill(&self) -> bool {
         let deadline = Instant::now() + KILL_PATIENCE;
@@ -141,14 +141,14 @@ impl Line {
         processes().all(|process| pidfd::wait_until(process, deadline).unwrap_or(false))
     }
 
-    /// Hands on what init says until its end, which this sees to; then nobody is left waiting.
+    /// Dispatches the messages of init until its end, and then ends all waits.
     pub fn follow(&self) {
         let end = self.hear();
         self.hang_up();
         // Told to end, it does: but one that is stopped, or that has been taken over.
         let _ = pidfd::wait_until(&self.pidfd, Instant::now() + ENDING);
         if !self.kill() {
-            tracing::warn!(pid = self.pid, "the process that starts sessions cannot be ended");
+            tracing::warn!(pid = self.pid, "cannot end the process that starts sessions");
         }
         let on_end = {
             let mut waiting = lock(&self.waiting);
@@ -191,7 +191,7 @@ impl Line {
     /// Where another thread cannot get rid of its request, none is needed to find that out.
     fn ask(&self) {
         if let Ok(_one_frame_at_a_time) = self.sending.try_lock() {
-            // An error is an end, which the socket tells as well.
+            // An error means the end, which the socket reports as well.
             let _ = wire::send(&self.socket, &Request::Ping, &[]);
         }
     }
@@ -203,8 +203,8 @@ impl Line {
 }
 
 impl Waiting {
-    /// `false` for what init does not say once it is set up. Whoever does not wait any more is no
-    /// concern of the others.
+    /// `false` for a message that init must not send after its setup. Replies without a waiting
+    /// caller are ignored.
     fn take(&mut self, event: Event, fds: Vec<OwnedFd>) -> bool {
         match event {
             Event::Started { id } => {

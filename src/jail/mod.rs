@@ -1,8 +1,8 @@
 //! What a session sees: the plan (pure data) and the entry (a re-exec of our own binary).
 //!
 //! `job` establishes one `Jail` and gives it to `ssh`, which starts every session's process through
-//! it. `plan` decides, `init` (a process of its own, started through `main`) carries out, `link` is
-//! the way between the two. Knows nothing of SSH.
+//! it. `plan` decides, `init` (a separate process, started through `main`) executes the plan, and
+//! `init_client` is the connection between the two. Knows nothing of SSH.
 
 mod account;
 mod child;
@@ -12,8 +12,8 @@ mod env;
 mod first;
 mod fixtures;
 mod init;
+mod init_client;
 mod line;
-mod link;
 mod mounts;
 pub mod network;
 mod plan;
@@ -37,20 +37,20 @@ pub use account::Account;
 pub use child::Child;
 pub use close::Leftovers;
 pub use fixtures::remove_leftovers;
-pub use link::ENTRY;
+pub use init_client::ENTRY;
 pub use plan::{Impossible, Options, Plan, Shape, UNFILTERED};
 pub use rights::{Capability, Rights};
 pub use socket::SocketFile;
 
-use fixtures::Fixtures;
+use fixtures::RootAdditions;
+use init_client::InitClient;
 use line::End;
-use link::Link;
 use linux::capability::CapSet;
 use linux::dir::Dir;
 use linux::process::mark;
 use linux::pty::Pty;
 use linux::{hardening, landlock};
-use wire::{Become, Bytes, Request};
+use wire::{Bytes, ChildProgram, Request};
 
 /// What a session runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,14 +85,14 @@ pub enum Error {
     Binary(#[source] io::Error),
     #[error("cannot read the image root {}", path.display())]
     Root { path: PathBuf, source: io::Error },
-    #[error("cannot make the mount points or devices that sessions need in the image")]
-    Fixtures { source: io::Error },
+    #[error("cannot create the mount points or devices that sessions need in the image")]
+    RootAdditions { source: io::Error },
     #[error("cannot start the process that starts sessions")]
     Start { source: io::Error },
-    #[error("cannot set up what sessions see: {what}")]
+    #[error("cannot set up the environment of sessions: {what}")]
     SetUp { what: String, source: io::Error },
     #[error(
-        "{}, the login shell of {} by its etc/passwd, is not in the image or lacks its loader: \
+        "{}, the login shell of {} in etc/passwd, is not in the image or lacks its loader: \
          install it, or use sftp, which needs no shell",
         shell.display(), name.display()
     )]
@@ -101,12 +101,13 @@ pub enum Error {
     Refused { what: String, source: io::Error },
     #[error("the process that starts sessions has ended")]
     Gone,
-    #[error("the process that starts sessions has not answered for {} s", .0.as_secs())]
+    #[error("the process that starts sessions did not respond for {} s", .0.as_secs())]
     Unresponsive(Duration),
-    #[error("the job takes no more sessions")]
+    #[error("the job accepts no more sessions")]
     Closed,
     #[error(
-        "sessions could reach the services of this host: the filter has no effect; {UNFILTERED}"
+        "the network filter has no effect, sessions could reach the services of this host; \
+         {UNFILTERED}"
     )]
     Unfiltered,
 }
@@ -123,8 +124,8 @@ struct Inner {
     /// By what its processes are known, should the agent be killed.
     mark: OsString,
     /// `None` once closed.
-    link: Mutex<Option<Arc<Link>>>,
-    fixtures: Mutex<Fixtures>,
+    init: Mutex<Option<Arc<InitClient>>>,
+    fixtures: Mutex<RootAdditions>,
 }
 
 impl Jail {
@@ -133,26 +134,26 @@ impl Jail {
     pub fn establish(plan: Plan) -> Result<Jail, Error> {
         let exe = hardening::sealed_self_exe().map_err(Error::Binary)?;
         let account = account(&plan)?;
-        let plan = without_hiding_in_vain(plan);
+        let plan = drop_unsupported_hiding(plan);
         let mark = mark(&plan)?;
-        let (plan, (link, fixtures)) = match start(&exe, &plan, &mark) {
+        let (plan, (init, fixtures)) = match start(&exe, &plan, &mark) {
             Err(error) if plan.shape == Shape::Namespaces && plan.filter().is_none() => {
                 let reason = crate::telemetry::chain(&error);
                 tracing::warn!(reason, "sessions get no namespaces");
                 let held = CapSet::effective().map_err(|source| Error::Start { source })?;
-                let plan = without_hiding_in_vain(plan.without_namespaces(held)?);
+                let plan = drop_unsupported_hiding(plan.without_namespaces(held)?);
                 let started = start(&exe, &plan, &mark)?;
                 (plan, started)
             }
             other => (plan, other?),
         };
-        for note in &link.notes {
+        for note in &init.notes {
             tracing::warn!(note, "jail");
         }
-        let link = Arc::new(link);
-        let (slot, fixtures) = (Mutex::new(Some(link.clone())), Mutex::new(fixtures));
-        let jail = Jail(Arc::new(Inner { plan, account, exe, mark, link: slot, fixtures }));
-        jail.replace_at_its_end(&link);
+        let init = Arc::new(init);
+        let (slot, fixtures) = (Mutex::new(Some(init.clone())), Mutex::new(fixtures));
+        let jail = Jail(Arc::new(Inner { plan, account, exe, mark, init: slot, fixtures }));
+        jail.replace_at_its_end(&init);
         if jail.is_filtered()
             && let Err(error) = jail.prove_filter()
         {
@@ -167,7 +168,8 @@ impl Jail {
         self.0.plan.filter().is_some()
     }
 
-    /// Tries from inside what must not be possible: what the kernel was asked for counts for nothing.
+    /// Tries from inside what must not be possible: that the kernel accepted the filter proves
+    /// nothing.
     fn prove_filter(&self) -> Result<(), Error> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let listener = listener.map_err(|source| Error::Start { source })?;
@@ -219,31 +221,31 @@ impl Jail {
             let (program, env, home) = (program.clone(), env.clone(), home.clone());
             Request::Spawn { id, program, env, home }
         };
-        let (link, (id, _, exited)) =
+        let (init, (id, _, exited)) =
             self.ask(request, &fds).map_err(|error| self.explain(error))?;
-        Ok(Child { id, link, exited: child::Exited::Waiting(exited) })
+        Ok(Child { id, init, exited: child::Exited::Waiting(exited) })
     }
 
-    /// Asks the running init. Where that one ended before it answered, and with it what it was asked
-    /// for, the next one is asked.
+    /// Sends a request to the running init. If that init ends before its reply, and everything it
+    /// started with it, the next init gets the request.
     fn ask(
         &self,
         request: impl Fn(u64) -> Request,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<(Arc<Link>, Answer), Error> {
-        let link = self.link()?;
-        let answer = link.call(&request, fds);
+    ) -> Result<(Arc<InitClient>, Answer), Error> {
+        let init = self.init()?;
+        let answer = init.call(&request, fds);
         let again = match answer {
-            // Without a namespace what was asked for may run, and be what has ended init.
+            // Without a namespace the requested process may be running, and may have ended init.
             Err(Error::Gone) => self.0.plan.shape == Shape::Namespaces,
-            Err(Error::Unresponsive(_)) => link.line.ended().is_some(),
+            Err(Error::Unresponsive(_)) => init.line.ended().is_some(),
             _ => false,
         };
         if !again {
-            return answer.map(|answer| (link, answer));
+            return answer.map(|answer| (init, answer));
         }
-        let link = self.link()?;
-        link.call(&request, fds).map(|answer| (link, answer))
+        let init = self.init()?;
+        init.call(&request, fds).map(|answer| (init, answer))
     }
 
     /// A missing shell is the one failure that users of small images meet.
@@ -261,42 +263,42 @@ impl Jail {
 
     /// The running init. One that has ended (a user may kill it, or it did not answer) has ended all
     /// sessions; there is a new one then.
-    fn link(&self) -> Result<Arc<Link>, Error> {
+    fn init(&self) -> Result<Arc<InitClient>, Error> {
         let mut slot = self.slot();
-        let link = slot.as_ref().ok_or(Error::Closed)?;
-        match link.line.ended() {
-            None => return Ok(link.clone()),
+        let init = slot.as_ref().ok_or(Error::Closed)?;
+        match init.line.ended() {
+            None => return Ok(init.clone()),
             Some(End::Gone) => {
                 tracing::warn!("the process that starts sessions was killed: starting another");
             }
             Some(End::Unresponsive) => tracing::warn!(
-                "the process that starts sessions did not answer and was ended, and all sessions \
-                 with it: starting another"
+                "the process that starts sessions did not respond, so it was killed and all \
+                 sessions with it: starting another"
             ),
         }
-        link.reap();
+        init.reap();
         close::end_strays(&self.0.plan);
-        let link = Arc::new(Link::start(&self.0.exe, &self.0.plan, &self.0.mark)?);
-        *slot = Some(link.clone());
+        let init = Arc::new(InitClient::start(&self.0.exe, &self.0.plan, &self.0.mark)?);
+        *slot = Some(init.clone());
         drop(slot);
-        self.replace_at_its_end(&link);
-        Ok(link)
+        self.replace_at_its_end(&init);
+        Ok(init)
     }
 
-    /// As soon as this init has ended, what it leaves is ended and another is started, whether or not
-    /// somebody wants a session.
+    /// As soon as this init has ended, ends the processes that it left and starts another init,
+    /// even if no session is requested.
     #[allow(clippy::disallowed_methods, reason = "the thread that follows init sleeps")]
-    fn replace_at_its_end(&self, link: &Link) {
+    fn replace_at_its_end(&self, init: &InitClient) {
         let jail = Arc::downgrade(&self.0);
         let started = Instant::now();
-        link.line.on_end(Box::new(move || {
+        init.line.on_end(Box::new(move || {
             let Some(inner) = jail.upgrade() else { return };
             if started.elapsed() < RESTART_PAUSE {
                 // Who kills every new one does not get a busy agent.
                 std::thread::sleep(RESTART_PAUSE);
             }
-            match Jail(inner).link() {
-                // The next session tries again, and is told.
+            match Jail(inner).init() {
+                // The next session tries again, and gets the error.
                 Err(error) if !matches!(error, Error::Closed) => {
                     tracing::warn!("{}", crate::telemetry::chain(&error));
                 }
@@ -305,16 +307,16 @@ impl Jail {
         }));
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<InitClient>>> {
         // Whole at any time: the slot is only ever replaced.
-        self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.init.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends what sessions left running (SIGTERM, after `grace` SIGKILL), then the jail itself; its
     /// mounts go with it. No session can be started afterwards. Blocks; a second call does nothing.
     pub fn close(&self, grace: Duration) -> Leftovers {
-        let Some(link) = self.slot().take() else { return Leftovers::default() };
-        let mut leftovers = close::close(&link, &self.0.plan, grace);
+        let Some(init) = self.slot().take() else { return Leftovers::default() };
+        let mut leftovers = close::close(&init, &self.0.plan, grace);
         let mut fixtures = self.0.fixtures.lock().unwrap_or_else(PoisonError::into_inner);
         leftovers.additions = std::mem::take(&mut *fixtures).take_out();
         leftovers
@@ -324,7 +326,7 @@ impl Jail {
 /// How long an init must have lived to be replaced at once.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// A number, descriptors, and what will tell of the exit.
+/// A number, descriptors, and a receiver for the exit.
 type Answer = (u64, Vec<OwnedFd>, oneshot::Receiver<ExitStatus>);
 
 /// Of the agent's directory where the job has one, else of where sessions are.
@@ -335,9 +337,9 @@ fn mark(plan: &Plan) -> Result<OsString, Error> {
     mark.map(OsString::from).map_err(|source| Error::Root { path: place.into(), source })
 }
 
-/// Where nothing can hide secrets the job goes on all the same, since IMS's pods are like that by
-/// default; but it is told.
-fn without_hiding_in_vain(mut plan: Plan) -> Plan {
+/// If secrets cannot be hidden the job continues with a warning, since IMS's pods are like that by
+/// default.
+fn drop_unsupported_hiding(mut plan: Plan) -> Plan {
     if plan.hide.is_empty() || landlock::can_hide() {
         return plan;
     }
@@ -352,14 +354,14 @@ fn without_hiding_in_vain(mut plan: Plan) -> Plan {
 }
 
 /// Puts into the image what the jail needs there and starts init; leaves nothing if that fails.
-fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(Link, Fixtures), Error> {
+fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<(InitClient, RootAdditions), Error> {
     if plan.shape == Shape::Plain {
         // What is below an init that a user kills must not be lost from sight.
         hardening::become_subreaper().map_err(|source| Error::Start { source })?;
     }
-    let fixtures = Fixtures::put_in(plan).map_err(|source| Error::Fixtures { source })?;
-    match Link::start(exe, plan, mark) {
-        Ok(link) => Ok((link, fixtures)),
+    let fixtures = RootAdditions::put_in(plan).map_err(|source| Error::RootAdditions { source })?;
+    match InitClient::start(exe, plan, mark) {
+        Ok(init) => Ok((init, fixtures)),
         Err(error) => {
             fixtures.take_out();
             Err(error)
@@ -374,19 +376,19 @@ fn account(plan: &Plan) -> Result<Account, Error> {
         .map_err(|source| Error::Root { path, source })
 }
 
-fn program(account: &Account, program: Program) -> Become {
+fn program(account: &Account, program: Program) -> ChildProgram {
     let base = account.shell.file_name().unwrap_or(OsStr::new("sh"));
     let path = Bytes::of(account.shell.as_os_str());
     match program {
-        Program::Sftp => Become::Sftp,
+        Program::Sftp => ChildProgram::Sftp,
         Program::LoginShell => {
             let mut name = OsString::from("-");
             name.push(base);
-            Become::Exec { path, argv: vec![Bytes::of(&name)] }
+            ChildProgram::Exec { path, argv: vec![Bytes::of(&name)] }
         }
         Program::Command(command) => {
             let argv = vec![Bytes::of(base), Bytes(b"-c".to_vec()), Bytes(command)];
-            Become::Exec { path, argv }
+            ChildProgram::Exec { path, argv }
         }
     }
 }

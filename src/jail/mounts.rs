@@ -1,4 +1,4 @@
-//! What is mounted in the jail's namespace: to tell at the end what users mounted there.
+//! What is mounted in the jail's namespace, to determine at the end what users mounted there.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -23,7 +23,7 @@ impl Mounts {
     /// Mount points that were not there at first, with what is mounted; and lets go.
     pub fn added(mut self) -> Vec<String> {
         let mut now = self.points().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot tell what users mounted");
+            tracing::warn!(%error, "cannot determine what users mounted");
             Vec::new()
         });
         now.retain(|point| !self.at_first.contains(point));

@@ -1,4 +1,4 @@
-//! What a session will see, decided before anything is done: pure data, tested without privileges.
+//! The plan of what a session will see: pure data, tested without privileges.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub enum Step {
     Pivot(PathBuf),
     /// Without pivot: device nodes of all mounts lead nowhere.
     ForbidDevices,
-    /// Mount a fresh file system; the directory is made if missing, and told.
+    /// Mount a fresh file system; the directory is created if missing, and reported.
     Mount {
         fstype: String,
         target: PathBuf,
@@ -105,15 +105,15 @@ pub enum Impossible {
     )]
     NoChroot,
     #[error(
-        "cannot keep sessions from the services of this host: that takes CAP_SYS_ADMIN and \
+        "cannot keep sessions from the services of this host: this needs CAP_SYS_ADMIN and \
          CAP_SYS_CHROOT; {UNFILTERED}"
     )]
     NoFilter,
 }
 
 /// How to do without.
-pub const UNFILTERED: &str = "with --session-network host (of `run`, `configure` or `standalone`) sessions reach all services \
-     that the agent does";
+pub const UNFILTERED: &str = "with --session-network host (of `run`, `configure` or `standalone`) \
+    sessions can reach all services that the agent can reach";
 
 /// What a container runtime gives by default: enough for package managers, dracut, useradd, chroot.
 ///
@@ -139,7 +139,7 @@ const BUILDING: CapSet = CapSet::CHOWN
 const DKMS: CapSet = CapSet::SYS_ADMIN.with(CapSet::SYS_NICE).with(CapSet::LINUX_IMMUTABLE);
 
 impl Plan {
-    /// Where it is written down what is put into the image for the jail's sake.
+    /// The file that records what is added to the image for the jail.
     pub(super) fn record(&self) -> Option<PathBuf> {
         self.options.agent_dir.as_deref().map(super::fixtures::record_in)
     }
@@ -186,7 +186,7 @@ impl Plan {
         if jailed && !held.has(CapSet::SYS_CHROOT) {
             return Err(Impossible::NoChroot);
         }
-        // Who may chroot walks out of a chroot, and nothing forbids opening a node that was made:
+        // Who may chroot walks out of a chroot, and nothing forbids opening a node that was created:
         // without namespaces both capabilities would be ways out.
         let keep = match jailed {
             true => BUILDING.without(CapSet::SYS_CHROOT).without(CapSet::MKNOD),
@@ -240,8 +240,8 @@ impl Step {
     }
 }
 
-/// Where Kubernetes mounts the token of the pod's service account. Hidden by a mount alone: Landlock would
-/// make `/run` a place whose new files cannot be read.
+/// Where Kubernetes mounts the token of the pod's service account. Hidden only by a mount: with
+/// Landlock, new files in `/run` could not be read.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io";
 
 fn steps(options: &Options) -> Vec<Step> {
@@ -309,7 +309,8 @@ fn devices(steps: &mut Vec<Step>) {
     }
 }
 
-/// The job's variables; jailed sessions are told that no systemd runs (systemctl and Ansible ask).
+/// The job's variables; for jailed sessions they say that no systemd runs (systemctl and Ansible
+/// check this).
 fn session_env(options: &Options) -> Vec<(OsString, OsString)> {
     let mut env = options.env.clone();
     if options.root.is_some() {

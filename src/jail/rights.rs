@@ -1,4 +1,4 @@
-//! What sessions may do beside changing the image: the operator's choice.
+//! Additional permissions of sessions, chosen by the operator.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,10 +9,10 @@ use linux::capability::CapSet;
 /// What sessions may do beside changing the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 pub struct Rights {
-    /// What of the network sessions get
+    /// Network access of sessions
     ///
-    /// A pod has a network of its own. Jobs of `standalone` share it with the host, and get `filtered` if
-    /// standalone is not told otherwise.
+    /// A pod has its own network. Jobs of `standalone` share the network of the host, so their
+    /// default is `filtered`.
     #[arg(
         long = "session-network",
         value_name = "WHAT",
@@ -21,11 +21,11 @@ pub struct Rights {
     )]
     pub network: Network,
 
-    /// With `filtered`: a port that sessions reach at no address of this host and cannot take
+    /// With `filtered`: a port of this host that sessions can neither connect to nor bind
     #[arg(long = "session-refused-port", value_name = "PORT", value_delimiter = ',')]
     pub refused_ports: Vec<u16>,
 
-    /// What sessions may do besides
+    /// Additional capabilities of sessions
     #[arg(
         long = "session-capability",
         value_name = "NAME",
@@ -35,11 +35,11 @@ pub struct Rights {
     pub capabilities: Vec<Capability>,
 }
 
-/// A capability that sessions have only where it is asked for.
+/// A capability that sessions have only on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Capability {
-    /// Raw and packet sockets (CAP_NET_RAW). With them sessions read and forge what others on this
-    /// network say, over loopback too
+    /// Raw and packet sockets (CAP_NET_RAW). With them sessions can read and forge the traffic of
+    /// others on this network, also on loopback
     #[value(name = "net_raw", alias = "net-raw")]
     NetRaw,
 }

@@ -8,13 +8,13 @@ use std::os::unix::process::parent_id;
 
 use super::plan::Shape;
 use super::socket;
-use super::wire::{Become, Bytes, Fault, Setup};
+use super::wire::{Bytes, ChildProgram, Fault, Setup};
 use linux::exec::{self, SingleThreaded, Stdio};
 use linux::{Errno, Pid, hardening, landlock, namespace};
 
-/// What the agent asked for.
+/// The request of the agent.
 pub struct Launch {
-    pub program: Become,
+    pub program: ChildProgram,
     pub env: Vec<(Bytes, Bytes)>,
     pub home: Bytes,
     /// The terminal, or stdin, stdout and stderr.
@@ -70,27 +70,27 @@ fn live(launch: Launch, init: u32, root: Option<&OwnedFd>, setup: &Setup, report
         Err(fault) => return tell(report, &fault),
     };
     match program {
-        Become::Socket(task) => match socket::perform(task, stdio) {
+        ChildProgram::Socket(task) => match socket::perform(task, stdio) {
             Ok(()) => 0,
             Err(fault) => tell(report, &fault),
         },
-        Become::Sftp => match settle(stdio, report, home) {
+        ChildProgram::Sftp => match set_up_stdio(stdio, report, home) {
             Ok(report) => {
                 drop(report);
                 sftp_server::serve_stdio()
             }
             Err(_) => FAILED,
         },
-        Become::Exec { path, argv } => match settle(stdio, report, home) {
+        ChildProgram::Exec { path, argv } => match set_up_stdio(stdio, report, home) {
             Ok(report) => execute(path, argv, env, report),
             Err(_) => FAILED,
         },
     }
 }
 
-/// Takes stdio as its own and goes home; gives the report at its new number. Failing here leaves
-/// nothing to tell it through: init sees the pipe end and then the status.
-fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
+/// Moves stdio to its descriptors and changes to the home directory; returns the report at its new
+/// number. There is no way to report a failure here: init sees the end of the pipe and then the status.
+fn set_up_stdio(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
     let report = exec::arrange_descriptors(stdio, report)?;
     go_home(&home.into_os());
     Ok(report)
@@ -100,7 +100,7 @@ fn settle(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedFd> {
 const FAILED: i32 = 126;
 
 fn tell(report: OwnedFd, fault: &Fault) -> i32 {
-    // A pipe that is gone means that init is: nobody is left to tell.
+    // A closed pipe means that init has ended: there is no receiver.
     let _ = serde_json::to_writer(File::from(report), fault);
     FAILED
 }
@@ -124,14 +124,14 @@ fn enter(
     if setup.shape == Shape::Plain {
         setup.keep.keep_only().map_err(fault("drop capabilities"))?;
     }
-    // By each session anew: what an earlier one has made beside the secrets can then be read.
+    // Again for each session: it can then read what an earlier one created beside the secrets.
     landlock::hide(&setup.hide).map_err(fault("hide secrets"))?;
     let stdio = stdio(fds).map_err(fault("take stdio"))?;
     exec::lead_session(&stdio).map_err(fault("lead a session"))?;
     Ok(stdio)
 }
 
-/// As sshd: without a home the session goes on in `/`, and is told.
+/// As sshd: without a home the session continues in `/`, with a message.
 fn go_home(home: &OsStr) {
     if let Err(error) = std::env::set_current_dir(home) {
         let home = home.display();
@@ -152,8 +152,8 @@ fn stdio(fds: Vec<OwnedFd>) -> io::Result<Stdio> {
     }
 }
 
-/// Returns only where the program could not be executed. A command that is too long is its user's affair,
-/// who is told as by sshd: on standard error, with the status 1.
+/// Returns only where the program could not be executed. If a command is too long, the user gets
+/// the error as from sshd: on standard error, with the status 1.
 fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: OwnedFd) -> i32 {
     let env: Vec<(OsString, OsString)> =
         env.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect();

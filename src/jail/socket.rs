@@ -1,7 +1,7 @@
-//! Sockets for forwarding, opened by a process that is in the jail as a session is: a path means what it
-//! means to the session, and what a session cannot reach is not reached.
+//! Sockets for forwarding, opened by a process inside the jail: it has the same paths and the same
+//! network restrictions as a session.
 //!
-//! `perform` is that process; the methods of `Jail` are how `ssh` has it started.
+//! `perform` is that process; `ssh` starts it through the methods of `Jail`.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -12,15 +12,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::wire::{self, Become, Bytes, Fault, Made, Request, SocketTask};
+use super::wire::{self, Bytes, ChildProgram, Fault, Made, Request, SocketTask};
 use super::{Error, Jail};
 use linux::exec::Stdio;
 use linux::{Errno, passed, tcp, unix};
 
-/// What the process has said before it ended is there already.
+/// What the process wrote before it ended has already arrived.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Where the directory of an agent's socket is made: the first is gone with the jail's namespace.
+/// Where the directory of an agent's socket is created: the first disappears with the jail's
+/// namespace.
 const AGENT_PLACES: [&str; 2] = ["/run", "/tmp"];
 
 /// Where a listening socket is in the jail; see [`Jail::remove`].
@@ -47,7 +48,7 @@ impl Jail {
         self.listening(SocketTask::Listen { path: Bytes::of(path.as_os_str()) })
     }
 
-    /// Listens in a directory that is made for it: for a session's `SSH_AUTH_SOCK`. Blocks briefly.
+    /// Listens in a directory that is created for it: for a session's `SSH_AUTH_SOCK`. Blocks briefly.
     pub fn listen_for_agent(&self) -> Result<(UnixListener, SocketFile), Error> {
         self.listening(SocketTask::ListenForAgent)
     }
@@ -83,7 +84,7 @@ impl Jail {
         let start = |source| Error::Start { source };
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
         let null = std::fs::File::options().write(true).open("/dev/null").map_err(start)?;
-        let (program, env, home) = (Become::Socket(task), Vec::new(), Bytes::default());
+        let (program, env, home) = (ChildProgram::Socket(task), Vec::new(), Bytes::default());
         let fds = [theirs.as_fd(), null.as_fd(), null.as_fd()];
         let request = |id| {
             let (program, env, home) = (program.clone(), env.clone(), home.clone());

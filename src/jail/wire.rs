@@ -1,6 +1,6 @@
-//! What agent and init say to each other: JSON bodies of the frames of `linux::fdpass`.
+//! The messages between agent and init: JSON bodies of the frames of `linux::fdpass`.
 //!
-//! The agent does not trust init: it lives among the sessions' processes.
+//! The agent does not trust init, which runs among the sessions' processes.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -67,7 +67,7 @@ pub struct Setup {
 
 /// What a session's process becomes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Become {
+pub enum ChildProgram {
     Exec {
         path: Bytes,
         argv: Vec<Bytes>,
@@ -94,7 +94,7 @@ pub enum SocketTask {
     ListenTcp { address: SocketAddr },
 }
 
-/// A socket that was made, so that nothing else is removed in its place.
+/// A socket that was created, so that nothing else is removed in its place.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Made {
     pub path: Bytes,
@@ -109,7 +109,7 @@ pub struct Made {
 pub enum Request {
     Spawn {
         id: u64,
-        program: Become,
+        program: ChildProgram,
         env: Vec<(Bytes, Bytes)>,
         home: Bytes,
     },
@@ -150,8 +150,8 @@ impl Fault {
 /// Init to agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// Set up; `notes` tell what could not be had. With a pid namespace comes the number of its first
-    /// process, as init counts, and with its mount namespace the mountinfo file of that.
+    /// Set up; `notes` list what was not possible. With a pid namespace comes the number of its
+    /// first process, as init counts, and with its mount namespace the mountinfo file of that.
     Ready {
         notes: Vec<String>,
         first: Option<i32>,

@@ -1,5 +1,5 @@
-//! The image that a root was made from: packing takes its blocks, publishing its parts, and the
-//! change list is told against it.
+//! The base image of a root: packing reuses its blocks, publishing its parts, and the change list
+//! compares with it.
 
 use std::path::{Path, PathBuf};
 
@@ -92,7 +92,7 @@ pub(super) fn write_changes(
 pub(super) async fn link(lookup: &Lookup) -> Option<Link> {
     let found = lookup.rootfs().await;
     if let Err(error) = &found {
-        tracing::info!("the base image cannot be found in the store: {error:#}");
+        tracing::info!("cannot find the base image in the store: {error:#}");
     }
     found.ok().map(|artifact| artifact.link)
 }

@@ -1,4 +1,4 @@
-//! From the contract to the clients of IMS and the object store.
+//! Creates the clients of IMS and the object store from the contract.
 
 use anyhow::Context;
 use secrecy::SecretString;
@@ -52,7 +52,12 @@ pub fn store(access: &S3Access, timeout: std::time::Duration) -> anyhow::Result<
     let access_key = credential(access, "access_key")?;
     let secret_key = credential(access, "secret_key")?;
     let endpoint = match credential(access, "s3_endpoint")? {
-        Some(url) => url.parse().with_context(|| format!("{url:?} in s3_endpoint is not a URL"))?,
+        Some(url) => url.parse().with_context(|| {
+            format!(
+                "{url:?} in the file s3_endpoint is not \
+            a URL"
+            )
+        })?,
         None => access.endpoint.clone(),
     };
     Store::new(s3::Config {

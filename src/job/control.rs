@@ -1,7 +1,8 @@
-//! The control socket of a job: who connects is told the live sessions, again and again. `attach` does.
+//! The control socket of a job: sends the current sessions to each client, again and again. The command
+//! `who` connects to it.
 //!
-//! It lies in the agent's directory, which only root may enter and sessions do not see where there are
-//! namespaces. Each answer is a line of JSON; nothing is read from who asks.
+//! It is in the agent's directory, which only root can enter; with namespaces, sessions do not see
+//! it. Each message is a line of JSON; nothing is read from the client.
 
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl Watcher {
         let path = layout.control();
         let stream = unix::connect_private(&path)
             .and_then(UnixStream::from_std)
-            .with_context(|| format!("no job lets users work at {}", layout.parent().display()))?;
+            .with_context(|| format!("no job with sessions at {}", layout.parent().display()))?;
         Ok(Self(BufReader::new(stream.into_split().0)))
     }
 
@@ -75,7 +76,10 @@ impl Watcher {
         let _ = bounded.read_until(b'\n', &mut line).await;
         match line.is_empty() {
             true => Ok(None),
-            false => Ok(Some(serde_json::from_slice(&line).context("not the answer of a job")?)),
+            false => Ok(Some(serde_json::from_slice(&line).context(
+                "the response is not from a \
+                job",
+            )?)),
         }
     }
 }

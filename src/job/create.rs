@@ -66,7 +66,7 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
 /// What became of the job is not changed by what stays of its build.
 async fn remove(directory: BuildDirectory, leave: Leave) {
     if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
-        tracing::error!("the build cannot be removed: {}", chain(error.as_ref()));
+        tracing::error!("cannot remove the build: {}", chain(error.as_ref()));
     }
 }
 
@@ -173,15 +173,15 @@ async fn built_before(job: &Job, directory: &BuildDirectory) -> anyhow::Result<(
     blocking(move || {
         match std::fs::read_to_string(parent.join(files::BUILD_FAILED)) {
             Ok(why) if why.is_empty() => anyhow::bail!(
-                "the image cannot be built: the log of the container that was to build it says why"
+                "the image cannot be built: see the log of the container that builds it"
             ),
             Ok(why) => anyhow::bail!(why),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).context("cannot find out whether the build failed"),
+            Err(error) => return Err(error).context("cannot determine whether the build failed"),
         }
         anyhow::ensure!(
             root.is_dir(),
-            "there is no image root at {}: the container that builds it has to come before",
+            "there is no image root at {}: run the container that builds it first",
             root.display()
         );
         // A builder that is not this program leaves that to us.
@@ -201,7 +201,7 @@ pub(super) async fn prepare(
     blocking(move || {
         unpack(&archive, &into, &stop)?;
         let values = template::load_values(&values)?;
-        template::render(&into, &values).context("cannot fill in the templates of the recipe")?;
+        template::render(&into, &values).context("cannot render the templates of the recipe")?;
         Ok(description::repositories(&into)?)
     })
     .await
@@ -222,7 +222,7 @@ pub(super) async fn wait_for(
     reporter: &Reporter,
 ) -> anyhow::Result<()> {
     for source in &repositories.other {
-        tracing::info!(source, "a repository that is not asked whether it is up");
+        tracing::info!(source, "not checking whether a repository is up");
     }
     let patience = Patience::new(recipe.repository_timeout);
     let (gateway, trust) = (&reporter.ims(), connect::gateway_trust(ims));
@@ -298,7 +298,8 @@ pub(super) async fn build(
 pub(super) fn tell_failure(parent: &Path, error: &anyhow::Error) {
     let path = parent.join(files::BUILD_FAILED);
     if let Err(error) = std::fs::write(&path, chain(error.as_ref())) {
-        tracing::warn!(path = %path.display(), %error, "cannot tell that the build failed");
+        tracing::warn!(path = %path.display(), %error, "cannot report to the other containers \
+            that the build failed");
     }
 }
 
@@ -311,9 +312,9 @@ pub(super) async fn look_at(
     attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
 ) {
     let reason = chain(why.as_ref());
-    tracing::warn!("a shell opens on the build root, because {reason}");
+    tracing::warn!("opening a debug shell on the build root: {reason}");
     if let Err(second) = show(directory, ca_cert, reason, attend).await {
-        tracing::warn!("the look at the failed build ended: {}", chain(second.as_ref()));
+        tracing::warn!("the debug session of the failed build ended: {}", chain(second.as_ref()));
     }
 }
 
@@ -352,6 +353,6 @@ async fn show(
         Ok(inserted.take_out()?)
     })
     .await
-    .context("cannot take out of the build root what the session needed")?;
+    .context("cannot remove the files of the session from the build root")?;
     served.map(drop)
 }

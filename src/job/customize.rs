@@ -42,7 +42,7 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
             Box::pin(published::settle_first(&job.reporter, store, &journal)).await?
     {
         if let Err(error) = blocking(move || Ok(workspace::discard(&claim)?)).await {
-            tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));
+            tracing::error!("cannot remove the image root: {}", chain(error.as_ref()));
         }
         return Ok(published);
     }
@@ -61,7 +61,7 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
     let closed = blocking(move || Ok(workspace.close(leave)?)).await;
     if let Err(error) = closed {
-        tracing::error!("the image root could not be closed: {}", chain(error.as_ref()));
+        tracing::error!("cannot close the image root: {}", chain(error.as_ref()));
     }
     result
 }
@@ -107,7 +107,7 @@ pub(super) async fn let_user_work(
     let mut inserted = prepare(workspace, image, ca_cert, again).await?;
     let gave_up = match workspace.state().stage {
         Stage::Complete if !again => {
-            tracing::info!("the user was done before the agent was restarted");
+            tracing::info!("the user completed the image before the agent was restarted");
             Ok(None)
         }
         _ => {
@@ -137,7 +137,7 @@ pub(super) async fn let_user_work(
     if let Some(gave_up) = gave_up? {
         return Err(gave_up.into());
     }
-    cleaned.context("cannot take out of the image what the session needed")
+    cleaned.context("cannot remove the files of the session from the image")
 }
 
 /// Writes down how far the user is, for an agent that is started again.
@@ -145,7 +145,7 @@ pub(super) fn mark(workspace: &Workspace, stage: Stage) {
     if let Err(error) = workspace.mark(stage) {
         tracing::warn!(
             ?stage,
-            "a restarted agent would not know how far the user is: {}",
+            "cannot record whether the user is done, in case the agent is restarted: {}",
             chain(&error)
         );
     }
@@ -238,7 +238,7 @@ pub(super) fn record(workspace: &Workspace) -> anyhow::Result<Option<Record>> {
         return Ok(None);
     }
     let record = Record::new(workspace.image(), &workspace.root())
-        .context("cannot look at the files that were unpacked")?;
+        .context("cannot record the state of the unpacked files")?;
     Ok(Some(record))
 }
 
@@ -248,7 +248,7 @@ pub(super) fn left_state(claim: &Claim) -> anyhow::Result<Option<State>> {
     if let Some(state) = &state {
         anyhow::ensure!(
             state.job_id == claim.job_id(),
-            "{} holds the work of job {}: give this job a directory of its own, or remove that one",
+            "{} contains the work of job {}: use another directory for this job, or remove that one",
             claim.layout().agent().display(),
             state.job_id
         );
@@ -262,11 +262,12 @@ pub(super) fn left_image(claim: &Claim) -> anyhow::Result<Option<State>> {
     let Some(state) = left_state(claim)?.filter(State::is_made) else { return Ok(None) };
     let (image, agent) = (claim.layout().image(), claim.layout().agent());
     let size = std::fs::metadata(&image)
-        .with_context(|| format!("the image of an earlier run is gone: {}", image.display()))?
+        .with_context(|| format!("the image of an earlier run is missing: {}", image.display()))?
         .len();
     anyhow::ensure!(
         size == state.image.size,
-        "{} is {size} bytes long and was {} when it was fetched: the work in {} needs that image",
+        "{} has {size} bytes but had {} when it was downloaded: the work in {} needs the original \
+         image",
         image.display(),
         state.image.size,
         agent.display()

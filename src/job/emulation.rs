@@ -29,12 +29,12 @@ pub(super) async fn prepare(arch: Arch) -> anyhow::Result<()> {
     let machine = machine(arch);
     let emulator = blocking(move || Ok(binfmt::ensure(machine, PATH)?))
         .await
-        .context("the image is of another architecture than this host")?;
+        .context("the image has another architecture than this host")?;
     tracing::info!(
         %arch,
         interpreter = emulator.interpreter,
         registered = emulator.registered,
-        "programs of the image are emulated"
+        "emulating programs of the image"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The way in for the user: a server in this container, or one in another container of the pod.
+//! The SSH server for the user: in this container, or in another container of the pod.
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;

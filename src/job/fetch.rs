@@ -1,4 +1,4 @@
-//! Where the job's image or recipe comes from, and how it gets to the job's directory.
+//! Finds the job's image or recipe and downloads it to the job's directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl JobSource {
         let mut options = get::Options { md5, policy, ..Default::default() };
         let given = job.contract.download.url.clone();
         if given.is_none() {
-            let found = lookup.object(what).await.context("cannot find out what to fetch")?;
+            let found = lookup.object(what).await.context("cannot determine what to download")?;
             options.md5 = options.md5.or(found.md5);
             options.etag = Some(found.link.etag).filter(|etag| !etag.is_empty());
         }
@@ -144,7 +144,7 @@ pub(super) async fn rootfs(
         .with_context(|| format!("image {} has no manifest linked to it", image.id))?;
     let object: Object = link.path.parse()?;
     let json = store.get_bytes(&object, manifest::SIZE_LIMIT, stop).await?;
-    let unusable = || format!("the manifest {object} cannot be used");
+    let unusable = || format!("the manifest {object} is not valid");
     let manifest = Manifest::parse(&json).with_context(unusable)?;
     Ok(manifest.rootfs().with_context(unusable)?.clone())
 }

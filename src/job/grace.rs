@@ -1,4 +1,5 @@
-//! An image that cannot be packaged as it is: its users are shown why, and have a while to repair it.
+//! The grace period of an image that cannot be packaged: its users see the reason, and have time to
+//! repair it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,7 +46,8 @@ impl Check {
             && space.free < LEAST_ROOM
         {
             faults.push(format!(
-                "no space left on the volume of the job: {} of {} are free, and the image is packed there",
+                "no space left on the volume of the job, where the image is packed: {} of {} are \
+                 free",
                 human(space.free),
                 human(space.total)
             ));
@@ -119,8 +121,8 @@ impl Grace {
     /// What users are shown of it. `complete` is the file that they touch.
     pub fn notice(&self, complete: &Path) -> String {
         format!(
-            "\nTHE IMAGE CANNOT BE PACKAGED:\n{}\nRepair it and touch {} again before {}, or the job ends \
-             with an error.\n",
+            "\nTHE IMAGE CANNOT BE PACKAGED:\n{}\nRepair it and touch {} again before {}, or the \
+             job ends with an error.\n",
             self.reason,
             complete.display(),
             self.until(self.limits.attended).strftime("%H:%M:%S UTC")

@@ -1,7 +1,7 @@
-//! Publishing with patience: what IMS or the store refuses holds the job until a site has repaired it.
+//! Holds a job whose image IMS or the store refuses, until the site has repaired the cause.
 //!
-//! Credentials, CA and endpoint are read anew for each try. Between two tries a small write shows
-//! whether the store takes anything at all, so that an image is not sent to be refused again.
+//! Credentials, CA and endpoint are read again for each try. Between two tries a small write tests
+//! whether the store accepts data, so that an image is not uploaded only to be refused again.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -74,7 +74,7 @@ impl<'a> Held<'a> {
         let held = Self { job, reason: chain(error.as_ref()), begun, pause: FIRST_PAUSE };
         tracing::error!(
             until = %held.until(),
-            "the job is held until somebody repairs this; it is tried again all the time: {}",
+            "the job is held until this is repaired, and keeps retrying: {}",
             held.reason
         );
         held.show();
@@ -82,7 +82,7 @@ impl<'a> Held<'a> {
     }
 
     pub fn reason(&self) -> String {
-        format!("{} (until {}, then it ends with an error)", self.reason, self.until())
+        format!("{} (held until {}, then the job ends with an error)", self.reason, self.until())
     }
 
     /// Tries until the image is published, `stop` is cancelled or the patience is over.
@@ -96,7 +96,7 @@ impl<'a> Held<'a> {
         self.job.reporter.board.set_hold(None);
         if published.is_ok() {
             let after = Time(Duration::from_secs(self.begun.0.elapsed().as_secs())).to_string();
-            tracing::info!(after, "what held the job was repaired");
+            tracing::info!(after, "the problem that held the job is repaired");
         }
         published
     }
@@ -109,7 +109,7 @@ impl<'a> Held<'a> {
     ) -> anyhow::Result<Published> {
         loop {
             if stop.run_until_cancelled(sleep(self.pause)).await.is_none() {
-                anyhow::bail!("stopped while the job was held: {}", self.reason);
+                anyhow::bail!("cancelled while the job was held: {}", self.reason);
             }
             let error = match self.try_once(packed, base, stop).await {
                 Ok(published) => return Ok(published),
@@ -200,7 +200,7 @@ impl<'a> Insisting<'a> {
             return Err(error);
         }
         let (reason, until) = (chain(&error), until(self.begun.1, self.patience));
-        tracing::error!(%until, "the job's status cannot be reported, it is tried again: {reason}");
+        tracing::error!(%until, "cannot report the job's status, retrying: {reason}");
         self.board.set_hold(Some(Hold { reason, since: self.begun.1, until }));
         let _ = self.stop.run_until_cancelled(sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);

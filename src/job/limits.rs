@@ -1,5 +1,5 @@
-//! How long a job may wait for its user: an idle limit and a deadline, told in the sessions before they
-//! strike.
+//! Time limits of a job that waits for its user: an idle limit and a deadline, with warnings in the
+//! sessions.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ pub struct TimeLimits {
 
 /// Why the job ended before its user was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Struck {
-    #[error("nobody has used the job for {} (--idle-limit)", Time(*.0))]
+pub enum TimeLimitExceeded {
+    #[error("no session was used for {} (--idle-limit)", Time(*.0))]
     Idle(Duration),
-    #[error("the user was not done within {} (--deadline)", Time(*.0))]
+    #[error("the user did not complete the image within {} (--deadline)", Time(*.0))]
     Deadline(Duration),
 }
 
@@ -39,15 +39,19 @@ impl fmt::Display for Time {
     }
 }
 
-/// What is left when the sessions are told, the longest first.
+/// Remaining times at which the sessions are warned, the longest first.
 const WARNINGS: [Duration; 3] =
     [Duration::from_secs(600), Duration::from_secs(60), Duration::from_secs(10)];
 
-/// How late a limit may strike.
+/// How late a limit may be noticed.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Returns when a limit strikes; never, where there is none. `started`: when the agent did.
-pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Handle) -> Struck {
+/// Returns when a limit is exceeded; never, if there is none. `started`: when the agent did.
+pub(super) async fn watch(
+    limits: TimeLimits,
+    started: Instant,
+    server: &ssh::Handle,
+) -> TimeLimitExceeded {
     let mut interval = tokio::time::interval(INTERVAL);
     let (mut idle, mut deadline) = (Warned::default(), Warned::default());
     loop {
@@ -55,11 +59,12 @@ pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Ha
         if let Some(limit) = limits.deadline {
             let left = limit.saturating_sub(started.elapsed());
             if left.is_zero() {
-                return Struck::Deadline(limit);
+                return TimeLimitExceeded::Deadline(limit);
             }
             if let Some(left) = deadline.due(limit, left) {
                 server.notice(&format!(
-                    "This job ends in {}, complete or not: its deadline comes.\n",
+                    "This job ends with an error in {} unless the image is complete by then \
+                     (deadline).\n",
                     Time(left)
                 ));
             }
@@ -67,11 +72,11 @@ pub(super) async fn watch(limits: TimeLimits, started: Instant, server: &ssh::Ha
         if let Some(limit) = limits.idle {
             let left = limit.saturating_sub(server.idle());
             if left.is_zero() {
-                return Struck::Idle(limit);
+                return TimeLimitExceeded::Idle(limit);
             }
             if let Some(left) = idle.due(limit, left) {
                 server.notice(&format!(
-                    "This job ends in {}, complete or not, unless somebody uses it.\n",
+                    "This job ends with an error in {} unless a session is used (idle limit).\n",
                     Time(left)
                 ));
             }
@@ -86,7 +91,7 @@ struct Warned(usize);
 impl Warned {
     /// What to warn of now. A time that grew again, because somebody came back, is warned of again.
     fn due(&mut self, limit: Duration, left: Duration) -> Option<Duration> {
-        // A warning at the very beginning of a short limit would tell nobody anything.
+        // A warning at the very beginning of a short limit would be useless.
         let reached = WARNINGS.iter().filter(|&&at| left <= at).count();
         let before = std::mem::replace(&mut self.0, reached);
         let at = *WARNINGS.get(reached.checked_sub(1)?)?;

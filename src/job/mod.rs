@@ -1,4 +1,5 @@
-//! The whole way of a job: fetch, open, serve, wait, pack, publish, and an end that is always told.
+//! The whole sequence of a job: fetch, open, serve, wait, pack, publish, and a terminal status that
+//! is always reported.
 //!
 //! Called by `cli`. This room alone knows the order of things; every step is another room's.
 
@@ -88,10 +89,10 @@ pub struct Options {
 /// Which container serves the sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Sessions {
-    /// This one.
+    /// This container.
     #[default]
     Here,
-    /// One that runs `ims-job-agent sessions` in the same pod.
+    /// A container that runs `ims-job-agent sessions` in the same pod.
     Separate,
 }
 
@@ -105,7 +106,7 @@ struct Job {
     probe_left: AtomicBool,
 }
 
-/// Runs the job to its end and tells IMS how it ended, whatever happens on the way.
+/// Runs the job to its end and always reports its terminal status to IMS.
 pub async fn run(
     contract: JobContract,
     options: Options,

@@ -1,7 +1,7 @@
-//! From an image root to a registered image: boot files, squashfs, publishing.
+//! Packs and publishes an image root: boot files, squashfs, registration.
 //!
-//! What `run` does after `complete`, and what `ims-job-agent package` does alone, for example on a
-//! tree that a failed job has left.
+//! `run` does this after `complete`; `ims-job-agent package` does only this, for example with the
+//! tree of a failed job.
 
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
@@ -178,7 +178,7 @@ impl Destination {
         }
     }
 
-    /// Where the base lies in the store, if the job's records tell it.
+    /// The object of the base in the store, if the job's records name it.
     pub async fn base(&self, reporter: &Reporter, store: &Store) -> Option<Link> {
         base::link(&Lookup {
             ims: reporter.ims(),
@@ -225,7 +225,7 @@ fn boot_files(package: &Package) -> anyhow::Result<boot::Files> {
         .context("the image root has no usable boot files")
 }
 
-/// Packs the root, and tells which bytes of the base are in the new image.
+/// Packs the root, and returns which bytes of the base are in the new image.
 async fn squash(
     package: &Package,
     board: &Board,
@@ -268,12 +268,13 @@ pub(super) fn pack(
     if packed.summary.xattrs_skipped > 0 {
         tracing::warn!(
             count = packed.summary.xattrs_skipped,
-            "extended attributes outside user, trusted and security have no place in a squashfs \
-             and are left out"
+            "squashfs stores only the extended attributes user, trusted and security: skipped \
+             others"
         );
     }
     let reused: u64 = packed.ranges.iter().map(|range| range.length).sum();
-    tracing::info!(reused = %human(reused), inodes = packed.summary.inodes, "packed by our own engine");
+    tracing::info!(reused = %human(reused), inodes = packed.summary.inodes, "packed with the \
+        built-in engine");
     Ok(packed.ranges)
 }
 
@@ -294,7 +295,7 @@ fn pack_with_mksquashfs(
     Ok(Vec::new())
 }
 
-/// The file that tells what the user changed. The image does not depend on it.
+/// The file with the changes of the user. The image does not depend on it.
 async fn changes(package: &Package, base: Option<&Link>, ranges: &[Range]) -> Option<PathBuf> {
     let from = package.base.clone()?;
     let (layout, ranges) = (package.layout.clone(), ranges.to_vec());

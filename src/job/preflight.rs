@@ -1,4 +1,4 @@
-//! Whether a job could publish: tried before anybody works for hours on what could not be kept.
+//! Tests whether a job can publish, before a user works for hours on an image that would be lost.
 
 use std::sync::atomic::Ordering;
 
@@ -21,11 +21,11 @@ pub(super) async fn check(job: &Job, store: &Store) -> anyhow::Result<Option<Str
     let unanswered = match written {
         Ok(()) => None,
         Err(error) if !stop.is_cancelled() && error.is_transient() => Some(warn(&error)),
-        Err(error) => return Err(error).context("this job could not publish its image"),
+        Err(error) => return Err(error).context("this job would not be able to publish its image"),
     };
     let unsaved = rescue::check(job, store).await.err().map(|error| {
         let why = chain(error.as_ref());
-        let warning = format!("the work is not saved if the job fails, because {why}");
+        let warning = format!("the work will not be saved if the job fails, because {why}");
         tracing::error!("{warning}");
         warning
     });
@@ -39,7 +39,7 @@ pub(super) async fn remove(job: &Job, store: &Store) {
     let (tidying, never) = (store.with_policy(Policy::CLEAN_UP), CancellationToken::new());
     let removed = timeout(CLEAN_UP_LIMIT, tidying.delete(&object, &never)).await;
     if let Err(error) = removed.unwrap_or(Err(s3::Error::Cancelled)) {
-        tracing::warn!(%object, "cannot be removed, delete it by hand: {}", chain(&error));
+        tracing::warn!(%object, "cannot remove an object, delete it by hand: {}", chain(&error));
     }
 }
 
@@ -49,7 +49,7 @@ fn object(bucket: &str, job_id: Uuid) -> Object {
 
 /// Logs that publishing may fail; gives the text that users see.
 pub(super) fn warn(error: &(dyn std::error::Error + 'static)) -> String {
-    let warning = format!("the image may not be published, because {}", chain(error));
+    let warning = format!("publishing the image may fail, because {}", chain(error));
     tracing::warn!("{warning}");
     warning
 }

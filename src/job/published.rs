@@ -1,5 +1,5 @@
-//! How a job stands that an agent finds when it starts: one that was restarted must not begin anew what is
-//! over, nor publish it again.
+//! Checks the state of a job when its agent starts: a restarted agent must not repeat a job that
+//! has ended, or publish its image twice.
 
 use std::path::Path;
 
@@ -19,9 +19,7 @@ use s3_client::Store;
 /// The job is over, and this agent has nothing to do with it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Over {
-    #[error(
-        "the job has ended with {0} before this agent was started; what lies in its directory stays"
-    )]
+    #[error("the job ended with {0} before this agent was started; its directory was not changed")]
     Ended(Status),
     #[error("IMS has no record of the job: it was deleted")]
     Deleted,
@@ -30,7 +28,7 @@ pub(super) enum Over {
 /// The record of a job that is not over; `Some` also for one that has a result.
 async fn record(reporter: &Reporter) -> anyhow::Result<Option<ims::Job>> {
     let Some(id) = &reporter.job_id else { return Ok(None) };
-    match reporter.ims().patient().job(id, &reporter.stop).await {
+    match reporter.ims().with_long_deadline().job(id, &reporter.stop).await {
         Err(error) if error.status() == Some(404) => Err(Over::Deleted.into()),
         Err(error) => Err(error.into()),
         Ok(job) => Ok(Some(job)),
@@ -83,9 +81,9 @@ async fn result(
     store: &Store,
 ) -> anyhow::Result<Option<Published>> {
     let Some(id) = &record.resultant_image_id else { return Ok(None) };
-    let image = match reporter.ims().patient().image(id, &reporter.stop).await {
+    let image = match reporter.ims().with_long_deadline().image(id, &reporter.stop).await {
         Err(error) if error.status() == Some(404) => {
-            tracing::warn!(image = id, "the job's record names an image that is not there");
+            tracing::warn!(image = id, "the job's record names an image that does not exist");
             return Ok(None);
         }
         image => image?,
@@ -104,7 +102,8 @@ pub(super) async fn settle_first(
     match Box::pin(settle(reporter, store, journal)).await {
         Err(error) if !reporter.stop.is_cancelled() => {
             tracing::warn!(
-                "what an earlier run was publishing is finished or withdrawn later: {}",
+                "cannot finish or roll back now what an earlier run was publishing, retrying \
+                 later: {}",
                 chain(error.as_ref())
             );
             Ok(None)
@@ -121,8 +120,10 @@ pub(super) async fn settle(
     journal: &Path,
 ) -> anyhow::Result<Option<Published>> {
     let journal = Journal::at(journal.to_owned());
-    let (ims, stop) = (reporter.ims().patient(), &reporter.stop);
-    let Some(image) = earlier::settle(&ims, &store.patient(), &journal, stop).await? else {
+    let (ims, stop) = (reporter.ims().with_long_deadline(), &reporter.stop);
+    let Some(image) =
+        earlier::finish_or_roll_back(&ims, &store.with_long_deadline(), &journal, stop).await?
+    else {
         return Ok(None);
     };
     let id = image.id.clone();
@@ -133,7 +134,7 @@ pub(super) async fn settle(
                 let (job_id, id) = (job_id.clone(), id.clone());
                 async move { ims.set_job_result(&job_id, &id, &stop).await }
             };
-            Some(ims.insist(stop, set).await?)
+            Some(ims.retry_past_shutdown(stop, set).await?)
         }
     };
     tracing::info!(image = id, "an earlier run of this job has published its image");
@@ -143,7 +144,7 @@ pub(super) async fn settle(
 /// Removes what an earlier run of a job has left that is published. The image is there, whatever stays.
 pub(super) async fn discard(job: &Job) {
     if let Err(error) = remove(job).await {
-        tracing::error!("the image root could not be removed: {}", chain(error.as_ref()));
+        tracing::error!("cannot remove the image root: {}", chain(error.as_ref()));
     }
 }
 

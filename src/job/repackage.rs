@@ -112,7 +112,7 @@ async fn settle_build(
 /// Where the squashfs is put, and the workspace if a job has left one there.
 fn open(root: &Path, stop: &CancellationToken) -> anyhow::Result<(Layout, Option<Workspace>)> {
     let root = root.canonicalize().with_context(|| format!("no image root {}", root.display()))?;
-    let parent = root.parent().context("the root of this machine cannot be packaged")?;
+    let parent = root.parent().context("cannot package the root directory of this machine")?;
     let layout = Layout::new(parent);
     let left = layout.root() == root && State::load(&layout)?.is_some();
     let workspace = left.then(|| workspace::reopen(parent, stop)).transpose()?;
@@ -121,7 +121,7 @@ fn open(root: &Path, stop: &CancellationToken) -> anyhow::Result<(Layout, Option
         inserted.take_out()?;
     }
     jail::remove_leftovers(&layout.agent())
-        .context("cannot take out of the image what sessions needed that were killed")?;
+        .context("cannot remove the files of killed sessions from the image")?;
     layout.make_agent_dir().with_context(|| format!("cannot write to {}", parent.display()))?;
     Ok((layout, workspace))
 }

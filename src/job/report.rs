@@ -1,4 +1,4 @@
-//! What IMS, the log and the probes are told of a job, and the outcome that is made of its end.
+//! Reports the state of a job to IMS, the log and the probes, and creates the outcome at its end.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,17 +22,17 @@ use ims_client::Status;
 #[derive(Debug)]
 pub struct Outcome {
     pub end: End,
-    /// False when IMS could not be told the terminal status.
+    /// False if the terminal status could not be reported to IMS.
     pub told: bool,
     /// The result JSON of contract section 5.
     pub result: String,
 }
 
 impl Outcome {
-    /// The outcome where there is no way to tell IMS anything. Logs the error.
+    /// The outcome if nothing can be reported to IMS. Logs the error.
     pub(super) fn without_ims(error: &anyhow::Error) -> Self {
         let error = chain(error.as_ref());
-        tracing::error!("the job failed, and IMS cannot be told: {error}");
+        tracing::error!("the job failed, and this cannot be reported to IMS: {error}");
         Self { end: End::Failed, told: false, result: failure_json(&error) }
     }
 }
@@ -50,12 +50,12 @@ pub enum End {
 
 /// The user touched `failed`.
 #[derive(Debug, thiserror::Error)]
-#[error("the user gave up: {file} was made")]
+#[error("the user gave up: {file} was created")]
 pub(super) struct GaveUp {
     pub file: PathBuf,
 }
 
-/// Tells how the job goes. Without a job id there is no record to patch, only a log.
+/// Reports the state of a job. Without a job id there is no record to patch, only a log.
 pub(super) struct Reporter {
     /// Replaced when a job is held: the credentials may have been repaired.
     ims: Mutex<ims::Client>,
@@ -137,7 +137,7 @@ impl Reporter {
         self.finish(result).await
     }
 
-    /// Does one step of a job, of which IMS is told nothing but a failure: the job goes on after it.
+    /// Does one step of a job, and reports only a failure to IMS: the job continues after it.
     pub async fn conclude_step(
         &self,
         work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -169,7 +169,7 @@ impl Reporter {
         }
         let told = self.patch(status).await;
         if let Err(error) = &told {
-            tracing::error!(%status, "IMS could not be told how the job ended: {}", chain(error));
+            tracing::error!(%status, "cannot report the end of the job to IMS: {}", chain(error));
         }
         let printed = match &result {
             Ok(published) => {
@@ -200,7 +200,7 @@ impl Reporter {
             // Not stopped by SIGTERM: that is when it matters most.
             Status::Success | Status::Error => self.report_end(id, status).await,
             Status::WaitingOnUser => {
-                self.ims().patient().set_job_status(id, status, &self.stop).await
+                self.ims().with_long_deadline().set_job_status(id, status, &self.stop).await
             }
             _ => self.ims().set_job_status(id, status, &self.stop).await,
         };
@@ -214,7 +214,7 @@ impl Reporter {
         loop {
             let patch =
                 |ims: ims::Client, stop| async move { ims.set_job_status(id, status, &stop).await };
-            match self.ims().insist(&self.stop, patch).await {
+            match self.ims().retry_past_shutdown(&self.stop, patch).await {
                 Ok(job) => return Ok(job),
                 Err(error) => insisting.refused(error).await?,
             }

@@ -1,7 +1,7 @@
-//! What is saved of a job that fails: IMS removes the volume of a job that has ended.
+//! Saves the work of a job that fails, because IMS removes the volume of a job that has ended.
 //!
-//! The root is packed, with whatever boot files it has, to a place that outlives the job. `rescue.json`
-//! is written last and says what lies there.
+//! The root is packed, with the boot files that it has, to a place that outlives the job.
+//! `rescue.json` is written last and lists the files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -61,7 +61,7 @@ pub(super) async fn save(job: &Job, store: &Store, remains: Remains<'_>, why: &a
     let saved = tokio::select! {
         saved = saving => saved,
         () = async { limit.await; sleep(Duration::from_secs(1)).await } => {
-            Err(anyhow::anyhow!("there was no time for it"))
+            Err(anyhow::anyhow!("there was not enough time"))
         }
     };
     match saved {
@@ -71,7 +71,7 @@ pub(super) async fn save(job: &Job, store: &Store, remains: Remains<'_>, why: &a
         ),
         Err(error) => {
             tracing::error!(
-                "the work of the job cannot be saved in {place}: {}",
+                "cannot save the work of the job in {place}: {}",
                 chain(error.as_ref())
             );
             say_what_stays(job, &remains);
@@ -95,7 +95,8 @@ pub(super) async fn check(job: &Job, store: &Store) -> anyhow::Result<()> {
                 if directory.metadata()?.dev() == parent.metadata()?.dev() {
                     tracing::warn!(
                         rescue = %directory.display(),
-                        "work would be saved on the volume of the job itself, which IMS removes"
+                        "the rescue directory is on the volume of the job, which IMS removes: use \
+                         another volume"
                     );
                 }
                 Ok(())
@@ -110,18 +111,16 @@ fn say_what_stays(job: &Job, remains: &Remains) {
     match remains {
         Remains::Root { package, .. } if job.options.volume_stays => {
             let command = retry_command(&package.root, &package.image, job.contract.job_id);
-            tracing::error!(
-                "the image root is kept; to try again without a new session: {command}"
-            );
+            tracing::error!("the image root is kept; to retry without a new session: {command}");
         }
         Remains::Made { layout } if job.options.volume_stays => tracing::error!(
             directory = %layout.agent().display(),
-            "what the node has made is kept: out.sqsh, kernel and initrd can be registered with \
+            "the results of the node are kept: register out.sqsh, kernel and initrd with \
              ims-job-agent image import"
         ),
         _ => tracing::error!(
-            "the work of this job is lost as soon as IMS removes its volume; jobs save it when \
-             IMS_JOB_RESCUE names a place"
+            "the work of this job is lost when IMS removes its volume; set IMS_JOB_RESCUE to save \
+             the work of jobs that fail"
         ),
     }
 }
@@ -214,7 +213,7 @@ impl Remains<'_> {
                     }
                     let mut files = vec![("rootfs", open(&rootfs)?)];
                     if !packed {
-                        std::fs::remove_file(&rootfs).context("cannot unlink what was packed")?;
+                        std::fs::remove_file(&rootfs).context("cannot unlink the packed image")?;
                     }
                     let boot = boot::find_any(&package.root, &package.boot_names())?;
                     let boot = [
@@ -272,7 +271,7 @@ fn copy_all(
     copy(&mut &*index, &into.join(INDEX), cancel).context("cannot save rescue.json")?;
     File::open(into)
         .and_then(|directory| directory.sync_all())
-        .context("cannot sync what was saved")
+        .context("cannot sync the saved files")
 }
 
 /// A file that is whole or not there. An earlier one of the same name is replaced.
@@ -282,7 +281,7 @@ fn copy(from: &mut impl Read, to: &Path, cancel: &CancellationToken) -> io::Resu
     let mut bytes = 0;
     loop {
         if cancel.is_cancelled() {
-            return Err(io::Error::other("there was no time for it"));
+            return Err(io::Error::other("there was not enough time"));
         }
         // In pieces, to notice the end of the time.
         let piece = io::copy(&mut from.take(64 << 20), &mut copy)?;

@@ -1,4 +1,4 @@
-//! The filter that an operator's choice makes, as long as a job needs it.
+//! The network filter that the operator chose, for as long as a job needs it.
 
 use anyhow::Context;
 
@@ -13,7 +13,10 @@ pub(super) async fn filter(rights: &Rights, port: Option<u16>) -> anyhow::Result
         return Ok(None);
     }
     if rights.capabilities.contains(&Capability::NetRaw) {
-        tracing::warn!("with net_raw the filter does not keep sessions from what others say");
+        tracing::warn!(
+            "with net_raw, sessions can read the traffic of others in spite of the \
+                        filter"
+        );
     }
     let mut refused = rights.refused_ports.clone();
     refused.extend(port);
@@ -34,6 +37,6 @@ pub(super) async fn remove(filter: Option<Filter>) {
     let Some(filter) = filter else { return };
     if let Err(error) = blocking(move || Ok(filter.remove()?)).await {
         // Empty, it harms nobody; the next job removes it.
-        tracing::warn!("the control group of the sessions is left: {error:#}");
+        tracing::warn!("cannot remove the control group of the sessions: {error:#}");
     }
 }

@@ -1,6 +1,6 @@
 //! `CUSTOMIZATION_SCRIPT`: a script of the site's that runs once the shell is up (contract section 2).
 //!
-//! It lies in the container, so it runs there, as a session that is not jailed does.
+//! It is in the container, so it runs there, like a session that is not jailed.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -38,7 +38,7 @@ impl Script {
         Ok(Self { path, jail: jail.clone(), own: Some(jail) })
     }
 
-    /// Runs the script and tells how it ended; the job goes on whatever that was.
+    /// Runs the script and logs how it ended; the job continues in any case.
     pub async fn run(&self) -> Infallible {
         tracing::info!(script = %self.path.display(), "running the customization script");
         match self.run_to_end().await {

@@ -1,4 +1,4 @@
-//! The time in which the user has the image: sessions open, a signal comes, sessions close.
+//! The time in which the user works on the image: sessions open, a signal arrives, sessions close.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -42,7 +42,7 @@ const PROCESS_GRACE: Duration = Duration::from_secs(3);
 /// How old the number of sessions in the metrics may be.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is told that users can come in.
+/// Who is notified that users can log in.
 pub(super) enum Told {
     Ims(Arc<Reporter>),
     /// Another container of the pod, which sees for itself, tells IMS.
@@ -113,7 +113,7 @@ pub(super) struct Site {
     pub root: PathBuf,
     /// The agent's own directory.
     pub agent: PathBuf,
-    /// What the user is told of it.
+    /// The text for the user.
     pub purpose: String,
     /// Run once the shell is up.
     pub script: Option<PathBuf>,
@@ -132,7 +132,7 @@ pub(super) struct Door {
 
 /// Reads the user's keys: before anything is fetched, as nobody could log in without.
 pub(super) fn authorized_keys(path: &Path) -> anyhow::Result<AuthorizedKeys> {
-    AuthorizedKeys::load(path).context("nobody could log in to this job")
+    AuthorizedKeys::load(path).context("nobody can log in to this job")
 }
 
 /// Finds the host's keys of an earlier run, or makes them: seconds of work, beside the fetch.
@@ -177,12 +177,12 @@ pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     let stuck: Vec<_> = leftovers.stuck.iter().map(ToString::to_string).collect();
     anyhow::ensure!(
         stuck.is_empty(),
-        "processes of sessions cannot be ended, so the image may still change: {}",
+        "cannot end processes of sessions, so the image may still change: {}",
         stuck.join(", ")
     );
     anyhow::ensure!(
         leftovers.additions.is_empty(),
-        "what the sessions needed cannot be taken out of the image: {:?}",
+        "cannot remove the files of the sessions from the image: {:?}",
         leftovers.additions
     );
     Ok(())
@@ -218,7 +218,7 @@ async fn serve_in(
 ) -> anyhow::Result<Signal> {
     if site.trouble.is_some() {
         // The one that has been followed.
-        places(host, site).take_back_complete().context("cannot take `complete` back")?;
+        places(host, site).take_back_complete().context("cannot remove the file `complete`")?;
     }
     let mut signals = watch_signals(host, site)?;
     let listener = bound.listen()?;
@@ -235,7 +235,7 @@ async fn serve_in(
         record: host.record.clone(),
     };
     let server = Server::start(listener, config, CancellationToken::new())?;
-    tracing::info!(%address, jailed = host.session.jail, "ssh server accepts connections");
+    tracing::info!(%address, jailed = host.session.jail, "ssh server is listening");
     let _control = control::serve(&Layout::new(&host.parent), server.clone())?;
     let signal = tokio::select! {
         signal = until_signal(host, site, &mut signals, &server) => signal,
@@ -285,7 +285,7 @@ async fn until_signal(
                 return Err(error);
             }
         };
-        let signal = signal.context("stopped while the user worked")?;
+        let signal = signal.context("cancelled while the user worked")?;
         let faults = match signal.kind {
             Kind::Complete => faults(site).await?,
             _ => Vec::new(),
@@ -300,7 +300,7 @@ async fn until_signal(
         for fault in &faults {
             tracing::error!("the image cannot be packaged: {fault}");
         }
-        places(host, site).take_back_complete().context("cannot take `complete` back")?;
+        places(host, site).take_back_complete().context("cannot remove the file `complete`")?;
         // Anew: the next `complete` is another one, however soon it comes.
         *signals = watch_signals(host, site)?;
         server.notice(&begun.notice(&grace::complete_file(host.session.jail, &host.parent)));
@@ -422,14 +422,14 @@ fn motd(host: &Host, site: &Site) -> ssh::Motd {
     })
 }
 
-/// What the sessions are told before they close.
+/// The notice to sessions before they close.
 fn farewell(signal: &anyhow::Result<Signal>) -> &'static str {
     match signal {
         Ok(Signal { kind: Kind::Complete, .. }) => {
-            "The image is being packaged: this session ends.\n"
+            "The image is being packaged. This session ends now.\n"
         }
-        Ok(_) => "The job was given up: this session ends.\n",
-        Err(_) => "The job ends before it is complete: this session ends.\n",
+        Ok(_) => "The job was given up. This session ends now.\n",
+        Err(_) => "The job ends without a complete image. This session ends now.\n",
     }
 }
 
@@ -438,10 +438,10 @@ fn tell_leftovers(leftovers: &Leftovers) {
         tracing::warn!(
             pid = process.pid,
             name = process.name,
-            "ended a process that a session left"
+            "killed a process that a session left running"
         );
     }
     for mount in &leftovers.mounts {
-        tracing::warn!(mount, "undid a mount that a session left");
+        tracing::warn!(mount, "unmounted a mount that a session left behind");
     }
 }

@@ -1,5 +1,6 @@
-//! From an open image root to a published image: users work, it is packed and published. Where that fails
-//! for what can be repaired, users come back, or whoever runs IMS and the store is waited for.
+//! From an open image root to a published image: users work, the root is packed and published. If
+//! that fails for a reason that can be repaired, users can log in again, or the job waits until the
+//! site has repaired IMS or the store.
 
 use std::sync::Arc;
 
@@ -119,7 +120,10 @@ impl<'a> Work<'a> {
             return Err(error);
         }
         let trouble = grace::repairable_by_users(error)?;
-        tracing::error!("the image cannot be packaged, its users can repair it: {trouble}");
+        tracing::error!(
+            "the image cannot be packaged, waiting for its users to repair it: \
+                         {trouble}"
+        );
         mark(self.workspace, Stage::Ready);
         Ok(Trouble::Image(trouble))
     }
@@ -186,7 +190,10 @@ impl<'a> Work<'a> {
             ended => {
                 trying.cancel();
                 if let Ok(published) = publishing.await {
-                    tracing::warn!("the image was published as it was before the user came back");
+                    tracing::warn!(
+                        "the image was published without the last changes: the user \
+                        came back too late"
+                    );
                     return Ok(Some(published));
                 }
                 ended.map(|()| None)

@@ -66,7 +66,10 @@ impl Files {
 pub enum Error {
     #[error("cannot open the image root {path}")]
     Root { path: PathBuf, source: io::Error },
-    #[error("the {what} /boot/{name} of the image root is no regular file; /boot holds: {listing}")]
+    #[error(
+        "the {what} /boot/{name} of the image root does not exist or is not a regular file; \
+             /boot contains: {listing}"
+    )]
     Unusable { what: &'static str, name: String, listing: String, source: io::Error },
 }
 
@@ -90,7 +93,7 @@ pub fn find(root: &Path, names: &Names) -> Result<Files, Error> {
     })
 }
 
-/// Those of the boot artifacts that can be used, whatever is missing.
+/// The boot artifacts that exist; missing ones are not an error.
 pub fn find_any(root: &Path, names: &Names) -> Result<Files, Error> {
     let root = Root::open(root)?;
     let any = |what, name: &str| root.required(what, name).ok();
@@ -108,8 +111,8 @@ pub fn warn_of_missing(root: &Path, kernel: &str, initrd: &str) -> Result<(), Er
         if let Error::Unusable { what, name, listing, .. } = error {
             tracing::warn!(
                 boot = %listing,
-                "THE IMAGE HAS NO {what} /boot/{name}: the job will fail unless it is made before \
-                 completion, or the job names another"
+                "THE IMAGE HAS NO {what} /boot/{name}: create it before you touch `complete`, or \
+                 start a job with another file name; otherwise the job fails"
             );
         }
     }
@@ -162,7 +165,7 @@ fn relative(name: &str) -> &str {
 fn listing(root: &Path) -> String {
     let entries = match std::fs::read_dir(root.join("boot")) {
         Ok(entries) => entries,
-        Err(error) => return format!("nothing that can be read ({error})"),
+        Err(error) => return format!("nothing readable ({error})"),
     };
     let mut names: Vec<String> = entries
         .flatten()

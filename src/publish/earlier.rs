@@ -1,5 +1,5 @@
-//! What a process that was killed has left of a publication: its image is the result if it is complete,
-//! and is withdrawn if it is not.
+//! Handles the publication of a process that was killed: if its image is complete, it is the
+//! result; otherwise it is rolled back.
 
 use md5::{Digest, Md5};
 use tokio_util::sync::CancellationToken;
@@ -10,9 +10,9 @@ use super::register::{Error, Published, withdraw};
 use ims_client::{self as ims, Image, Job};
 use s3_client::{Object, Store};
 
-/// Finishes with what the journal says of an earlier publication. Gives its image, if that is complete;
-/// else nothing of it is left and the journal is gone.
-pub async fn settle(
+/// Finishes or rolls back an earlier publication, according to its journal. Returns its image if it
+/// is complete; otherwise everything is rolled back and the journal is removed.
+pub async fn finish_or_roll_back(
     ims: &ims::Client,
     store: &Store,
     journal: &Journal,
@@ -29,7 +29,11 @@ pub async fn settle(
         Err(error) if error.status() == Some(404) => {}
         Err(source) => return Err(Error::Earlier { image_id: id, source }),
     }
-    tracing::warn!(image = id, "an earlier run was killed while it published: that is withdrawn");
+    tracing::warn!(
+        image = id,
+        "an earlier run was killed while it published: rolling back what \
+        it did"
+    );
     if !withdraw(ims, store, &entry.bucket, &id, false).await {
         return Err(Error::Left { image_id: id });
     }
@@ -37,7 +41,7 @@ pub async fn settle(
     Ok(None)
 }
 
-/// The id of the record, also where its process did not live to see it.
+/// The id of the record, even if its process was killed before it knew the id.
 async fn record(
     ims: &ims::Client,
     entry: &Entry,
@@ -51,13 +55,13 @@ async fn record(
     if let [_, _, ..] = &made[..] {
         tracing::error!(
             name = entry.name,
-            "several records without a link could be what an earlier run has left: none is removed"
+            "several records without a link may be from an earlier run: removing none of them"
         );
     }
     Ok(<[Image; 1]>::try_from(made).ok().map(|[image]| image.id))
 }
 
-/// What there is of a complete image, as its manifest says it.
+/// The artifacts of a complete image, from its manifest.
 pub async fn read(
     image: Image,
     job: Option<Job>,
@@ -67,7 +71,7 @@ pub async fn read(
     let link = image.link.clone();
     let link = link.ok_or_else(|| anyhow::anyhow!("image {} has no manifest", image.id))?;
     let object: Object = link.path.parse()?;
-    let json = store.patient().get_bytes(&object, manifest::SIZE_LIMIT, cancel).await?;
+    let json = store.with_long_deadline().get_bytes(&object, manifest::SIZE_LIMIT, cancel).await?;
     let artifacts = Manifest::read(&json)?.artifacts;
     let (media_type, md5) = (Kind::Manifest.media_type().into(), hex::encode(Md5::digest(&json)));
     let manifest = Artifact { link, media_type, md5 };

@@ -1,5 +1,5 @@
-//! What is on its way to IMS and the store, written down before it is done: whoever comes after a process
-//! that was killed finishes it or withdraws it.
+//! A journal of what is being published, written before each step: the next run after a process
+//! that was killed finishes it or rolls it back.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use ims_client::Image;
 /// Version of the file.
 const VERSION: u32 = 1;
 
-/// How far a publication is.
+/// The progress of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// IMS is asked for a record, whose id is not known yet.
+    /// The record was requested; its id is not known yet.
     Creating,
-    /// The record is there, objects may be.
+    /// The record exists, objects may exist.
     Uploading,
     /// The image is complete and stays.
     Linked,
@@ -34,20 +34,21 @@ pub struct Entry {
     pub bucket: String,
     pub name: String,
     pub arch: Arch,
-    /// When, by this machine's clock, the record was asked for.
+    /// When the record was requested, by this machine's clock.
     pub begun: Timestamp,
     pub job_id: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the journal of publishing {path}")]
+    #[error("cannot read the publication journal {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error(
-        "the journal of publishing {path} is damaged: look for an image without a link, then remove the file"
+        "the publication journal {path} is damaged: look for an image record without a link, then \
+         remove the file"
     )]
     Damaged { path: PathBuf, source: serde_json::Error },
-    #[error("cannot write the journal of publishing {path}")]
+    #[error("cannot write the publication journal {path}")]
     Write { path: PathBuf, source: io::Error },
 }
 
@@ -67,14 +68,14 @@ impl Entry {
 }
 
 impl Entry {
-    /// One whose image is to be withdrawn although it is complete.
+    /// An entry whose image is to be rolled back although it is complete.
     pub fn uploading(image: &Image, bucket: &str) -> Self {
         let entry = Self::new(&image.name, Arch::default(), bucket, None);
         Self { stage: Stage::Uploading, image_id: Some(image.id.clone()), ..entry }
     }
 }
 
-/// Where one publication is written down.
+/// Where one publication is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journal {
     path: PathBuf,
@@ -90,7 +91,7 @@ impl Journal {
         &self.path
     }
 
-    /// What was not finished, if anything.
+    /// The unfinished publication, if there is one.
     pub fn load(&self) -> Result<Option<Entry>, Error> {
         let path = self.path.clone();
         let text = match std::fs::read(&path) {
@@ -119,7 +120,7 @@ impl Journal {
         write().map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
-    /// Everything is finished or withdrawn.
+    /// Everything is finished or rolled back.
     pub fn remove(&self) -> Result<(), Error> {
         match std::fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -27,7 +27,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What lies beside a manifest that does not list it.
+    /// What is beside a manifest that does not list it.
     pub const HISTORY: [Self; 2] = [Self::Changes, Self::Provenance];
 
     /// The media type in manifest and result.
@@ -68,7 +68,7 @@ pub struct Artifact {
     pub md5: String,
 }
 
-/// A manifest. Fields beyond these are not kept: it is read to find artifacts, and written anew.
+/// A manifest. Fields beyond these are not kept: it is read to find artifacts, and written again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub version: String,
@@ -83,9 +83,9 @@ pub struct Manifest {
 pub enum Error {
     #[error("it is not a manifest")]
     Json(#[from] serde_json::Error),
-    #[error("it has version {0:?}, only {VERSION:?} is known")]
+    #[error("it has version {0:?}, only {VERSION:?} is supported")]
     Version(String),
-    #[error("it names {0} root file systems, not one")]
+    #[error("it lists {0} root file systems, expected one")]
     Rootfs(usize),
 }
 

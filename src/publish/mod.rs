@@ -1,4 +1,5 @@
-//! From an image root to a registered image: boot artifacts, manifest, upload, register, roll back.
+//! Publishes an image root as a registered image: boot artifacts, manifest, upload, register, roll
+//! back.
 //!
 //! Called by `job`, which sets the job's status before and after, and by `transfer`. Publish last: every
 //! artifact is verified in the store before the manifest that names it, the manifest before the

@@ -1,4 +1,5 @@
-//! Record, uploads, manifest, link, result: in this order, rolled back whole when a step fails.
+//! Record, uploads, manifest, link, result: in this order, rolled back completely when a step
+//! fails.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,11 +44,11 @@ pub struct Request {
     pub changes: Option<PathBuf>,
     /// Published as `provenance.json`, likewise.
     pub provenance: Option<PathBuf>,
-    /// Where it is written down how far this is, for whoever comes after a process that was killed.
+    /// The journal of this publication, for the next run after a process that was killed.
     pub journal: Journal,
 }
 
-/// What is uploaded, opened before the record is made so that a missing file needs no roll-back.
+/// What is uploaded, opened before the record is created so that a missing file needs no rollback.
 struct Payload {
     rootfs: File,
     reuse: Option<Reuse>,
@@ -90,15 +91,13 @@ pub enum Error {
     Open { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    #[error("cannot look at image {image_id} of an earlier run")]
+    #[error("cannot check image {image_id} of an earlier run")]
     Earlier { image_id: String, source: ims::Error },
-    #[error(
-        "image {image_id} of an earlier run, which is not complete, cannot be withdrawn; the log says why"
-    )]
+    #[error("cannot roll back the incomplete image {image_id} of an earlier run; the log says why")]
     Left { image_id: String },
     #[error("cannot read image {image_id} of an earlier run: {why}")]
     Unreadable { image_id: String, why: String },
-    #[error("cannot make the image record")]
+    #[error("cannot create the image record")]
     Create(#[source] ims::Error),
     #[error("cannot upload {what}")]
     Upload { what: &'static str, source: s3::Error },
@@ -108,7 +107,7 @@ pub enum Error {
         "image {image_id} is complete and registered, but it cannot be set as the result of job {job_id}"
     )]
     Result { image_id: String, job_id: String, source: ims::Error },
-    #[error("stopped while publishing")]
+    #[error("cancelled while publishing")]
     Cancelled,
 }
 
@@ -127,9 +126,11 @@ pub async fn publish(
         return Err(Error::Cancelled);
     }
     // What is lost with a service that restarts now is hours of a user's work.
-    let (ims, store) = (&ims.patient(), &store.patient());
+    let (ims, store) = (&ims.with_long_deadline(), &store.with_long_deadline());
     let earlier = request.journal.load()?;
-    if let Some(image) = Box::pin(earlier::settle(ims, store, &request.journal, cancel)).await? {
+    if let Some(image) =
+        Box::pin(earlier::finish_or_roll_back(ims, store, &request.journal, cancel)).await?
+    {
         return Box::pin(finish(ims, store, &request, image, cancel)).await;
     }
     let published = Box::pin(make(ims, store, &request, cancel)).await;
@@ -176,7 +177,7 @@ async fn make(
             return Err(error);
         }
     };
-    tracing::info!(id = image.id, name = request.image_name, "image record made");
+    tracing::info!(id = image.id, name = request.image_name, "image record created");
     (entry.stage, entry.image_id) = (Stage::Uploading, Some(image.id.clone()));
     let mut publication = Publication::of(ims, store, request, &image);
     let result = match request.journal.save(&entry) {
@@ -188,7 +189,7 @@ async fn make(
             request.journal.remove()?;
             Ok(published)
         }
-        // A linked image is what the user wanted, whoever could not be told of it.
+        // A linked image is what the user wanted, even if this could not be reported.
         Err(error) if publication.linked => Err(error),
         Err(error) => {
             if publication.roll_back(&error).await {
@@ -199,8 +200,8 @@ async fn make(
     }
 }
 
-/// Makes the record. `cancel` is followed late: a request that is cut off could leave a record that
-/// nobody knows of.
+/// Creates the record. It reacts late to `cancel`: an interrupted request could leave an unknown
+/// record.
 async fn create(
     ims: &ims::Client,
     request: &Request,
@@ -235,18 +236,18 @@ async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) {
         Ok(Some(image.id.clone()))
     };
     match timeout(CLEAN_UP_LIMIT, removed).await.unwrap_or(Err(ims::Error::Cancelled)) {
-        Ok(Some(id)) => tracing::info!(id, name, "rolled back: the image record was made"),
+        Ok(Some(id)) => tracing::info!(id, name, "rolled back: the image record had been created"),
         // IMS may still be at it, and of several records none is surely ours.
         Ok(None) => tracing::error!(
             name,
-            "no answer about the new image record: one without a link may be left in IMS, delete it \
-             by hand"
+            "no response about the new image record: if IMS has one without a link, delete it by \
+             hand"
         ),
         Err(error) => tracing::error!(
             name,
             error = %chain(&error),
-            "no answer about the new image record: one without a link may be left in IMS, delete it \
-             by hand"
+            "no response about the new image record: if IMS has one without a link, delete it by \
+             hand"
         ),
     }
 }
@@ -297,7 +298,7 @@ impl<'a> Publication<'a> {
         if let Err(error) = journal.save(entry) {
             // The record says it as well.
             tracing::warn!(
-                "it cannot be written down that the image is complete: {}",
+                "cannot record in the journal that the image is complete: {}",
                 chain(&error)
             );
         }
@@ -362,7 +363,7 @@ impl<'a> Publication<'a> {
         let id = &self.image_id;
         let set =
             |ims: ims::Client, stop| async move { ims.set_job_result(job_id, id, &stop).await };
-        let source = match self.ims.insist(cancel, set).await {
+        let source = match self.ims.retry_past_shutdown(cancel, set).await {
             Ok(job) => return Ok(Some(job)),
             Err(error) => error,
         };
@@ -383,7 +384,8 @@ impl<'a> Publication<'a> {
         looked
             .unwrap_or(Err(ims::Error::Cancelled))
             .inspect_err(|error| {
-                tracing::warn!(error = %chain(error), "cannot look at what was to be changed");
+                tracing::warn!(error = %chain(error), "cannot check the state of the image before \
+                    changing it");
             })
             .ok()
     }
@@ -442,9 +444,9 @@ pub async fn withdraw(
             image = image_id,
             objects = format!("s3://{bucket}/{prefix}"),
             error = %chain(left),
-            "roll-back: the image record is left, delete it by hand"
+            "cannot roll back the image record, delete it by hand"
         );
-        // A record that has its link must not name what is gone.
+        // A record with its link must not name deleted objects.
         if may_be_linked {
             return false;
         }
@@ -460,7 +462,7 @@ pub async fn withdraw(
             tracing::error!(
                 objects = format!("s3://{bucket}/{prefix}"),
                 error = %chain(&error),
-                "roll-back: objects are left, delete them by hand"
+                "cannot roll back all objects, delete them by hand"
             );
             false
         }

@@ -1,4 +1,5 @@
-//! What a job prints at its end: JSON with sorted keys and 4 spaces (contract section 5).
+//! The result that a job prints at its end: JSON with sorted keys and 4 spaces (contract section
+//! 5).
 
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};

@@ -26,27 +26,28 @@ const LARGEST: u64 = 1 << 20;
 pub enum Error {
     #[error("cannot read the CA certificate {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} is no PEM certificate, so it cannot be put into the image as the site's CA")]
+    #[error("{path} is not a PEM certificate, so it cannot be added to the image as the site's CA")]
     NoCertificate { path: PathBuf },
     #[error(
-        "{path} holds a private key, which must not get into an image: give the certificate alone"
+        "{path} contains a private key, which must not get into an image: use a file with the \
+         certificate only"
     )]
     PrivateKey { path: PathBuf },
-    #[error("cannot make the package of the CA certificate")]
+    #[error("cannot build the package with the CA certificate")]
     Build(#[source] rpm::Error),
-    #[error("cannot write the package of the CA certificate to {path}")]
+    #[error("cannot write the package with the CA certificate to {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error(
-        "there is no package of the CA certificate at {path}: the step that makes it \
-         (build_ca_rpm.py) has to come before the build"
+        "there is no package with the CA certificate at {path}: run the step that builds it \
+         (build_ca_rpm.py) before the build"
     )]
     NotMade { path: PathBuf, source: io::Error },
     #[error(
-        "the image root lacks the CA certificate {INSTALLED}: the package manager has left out \
-         {package}; look for its name in the build's log"
+        "the image root lacks the CA certificate {INSTALLED}: the package manager did not install \
+         {package}; search the build log for its name"
     )]
     NotInstalled { package: PathBuf, source: io::Error },
-    #[error("{INSTALLED} of the image root is not the CA certificate of {package}")]
+    #[error("{INSTALLED} in the image root is not the CA certificate from {package}")]
     Another { package: PathBuf },
 }
 
@@ -59,7 +60,7 @@ pub struct CaPackage {
 }
 
 impl CaPackage {
-    /// Makes the package of the certificate `ca_cert` in `directory`, which is made if missing.
+    /// Creates the package of the certificate `ca_cert` in `directory`, which is created if missing.
     pub fn write(ca_cert: &Path, directory: &Path) -> Result<Self, Error> {
         let certificate = read(ca_cert)?;
         let package = build(&certificate).map_err(Error::Build)?;
@@ -69,7 +70,7 @@ impl CaPackage {
         std::fs::create_dir_all(directory)
             .and_then(|()| File::create(&path)?.write_all(&bytes))
             .map_err(|source| Error::Write { path: path.clone(), source })?;
-        tracing::info!(path = %path.display(), "made the package of the CA certificate");
+        tracing::info!(path = %path.display(), "built the package with the CA certificate");
         Ok(Self { path, certificate })
     }
 
@@ -80,8 +81,8 @@ impl CaPackage {
         Ok(Self { path, certificate: read(ca_cert)? })
     }
 
-    /// Looks whether the certificate is in `root`: kiwi leaves out a package that cannot be
-    /// installed, and says nothing.
+    /// Checks that the certificate is in `root`: kiwi silently skips a package that cannot be
+    /// installed.
     pub fn check_installed(&self, root: &Path) -> Result<(), Error> {
         let package = || self.path.clone();
         let found = Dir::open(root)

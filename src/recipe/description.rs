@@ -1,4 +1,4 @@
-//! What the job reads of a recipe's `config.xml`, the description that kiwi builds from.
+//! Reads the parts of a recipe's `config.xml`, the kiwi description, that the job needs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,22 +17,22 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "the recipe has no {FILE} at its top{}: pack the recipe so that {FILE} is not in a \
-         directory of the archive",
+        "the recipe has no {FILE} at the top level of its archive{}: pack the recipe again, with \
+         {FILE} outside any directory",
         found_at(.elsewhere)
     )]
     Missing { elsewhere: Option<PathBuf>, source: io::Error },
-    #[error("{FILE} of the recipe is no UTF-8 text")]
+    #[error("{FILE} of the recipe is not UTF-8 text")]
     NoText,
-    #[error("{FILE} of the recipe is no XML")]
+    #[error("{FILE} of the recipe is not XML")]
     Xml(#[source] roxmltree::Error),
-    #[error("{FILE} of the recipe is no description for kiwi: its top element is <{found}>")]
+    #[error("{FILE} of the recipe is not a kiwi description: its root element is <{found}>")]
     NotKiwi { found: String },
-    #[error("{FILE} of the recipe names no repository: there is nothing to install from")]
+    #[error("{FILE} of the recipe lists no repository to install packages from")]
     NoRepositories,
     #[error("{FILE} of the recipe, line {line}: a <source> without a path")]
     NoPath { line: u32 },
-    #[error("{FILE} of the recipe, line {line}: the repository {path:?} is no URL")]
+    #[error("{FILE} of the recipe, line {line}: the repository {path:?} is not a URL")]
     BadUrl { line: u32, path: String, source: url::ParseError },
 }
 
@@ -142,10 +142,10 @@ mod tests {
     fn what_cannot_be_built_is_named() {
         for (text, part) in [
             (image(""), "no repository"),
-            ("<image".to_owned(), "no XML"),
+            ("<image".to_owned(), "not XML"),
             ("<html/>".to_owned(), "<html>"),
             (image("\n<repository><source/></repository>"), "line 3"),
-            (image(&repository("http://[::1")), "no URL"),
+            (image(&repository("http://[::1")), "not a URL"),
         ] {
             let error = parse(&text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -1,4 +1,5 @@
-//! From the archive of a recipe to an image root: unpack, template, repositories, CA package, kiwi.
+//! Builds an image root from the archive of a recipe: unpack, template, repositories, CA package,
+//! kiwi.
 //!
 //! Called by `job`, a step each. All of it blocks but the wait for the repositories.
 

@@ -1,4 +1,4 @@
-//! Waiting until every repository of a recipe answers (contract section 8.3).
+//! Waits until every repository of a recipe responds (contract section 8.3).
 
 use std::time::Duration;
 
@@ -42,13 +42,13 @@ pub enum Error {
     #[error("cannot set up the client for the repositories")]
     Client(#[source] net::trust::Error),
     #[error(
-        "repositories did not answer within {} s: {}; look at the repository, or give the recipe \
-         another",
+        "repositories did not respond within {} s: {}; check these repositories, or use others in \
+         the recipe",
         .waited.as_secs(),
         list(.missing)
     )]
     NeverUp { waited: Duration, missing: Vec<Missing> },
-    #[error("stopped while repositories were waited for")]
+    #[error("cancelled while waiting for repositories")]
     Cancelled,
 }
 
@@ -120,7 +120,7 @@ impl Asking<'_> {
             let why = match timeout(ANSWER_TIME, self.ask(url)).await {
                 Ok(Ok(())) => return None,
                 Ok(Err(why)) => why,
-                Err(_) => format!("no answer within {} s", ANSWER_TIME.as_secs()),
+                Err(_) => format!("no response within {} s", ANSWER_TIME.as_secs()),
             };
             Some((url.clone(), Missing { repository: redact::url(url), why }))
         };

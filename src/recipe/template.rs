@@ -1,5 +1,5 @@
-//! Templates of a recipe: the files that it lists are rendered in place with the values of its
-//! record (contract section 8.2).
+//! Renders the templates that a recipe lists in place, with the values of its record (contract
+//! section 8.2).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,9 +29,7 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not a map of names to values, in JSON or YAML")]
     Dictionary { path: PathBuf, source: Box<serde_saphyr::Error> },
-    #[error(
-        "{LIST} of the recipe cannot be used: it has to hold `template_files`, a list of paths"
-    )]
+    #[error("{LIST} of the recipe is not valid: it must contain `template_files`, a list of paths")]
     List(#[source] Box<serde_saphyr::Error>),
     #[error(
         "{LIST} lists {file} as a template, but the recipe's record has no template_dictionary: \
@@ -40,9 +38,9 @@ pub enum Error {
     NoValues { file: String },
     #[error("{LIST} lists {file:?}, which is not below the recipe")]
     Outside { file: String },
-    #[error("{LIST} lists {file}, which is missing in the recipe or no regular file")]
+    #[error("{LIST} lists {file}, which is missing in the recipe or not a regular file")]
     Missing { file: String, source: io::Error },
-    #[error("the template {file} is no UTF-8 text")]
+    #[error("the template {file} is not UTF-8 text")]
     NoText { file: String },
     #[error("template {file}, line {line}: {what}")]
     Template { file: String, line: usize, what: String, source: minijinja::Error },
@@ -119,7 +117,7 @@ fn render_file(root: &Dir, file: &str, values: &Values) -> Result<(), Error> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut opened = root.open_inside(path, flags).map_err(missing)?;
     if !opened.metadata().map_err(missing)?.is_file() {
-        return Err(missing(io::Error::other("no regular file")));
+        return Err(missing(io::Error::other("not a regular file")));
     }
     let mut template = Vec::new();
     (&opened).take(LARGEST).read_to_end(&mut template).map_err(missing)?;
@@ -136,7 +134,7 @@ fn render_file(root: &Dir, file: &str, values: &Values) -> Result<(), Error> {
 fn render_text(file: &str, template: &str, values: &Values) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // As Jinja2 has it: a value is put in as it is, also into XML.
+    // As in Jinja2: values are inserted unchanged, also into XML.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters are valid"));
@@ -172,7 +170,9 @@ fn template_value(json: &Json) -> Value {
 /// What is wrong, with the piece of the template that it is about.
 fn explain(error: &minijinja::Error, template: &str) -> String {
     let what = match error.kind() {
-        minijinja::ErrorKind::UndefinedError => "the template_dictionary has no such name".into(),
+        minijinja::ErrorKind::UndefinedError => "the template_dictionary has no value for this \
+            name"
+            .into(),
         kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
     };
     match error.range().and_then(|range| template.get(range)) {

@@ -1,5 +1,5 @@
-//! Makes the container that builds trust the site's CA: the package managers that kiwi starts fetch
-//! from repositories whose certificates it has signed.
+//! Adds the site's CA to the trust store of the container that builds: the package managers that
+//! kiwi starts download from repositories with certificates of this CA.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,15 +17,15 @@ const STORES: [(&str, &str); 3] = [
     ("/usr/local/share/ca-certificates", "update-ca-certificates"),
 ];
 
-/// Debian takes files with this ending alone.
+/// Debian accepts only files with this extension.
 const NAME: &str = "cray_certificate_authority.crt";
 
 /// Adds the certificate to the store of the system, so call it in a container of the job's own. A
-/// build from repositories that need no CA goes on without.
+/// build from repositories that need no CA continues without it.
 pub fn add(ca_cert: &Path, cancel: &CancellationToken) {
     let Some((anchors, update)) = STORES.iter().find(|(anchors, _)| Path::new(anchors).is_dir())
     else {
-        tracing::warn!("this container has no store of CA certificates that is known");
+        tracing::warn!("this container has no known store of CA certificates");
         return;
     };
     let installed = Path::new(anchors).join(NAME);
@@ -33,11 +33,12 @@ pub fn add(ca_cert: &Path, cancel: &CancellationToken) {
         .map_err(|error| error.to_string())
         .and_then(|_| run(update, cancel).map_err(|error| chain(&error)));
     match updated {
-        Ok(()) => tracing::info!(anchors, "the container trusts the site's CA"),
+        Ok(()) => tracing::info!(anchors, "the container now trusts the site's CA"),
         Err(error) => tracing::warn!(
             anchors,
             error,
-            "the container cannot be made to trust the site's CA, nor repositories that it signed"
+            "cannot add the site's CA to the container's trust store: repositories with \
+             certificates of this CA will fail"
         ),
     }
 }

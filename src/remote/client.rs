@@ -1,4 +1,5 @@
-//! Connections to a node: root, one of the site's keys, a host key that is known or learned.
+//! Connections to a node: root, one of the site's keys, a host key that is known, or accepted at
+//! the first login.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::hostkey::{HandshakeError, KnownHosts, Verifier};
 
-/// From the first packet to a login. The incumbent gives up after as long.
+/// From the first packet to a login. The original job image uses the same timeout.
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 
 /// Longest wait for the end of a command that has all its input.
@@ -185,7 +186,7 @@ impl Connection {
     /// Opens a connection to a port of the node's loopback.
     pub(super) async fn dial(&self, port: u16) -> Result<Channel<client::Msg>, Error> {
         let open = self.handle.channel_open_direct_tcpip("127.0.0.1", port.into(), "127.0.0.1", 0);
-        self.in_time("reach the sessions", SILENCE, open).await
+        self.in_time("connect to the sessions", SILENCE, open).await
     }
 
     /// Runs a short command that must succeed; gives what it printed.

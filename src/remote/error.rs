@@ -17,15 +17,15 @@ pub enum Error {
     NoKey { path: PathBuf },
     #[error("cannot connect to the remote build node {node}")]
     Connect { node: String, source: russh::Error },
-    #[error("the remote build node {node} did not let us in within {} s", .after.as_secs())]
+    #[error("the login on the remote build node {node} did not complete within {} s", .after.as_secs())]
     ConnectTime { node: String, after: Duration },
     #[error(
-        "the host key of the remote build node {node} is {offered}, which is not the one in \
-         {known_hosts}: somebody may be in between; if the node was installed anew, remove its line \
-         there"
+        "the host key of the remote build node {node} is {offered}, which differs from the one in \
+         {known_hosts}: this may be an attack; if the node was reinstalled, remove its line from \
+         that file"
     )]
     HostKey { node: String, offered: String, known_hosts: PathBuf },
-    #[error("cannot use {path}, where the host key of the remote build node is kept")]
+    #[error("cannot use {path}, the known_hosts file for the remote build node")]
     KnownHosts { path: PathBuf, source: russh::keys::Error },
     #[error(
         "the remote build node {node} refused every key of {keys} for root: add the public half to \
@@ -39,21 +39,22 @@ pub enum Error {
     #[error("the remote build node {node} did not {what} within {} s", .after.as_secs())]
     Time { what: &'static str, node: String, after: Duration },
     #[error(
-        "the remote build node {node} is {arch}, and there is no program for that in {}: give the job \
-         a node of {} or install it there",
+        "the remote build node {node} is {arch}, and {} contains no program for it: use a node \
+         with {}, or install the program there",
         .looked_for.display(),
         std::env::consts::ARCH
     )]
     Architecture { node: String, arch: String, looked_for: PathBuf },
     #[error("cannot read {path} to send it to the remote build node")]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {path}, which comes from the remote build node")]
+    #[error("cannot write {path}, received from the remote build node")]
     Write { path: PathBuf, source: io::Error },
     #[error(
-        "{path} of the remote build node has md5 {found} and {size} bytes here, and {expected} there"
+        "{path} was received from the remote build node with md5 {found} and {size} bytes, but \
+         has {expected} there"
     )]
     Digest { path: PathBuf, found: String, size: u64, expected: String },
-    #[error("nothing was heard from the remote build node {node} for {} s", .after.as_secs())]
+    #[error("the remote build node {node} sent nothing for {} s", .after.as_secs())]
     Silent { node: String, after: Duration },
     #[error("the program on the remote build node {node} ended{}", with_colon(.stderr))]
     Ended { node: String, stderr: String },

@@ -1,4 +1,4 @@
-//! Takes files from a node; each has the size and md5 that the node has told.
+//! Takes files from a node; each is checked against the size and md5 that the node reports.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ impl Connection {
     }
 
     async fn copy(&self, file: &File, path: &Path, meter: &Meter) -> Result<(), Error> {
-        const WHAT: &str = "read what was made";
+        const WHAT: &str = "read the results";
         let write = |source| Error::Write { path: path.into(), source };
         let mut local = LocalFile::create(path).await.map_err(write)?;
         let (mut md5, mut size) = (Md5::new(), 0);

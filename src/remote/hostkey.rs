@@ -1,5 +1,5 @@
-//! How a node proves itself: by the key in a known_hosts file that the site mounts beside its private
-//! key, or by the one it showed first, which is kept in the job's directory.
+//! Verifies the host key of a node: against a known_hosts file that the site mounts beside its
+//! private key, or against the first key of the node, which is stored in the job's directory.
 
 use std::path::PathBuf;
 
@@ -62,7 +62,8 @@ impl Verifier {
             node = %self.target,
             kind = %key.algorithm(),
             %fingerprint,
-            "the host key of the remote build node was not known; this one is expected from now on"
+            "accepted the unknown host key of the remote build node; this key is expected from \
+             now on"
         );
         Ok(())
     }
@@ -111,7 +112,7 @@ mod tests {
             verifier.verify(&key(1)).unwrap();
             verifier.verify(&key(1)).unwrap();
             let error = verifier.verify(&key(2)).unwrap_err().to_string();
-            assert!(error.contains("somebody may be in between"), "{error}");
+            assert!(error.contains("this may be an attack"), "{error}");
             assert!(error.contains(dir.path().join("job").to_str().unwrap()), "{error}");
         }
     }

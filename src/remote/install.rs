@@ -1,4 +1,4 @@
-//! Brings the program to a node, unless the very same one is there already.
+//! Copies the program to a node, unless the same file is already there.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ impl Connection {
         let path = format!("{DIRECTORY}/{sha256}");
         let there = format!("sha256sum < {path} 2>/dev/null | cut -c 1-64");
         if self.run("look for the program", &there).await?.ends_with(&sha256) {
-            tracing::debug!(node = self.node, path, "the program is there already");
+            tracing::debug!(node = self.node, path, "the program is already on the node");
             self.run("use the program", &format!("touch {path}")).await?;
             return Ok(path);
         }
@@ -85,7 +85,7 @@ impl Connection {
              if [ -f \"$d/lock\" ]; then flock -n \"$d/lock\" true; \
              else [ -f \"$d/inbox.tar\" ] && [ -n \"$(find \"$d\" -maxdepth 0 -mmin +10)\" ]; fi && \
              rm -rf --one-file-system \"$d\"; done; true";
-        self.run("remove what earlier jobs have left", sweep).await.map(drop)
+        self.run("remove leftovers of earlier jobs", sweep).await.map(drop)
     }
 
     /// Removes what a job has left there. No mount of it is seen out there, but who knows.

@@ -1,4 +1,5 @@
-//! The pod's end of the talk with the program on a node: events come, requests go, heartbeats do both.
+//! The pod's end of the channel to the program on a node: receives events, sends requests, and both
+//! sides send heartbeats.
 
 use std::time::Duration;
 
@@ -171,7 +172,11 @@ impl Talk {
             // A login script of root's that prints something.
             Err(_) => {
                 let line = String::from_utf8_lossy(line);
-                tracing::debug!(node = self.connection.node, "the node says: {}", line.trim_end());
+                tracing::debug!(
+                    node = self.connection.node,
+                    "the node reports: {}",
+                    line.trim_end()
+                );
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Called by `job::remote` alone, on both ends. In the pod: `client` connects, `install` brings the
 //! program there, `link` runs it and listens, `relay` lets the users in, `files` moves files. On the
-//! node: `node` is the other end of `link`. What they say to each other is in `wire`.
+//! node: `node` is the other end of `link`. Their messages are in `wire`.
 
 mod client;
 mod error;
@@ -23,7 +23,7 @@ pub use relay::serve as relay;
 use std::time::Duration;
 
 /// Between two heartbeats, in both directions. With the default of `REMOTE_HEARTBEAT_TIMEOUT_COUNT` the
-/// other side is given up after a minute, as by the incumbent.
+/// other side is given up after a minute, as in the original job image.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A word of a shell's command line.

@@ -1,7 +1,6 @@
-//! The node's end of the talk with the pod: stdin and stdout of this process, and its log besides.
+//! The node's end of the channel to the pod: stdin and stdout of this process, and its log.
 //!
-//! The threads here may hang on a connection that is gone; nothing else does, and the process does not
-//! wait for them.
+//! Only the threads here can block on a broken connection; the process does not wait for them.
 
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +33,7 @@ pub struct Pod {
     lines: mpsc::Sender<ToPod>,
     urls: tokio::sync::Mutex<mpsc::Receiver<Result<String, String>>>,
     taken: Arc<Notify>,
-    /// Cancelled when the pod is gone, or nothing was heard of it for too long.
+    /// Cancelled when lost the connection to the pod, or nothing was heard of it for too long.
     pub lost: CancellationToken,
     threads: Mutex<Option<Threads>>,
 }
@@ -125,7 +124,7 @@ impl Pod {
         let mut urls = self.urls.lock().await;
         self.say(ToPod::NeedUrl).await;
         let answer = self.lost.run_until_cancelled(urls.recv()).await.flatten();
-        answer.unwrap_or_else(|| Err("the pod is gone".into()))
+        answer.unwrap_or_else(|| Err("lost the connection to the pod".into()))
     }
 
     /// Says how the work ended, after all log lines. Nothing is logged any more.
@@ -166,7 +165,7 @@ impl Inputs {
                 // One answer to one question: there is room.
                 Ok(ToNode::Url(url)) => drop(self.urls.try_send(url)),
                 Ok(ToNode::Taken) => self.taken.notify_one(),
-                Err(error) => tracing::warn!(%error, "the pod says what is not understood"),
+                Err(error) => tracing::warn!(%error, "the pod sent an unknown message"),
             }
         }
         self.lost.cancel();
@@ -184,7 +183,7 @@ async fn beat(
     loop {
         interval.tick().await;
         if heard.ago() > patience {
-            tracing::warn!(seconds = patience.as_secs(), "nothing was heard from the pod");
+            tracing::warn!(seconds = patience.as_secs(), "the pod sent nothing for too long");
             return lost.cancel();
         }
         // Lines that wait are as good.

@@ -1,4 +1,5 @@
-//! Lets users of the pod's SSH port into the sessions on the node: bytes both ways, nothing is looked at.
+//! Forwards users of the pod's SSH port to the sessions on the node: bytes in both directions,
+//! without inspection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub async fn serve(listener: TcpListener, access: Access, port: u16) -> std::con
                         Ok(()) => tracing::debug!(%from, "a relayed connection has ended"),
                         Err(error) => tracing::warn!(
                             %from,
-                            "a user cannot be let in to the remote build node: {}",
+                            "cannot connect a user to the remote build node: {}",
                             chain(&error)
                         ),
                     }

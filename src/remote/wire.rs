@@ -1,6 +1,7 @@
-//! What pod and node say to each other: lines of JSON, on stdin and stdout of the program on the node.
+//! The messages between pod and node: lines of JSON, on stdin and stdout of the program on the
+//! node.
 //!
-//! Both ends are the same build (the pod brings the program), so there are no versions.
+//! Both ends are the same build (the pod installs the program), so there are no versions.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,7 +109,7 @@ pub struct Customize {
 pub struct Create {
     /// Let a user look at a build that failed.
     pub debug: bool,
-    /// Kiwi tells more.
+    /// Kiwi logs more.
     pub verbose: bool,
     /// The image gets the CA certificate by a package.
     pub ca_package: bool,

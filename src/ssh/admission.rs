@@ -1,5 +1,5 @@
-//! `MaxStartups`: how many connections may be there that have not logged in; and how many of them one
-//! source may begin in a second.
+//! `MaxStartups`: limits the number of unauthenticated connections, and how many of them one
+//! address may open per second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -44,7 +44,7 @@ impl Default for Source {
     }
 }
 
-/// A counted connection; dropped when it has logged in or gone.
+/// A counted connection; dropped when it has logged in or closed.
 #[derive(Debug)]
 pub(super) struct Startup {
     admission: Arc<Admission>,
@@ -68,7 +68,8 @@ impl Admission {
         if crowded || percent < self.chance(total) {
             startups.dropped += 1;
             if startups.dropped == 1 {
-                tracing::warn!(%address, "too many have not logged in: beginning MaxStartups throttling");
+                tracing::warn!(%address, "too many unauthenticated connections: beginning \
+                    MaxStartups throttling");
             }
             return None;
         }

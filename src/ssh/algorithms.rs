@@ -57,8 +57,8 @@ pub(super) fn accepts(algorithm: &Algorithm) -> bool {
 pub(super) fn russh_config(config: &Config) -> server::Config {
     let limits = &config.limits;
     server::Config {
-        // Clients tell OpenSSH's order of the arguments of SFTP's SYMLINK by this name (asyncssh,
-        // libssh). What it is stands in the comment.
+        // Clients recognize OpenSSH's order of the arguments of SFTP's SYMLINK by this name
+        // (asyncssh, libssh). The comment has our name.
         server_id: SshId::Standard(Cow::Borrowed(concat!(
             "SSH-2.0-OpenSSH_9.9 ims-job-agent_",
             env!("CARGO_PKG_VERSION")

@@ -1,4 +1,5 @@
-//! Who may log in: the authorized keys applied to a user, a key or certificate, and an address.
+//! Decides who may log in: checks a user, a key or certificate, and an address against the
+//! authorized keys.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -10,10 +11,10 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use super::algorithms;
 use super::authorized_keys::{AuthorizedKeys, Entry, Options, PatternList, acceptable};
 
-/// The one user of a job, whatever the image calls uid 0 (contract section 1).
+/// The only user of a job, regardless of the name of uid 0 in the image (contract section 1).
 pub(super) const USER: &str = "root";
 
-/// What a login may do, and under what name it stands in the log.
+/// The permissions of a login, and its name in the log.
 #[derive(Debug, Clone)]
 pub struct Grant {
     pub options: Options,
@@ -29,7 +30,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Checks that cost the same for every user, so that refusals tell nothing.
+    /// Checks that cost the same for every user, so that refusals reveal nothing.
     fn permitted(&self, account: &str, options: &Options) -> bool {
         let user = self.user == account;
         let from = options.from.as_ref().is_none_or(|list| list.allows(self.address));
@@ -99,7 +100,7 @@ pub(super) fn certificate(
     Some(Grant { options, identity })
 }
 
-/// A certificate without principals is good for nobody, as in OpenSSH 10.
+/// A certificate without principals is refused, as in OpenSSH 10.
 fn principal(entry: &Entry, user: &str, cert: &Certificate) -> bool {
     let names = cert.valid_principals();
     match &entry.options.principals {

@@ -1,4 +1,5 @@
-//! A channel as the handler knows it: where its input goes, and what was asked for before its start.
+//! The state of a channel in the handler: the receiver of its input, and requests before the start
+//! of its program.
 
 use std::path::PathBuf;
 
@@ -28,7 +29,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) enum State {
-    /// A session that has not been told what to run.
+    /// A session without a program yet.
     Waiting(Setup),
     /// A session whose program runs.
     Running(Control),

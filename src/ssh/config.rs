@@ -1,4 +1,4 @@
-//! What the server is told by its caller, `job`.
+//! The settings of the server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub struct Config {
     pub record: Option<PathBuf>,
 }
 
-/// Makes the message of the day, anew for each login: what it says of the image may have changed.
+/// Creates the message of the day, for each login: its information on the image may have changed.
 #[derive(Clone)]
 pub struct Motd(Arc<dyn Fn() -> String + Send + Sync>);
 
@@ -67,9 +67,9 @@ impl std::fmt::Debug for Motd {
 pub enum Forwarding {
     /// No forwarding at all.
     None,
-    /// From the client to here (`ssh -L`, `-D`, `-W`).
+    /// From the client to the job (`ssh -L`, `-D`, `-W`).
     Local,
-    /// Both ways (also `ssh -R`).
+    /// Both directions (also `ssh -R`, `-A`).
     #[default]
     All,
 }
@@ -84,9 +84,9 @@ pub struct Limits {
     /// Open session channels on one connection.
     pub max_sessions: usize,
     /// Channels of one connection that were closed by us before its client did: the library keeps some
-    /// 5 KB of each. Then it gets no more, and has to connect anew (ssh does so by itself).
+    /// 5 KB of each. Then it gets no more, and has to connect again (ssh does so by itself).
     pub max_closed: usize,
-    /// How long a client may be silent before it is asked whether it lives...
+    /// How long a client may be silent before a keepalive request is sent...
     pub client_alive_interval: Duration,
     /// ...and how often it may fail to answer.
     pub client_alive_count_max: u32,

@@ -1,4 +1,4 @@
-//! What one connection's handler and the tasks of its channels share.
+//! State that a connection's handler and the tasks of its channels share.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub config: Config,
     pub budget: Arc<Budget>,
     pub registry: Registry,
-    /// Sockets of clients in the jail: each is taken out of it before its task ends.
+    /// Sockets of clients in the jail: each is removed before its task ends.
     pub sockets: TaskTracker,
     /// How many tasks may wait for the jail to open a socket.
     pub openings: Arc<Semaphore>,
@@ -86,7 +86,7 @@ impl Connection {
         Entry { inbox, closed: self.gone.child_token(), state }
     }
 
-    /// The handler is gone: nothing more will come for any channel.
+    /// The handler was dropped: no channel gets any more data.
     pub(super) fn ended(&self) {
         self.gone.cancel();
         self.channels().values().for_each(|entry| entry.inbox.end());
@@ -98,7 +98,7 @@ impl Connection {
 pub(super) struct Outlet {
     pub write: ChannelWriteHalf<Msg>,
     pub connection: Arc<Connection>,
-    /// Cancelled when nothing can be sent any more: the client closed the channel or is gone.
+    /// Cancelled when nothing can be sent any more: the client closed the channel or disconnected.
     pub closed: CancellationToken,
     /// Set when data may no longer follow.
     finished: AtomicBool,
@@ -146,7 +146,7 @@ impl Outlet {
         }
     }
 
-    /// Closes the channel, and forgets it: the library does not tell when the client agrees.
+    /// Closes the channel, and forgets it: the library does not report when the client agrees.
     pub(super) async fn close(&self) {
         self.eof().await;
         // Before the client can know: it may open its next session at once, and MaxSessions counts.

@@ -1,5 +1,5 @@
-//! What a connection adds to the environment of a session; the account's and the job's variables are
-//! the jail's.
+//! Variables that a connection adds to the environment of a session; the jail sets those of the
+//! account and the job.
 
 use std::ffi::OsString;
 

@@ -1,7 +1,8 @@
-//! The SSH library's callbacks. They turn what the client asks for into state and messages, and never
-//! wait for a client or for a queue. The one exception is the jail: whether a program was started, a
-//! terminal opened or a socket made, the client must be told in the callback (the library has one reply
-//! flag a channel, and the next request overwrites it), so these wait for the jail, within a bound.
+//! The SSH library's callbacks. They turn requests of the client into state and messages, and never
+//! wait for a client or for a queue. The one exception is the jail: whether a program was started,
+//! a terminal opened or a socket made, the reply must be sent in the callback (the library has one
+//! reply flag a channel, and the next request overwrites it), so these wait for the jail, within a
+//! bound.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -98,8 +99,8 @@ impl russh::server::Handler for Handler {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        // The reading half is dropped: input comes by the callbacks, and a queue that nobody reads
-        // would stop the connection.
+        // The reading half is dropped: input arrives in the callbacks, and an unread queue would
+        // stop the connection.
         let (id, (_, write)) = (channel.id(), channel.split());
         match self.enter(id, State::Waiting(Setup::new(write))) {
             true => reply.accept().await,

@@ -1,5 +1,5 @@
-//! The host keys of a job: made once, kept in the job's directory so that a restarted container shows
-//! the same. Called before the server starts. The public halves lie beside them (`public_hostkeys`).
+//! The host keys of a job: generated once, and stored in the job's directory so that a restarted
+//! container has the same keys. The public keys are beside them (`public_hostkeys`).
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -24,13 +24,13 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("the SSH host key {} cannot be read; remove it to have a new one made", path.display())]
+    #[error("cannot read the SSH host key {}; remove it, and a new one will be created", path.display())]
     Parse {
         path: PathBuf,
         #[source]
         source: russh::keys::ssh_key::Error,
     },
-    #[error("cannot make an SSH host key: {0}")]
+    #[error("cannot generate an SSH host key: {0}")]
     Make(String),
 }
 
@@ -47,7 +47,7 @@ impl HostKeys {
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|source| file_error("make the directory of", directory, source))?;
+            .map_err(|source| file_error("create the directory of", directory, source))?;
         let ed25519 = load_or_make(&directory.join("ssh_host_ed25519_key"), make_ed25519)?;
         let rsa = load_or_make(&directory.join("ssh_host_rsa_key"), make_rsa)?;
         let keys = Self { keys: vec![ed25519, rsa] };
@@ -65,7 +65,7 @@ impl HostKeys {
     }
 }
 
-/// Makes a key pair for a client of ours: the private key is written to `path`, which must not exist
+/// Creates a key pair for a client of ours: the private key is written to `path`, which must not exist
 /// yet, the line for authorized_keys is returned.
 pub fn make_client_key(path: &Path) -> Result<String, Error> {
     let key = make_ed25519()?;

@@ -1,9 +1,11 @@
-//! The SSH server of a job: root logs in with a key and finds a shell, commands and sftp in the jail.
+//! The SSH server of a job: root logs in with a key and gets a shell, commands and sftp in the
+//! jail.
 //!
-//! `job` starts one with [`Server::start`] and speaks to it by its [`Handle`]. The protocol is russh's;
-//! this room is what it leaves to its users. The shape: `handler` turns the library's callbacks into
-//! state and messages (what it does with a channel is in `requests`) and never waits; `session` has one task a program; `flow` bounds what clients
-//! send; `server` accepts, admits and ends connections.
+//! `job` starts one with [`Server::start`] and controls it with its [`Handle`]. russh implements
+//! the protocol; this room implements the rest of a server. The structure: `handler` turns the
+//! library's callbacks into state and messages (what it does with a channel is in `requests`) and
+//! never waits; `session` has one task a program; `flow` bounds what clients send; `server`
+//! accepts, admits and ends connections.
 
 mod admission;
 mod algorithms;

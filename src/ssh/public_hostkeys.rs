@@ -1,5 +1,5 @@
-//! The public halves of a job's host keys, for those who want to know whom they talk to: the log, the
-//! status listener, `ims-job-agent host-keys`, standalone.
+//! The public host keys of a job, for everything that shows them: the log, the status listener,
+//! `ims-job-agent host-keys`, standalone.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The live sessions of a server: what `Handle::sessions` shows, and where notices go.
+//! The current sessions of a server, for `Handle::sessions` and for notices.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     Shell,
-    /// As the client asked for it, in lossy UTF-8.
+    /// As the client requested it, in lossy UTF-8.
     Command(String),
     Sftp,
 }
@@ -39,7 +39,7 @@ pub struct SessionInfo {
     pub bytes_out: u64,
     /// Since the last byte in either direction.
     pub idle: Duration,
-    /// False when the client has left and the program goes on.
+    /// False when the client has disconnected and the program continues.
     pub connected: bool,
 }
 
@@ -187,8 +187,8 @@ impl Live {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// Somebody looks at it. A command on a terminal may as well be a program's: Ansible takes what
-    /// its commands print for its own answers, and runs them with `ssh -tt`.
+    /// A person uses it. A command on a terminal may also belong to a program: Ansible runs
+    /// commands with `ssh -tt` and parses their output.
     pub(super) fn is_interactive(&self) -> bool {
         self.identity.activity == Activity::Shell
     }

@@ -1,4 +1,5 @@
-//! What the handler's callbacks do with a channel: open it, give it a terminal, start its program.
+//! The requests of the handler's callbacks on a channel: open it, give it a terminal, start its
+//! program.
 
 use std::io;
 use std::path::PathBuf;

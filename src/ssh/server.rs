@@ -1,4 +1,4 @@
-//! The listener, its connections, and the handle by which `job` speaks to them.
+//! The listener, its connections, and the handle by which `job` controls them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ struct Inner {
     next: AtomicU64,
     /// Cancelled: no new connections.
     stop: CancellationToken,
-    /// Cancelled with the text to send: connections are told to go...
+    /// Cancelled with the text to send: connections are asked to close...
     goodbye: CancellationToken,
     /// ...and cut.
     cut: CancellationToken,
@@ -107,7 +107,7 @@ impl Handle {
         self.inner.shared.registry.live().iter().map(|live| live.info()).collect()
     }
 
-    /// How long nobody has begun or ended a session, sent or been sent a byte.
+    /// Time since the last byte in any session, and the last beginning or end of a session.
     pub fn idle(&self) -> Duration {
         self.inner.shared.registry.idle()
     }
@@ -148,7 +148,7 @@ impl Handle {
         }
         self.inner.shared.sockets.close();
         if tokio::time::timeout(HANGUP, self.inner.shared.sockets.wait()).await.is_err() {
-            tracing::warn!("sockets that clients forward may be left in the image");
+            tracing::warn!("cannot close all forwarded sockets, some may stay in the image");
         }
     }
 
@@ -184,7 +184,8 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener) {
 impl Inner {
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let Some(startup) = self.admission.admit(peer.ip(), rand::random_range(0..100)) else {
-            tracing::debug!(%peer, "connection dropped: too many have not logged in (MaxStartups)");
+            tracing::debug!(%peer, "connection dropped: too many unauthenticated connections \
+                (MaxStartups)");
             // As sshd says it; the socket of a new connection has room for it.
             let _ = tcp.try_write(b"Not allowed at this time\r\n");
             return;

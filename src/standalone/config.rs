@@ -1,4 +1,4 @@
-//! What the operator chooses; made by `cli` from arguments.
+//! The settings of the operator; `cli` creates them from arguments.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ pub struct Config {
     /// Address of the IMS API. Jobs' SSH servers listen on its IP address too.
     pub ims_listen: SocketAddr,
     pub s3: S3Choice,
-    /// The file with what IMS clients must send as `Authorization: Bearer`. Without one a token is made
-    /// at the first start and kept in `data/token`, readable by the owner alone.
+    /// The file with what IMS clients must send as `Authorization: Bearer`. Without one a token is created
+    /// at the first start and kept in `data/token`, readable only by the owner.
     pub token_file: Option<PathBuf>,
     /// Names that requests may call us by, beside the addresses that are listened on and loopback.
     pub allowed_hosts: Vec<String>,
@@ -37,10 +37,10 @@ pub struct Config {
 /// Where objects are kept.
 #[derive(Debug, Clone)]
 pub enum S3Choice {
-    /// In `data`, served on `listen`. Without `keys` a pair is made at the first start and kept in
-    /// `data/s3-keys.json`, readable by the owner alone.
+    /// In `data`, served on `listen`. Without `keys` a pair is created at the first start and kept in
+    /// `data/s3-keys.json`, readable only by the owner.
     Embedded { listen: SocketAddr, keys: Option<Keys> },
-    /// In a store that exists; the buckets `ims` and `boot-images` are made if they are missing.
+    /// In a store that exists; the buckets `ims` and `boot-images` are created if they are missing.
     External { endpoint: Url, keys: Keys, trust: Trust },
 }
 

@@ -1,5 +1,5 @@
-//! The data directory: for its owner alone. It has images with their shadow files and host keys, and
-//! secrets.
+//! The data directory, only for its owner: it contains images with their shadow files and host
+//! keys, and secrets.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -14,7 +14,7 @@ const OTHERS: u32 = 0o077;
 /// Where an image's own modes count: below the directories of jobs and sessions.
 const OF_IMAGES: [&str; 2] = ["jobs", "cfs/work"];
 
-/// Makes the data directory, or checks the one that is there: another user's is refused, one that
+/// Creates the data directory, or checks the one that is there: another user's is refused, one that
 /// others can enter is closed to them, with all that is in it.
 pub fn prepare(path: &Path) -> io::Result<()> {
     make_private(path)?;
@@ -24,14 +24,14 @@ pub fn prepare(path: &Path) -> io::Result<()> {
     }
     if found.uid() != trusted::user() {
         let why =
-            format!("it belongs to another user (uid {}); take another directory", found.uid());
+            format!("it belongs to another user (uid {}); use another directory", found.uid());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     if found.mode() & OTHERS != 0 {
         tracing::warn!(
             data = %path.display(),
             mode = format!("{:04o}", found.mode() & 0o7777),
-            "other users could enter the data directory; it is closed to them now"
+            "other users had access to the data directory; removed their permissions"
         );
         close(path)?;
         tighten(path, path)?;
@@ -39,17 +39,17 @@ pub fn prepare(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory, and those above it, for the owner alone; one that is there stays as it is.
+/// Creates a directory and its parents, only for the owner; an existing one is not changed.
 pub fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Lets everyone pass a directory of our own, whatever the umask took from it.
+/// Lets all users traverse a directory of ours, regardless of the umask.
 pub fn let_pass(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o755))
 }
 
-/// Takes the rights of others from all that is in `at`, but for what belongs to images.
+/// Removes the permissions of other users from everything in `at`, except the contents of images.
 fn tighten(data: &Path, at: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(at)? {
         let entry = entry?;

@@ -1,9 +1,9 @@
-//! What the databases of `records` and `s3` have in common: how they are opened, checked, and opened
-//! again after the disk refused something; their errors; the version of their tables.
+//! Shared by the databases of `records` and `s3`: opening, checking, and reopening after disk
+//! errors; their errors; the version of their tables.
 //!
-//! redb takes no request any more once a read or write of its file has failed, and finds damage by
-//! panicking as often as by an error. [`Reopened`] stands between: the request that met the fault gets a
-//! plain error, the next one finds the database open again.
+//! After a failed read or write of its file, redb accepts no more requests, and it often reports
+//! damage by a panic instead of an error. [`Reopened`] hides this: the request that failed gets a
+//! plain error, and the database is open again for the next one.
 
 mod open;
 
@@ -47,13 +47,13 @@ pub enum Error {
     Full { directory: PathBuf, source: io::Error },
     #[error("cannot read or write {path}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is opened again after a failure of the disk, try again")]
+    #[error("reopening {path} after a disk error, try again")]
     Reopening { path: PathBuf },
     #[error("{path} is damaged: {what}. Nothing was changed. {advice}")]
     Damaged { path: PathBuf, what: String, advice: &'static str },
     #[error("another process uses {path}")]
     InUse { path: PathBuf },
-    #[error("{path} has schema {found}, this program knows {known}: use a newer one")]
+    #[error("{path} has schema {found}, this program supports {known}: use a newer version")]
     Schema { path: PathBuf, found: u64, known: u64 },
     #[error("the database failed")]
     Raw(#[source] redb::Error),
@@ -111,7 +111,7 @@ pub struct Reopened<D> {
     path: PathBuf,
     advice: &'static str,
     opener: Opener<D>,
-    /// Which opening it is, and the database; none after a failure, until somebody asks.
+    /// Which opening it is, and the database; none after a failure, until the next request.
     current: RwLock<(u64, Option<D>)>,
 }
 
@@ -135,8 +135,8 @@ impl<D> Reopened<D> {
 
     /// Does something with the database. Blocking.
     ///
-    /// A change whose commit failed may be found done all the same once the database is open again: when
-    /// the disk fails, nobody knows.
+    /// A change whose commit failed may still be on disk when the database is open again: after a
+    /// disk error this is not known.
     pub fn run<T, E: Failure>(&self, work: impl FnOnce(&D) -> Result<T, E>) -> Result<T, E> {
         self.reopen()?;
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +166,7 @@ impl<D> Reopened<D> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.1.is_none() {
             *current = (current.0 + 1, Some((self.opener)()?));
-            tracing::info!(path = %self.path.display(), "opened the database again");
+            tracing::info!(path = %self.path.display(), "reopened the database");
         }
         Ok(())
     }
@@ -202,7 +202,12 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     QUIET.set(outer);
     done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text").to_owned()
+        text.or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or(
+                "not UTF-8 \
+            text",
+            )
+            .to_owned()
     })
 }
 

@@ -1,7 +1,8 @@
-//! What jobs and sessions of CFS may do: a token and S3 keys each, for their own record and objects.
+//! Permissions of jobs and CFS sessions: each has its own token and S3 keys, for its own record and
+//! objects.
 //!
-//! `launcher` and `cfs` give and take them, `api` and `s3` ask for them. Each is a file of its own in the
-//! data directory, because an agent lives on for a while when standalone is restarted.
+//! `launcher` and `cfs` grant and revoke them, `api` and `s3` check them. Each is a file in the
+//! data directory, because an agent keeps running for a while when standalone is restarted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -17,7 +18,7 @@ use super::config::Keys;
 use super::keys;
 use s3_client::Object;
 
-/// The bucket in which images are made.
+/// The bucket in which images are created.
 const IMAGES: &str = "boot-images";
 /// Objects by which an agent finds out whether it may write, each named after its job.
 const PROBES: &str = "ims-job-agent-probe";
@@ -82,9 +83,10 @@ impl Grants {
             }
             match serde_json::from_slice::<Grant>(&std::fs::read(&path)?) {
                 Ok(grant) => _ = given.insert(grant.id, grant),
-                // Whoever has it is refused; nothing else depends on it.
+                // Requests with it are refused; nothing else depends on it.
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "the rights of a job are lost");
+                    tracing::warn!(path = %path.display(), %error, "cannot restore the \
+                        permissions of a job");
                     std::fs::remove_file(&path)?;
                 }
             }
@@ -93,7 +95,7 @@ impl Grants {
         Ok(Self { inner: Arc::new(Inner { directory, given, changing }) })
     }
 
-    /// Rights for a job, or for what has no record (`job` is `None`); its old ones, if any, are gone.
+    /// Rights for a job, or for what has no record (`job` is `None`); replaces its old ones.
     pub async fn give(&self, id: Uuid, job: Option<Uuid>, reads: Reads) -> io::Result<Credentials> {
         let credentials = Credentials { token: keys::make_token(), keys: keys::make() };
         let grant = Grant {
@@ -117,7 +119,8 @@ impl Grants {
         if let Err(error) = std::fs::remove_file(self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::error!(job = %id, %error, "the rights of a job come back after a restart");
+            tracing::error!(job = %id, %error, "cannot remove the stored permissions of a job: a \
+                restart would restore them");
         }
     }
 
@@ -134,7 +137,7 @@ impl Grants {
         Ok(Some(result))
     }
 
-    /// Looks at rights; `None` if there are none of this id.
+    /// Reads permissions; `None` if this id has none.
     pub fn with<T>(&self, id: Uuid, look: impl FnOnce(&Grant) -> T) -> Option<T> {
         self.read(|given| given.get(&id).map(look))
     }
@@ -201,7 +204,7 @@ impl Grant {
         self.made.contains_key(&image)
     }
 
-    /// Writes down an image record that is about to be made; `false` if there are too many.
+    /// Writes down an image record that is about to be created; `false` if there are too many.
     #[must_use]
     pub fn make(&mut self, image: Uuid) -> bool {
         if self.made.len() >= MOST_IMAGES {
@@ -251,7 +254,7 @@ pub fn below(key: &str, image: Uuid) -> bool {
     key.strip_prefix(&image.to_string()).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Compares digests, so that the time taken says nothing of the secret.
+/// Compares digests, so that the time reveals nothing about the secret.
 pub fn same(sent: &str, secret: &str) -> bool {
     Sha256::digest(sent) == Sha256::digest(secret)
 }

@@ -1,9 +1,9 @@
-//! The standalone of this machine: a file says where it is and where its secrets are, so that the client
-//! commands find both by themselves.
+//! The standalone server on this machine: a file contains its address and the paths of its secrets,
+//! so that client commands find both by themselves.
 //!
-//! One file for each address, in a directory that others cannot write. It is locked for as long as its
-//! standalone runs: what a killed one has left is not taken for a running one, whoever may listen on its
-//! port now. Written by `server`, read by `cli`.
+//! One file for each address, in a directory that others cannot write. It is locked while its
+//! standalone runs. So the file of a killed standalone is not used, even if another program now
+//! listens on its port. Written by `server`, read by `cli`.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -26,7 +26,7 @@ pub struct Here {
     pub ims_url: Url,
     pub token_file: PathBuf,
     pub s3_endpoint: Url,
-    /// `None`: the keys were given to standalone, and whoever gave them has them.
+    /// `None`: the keys were given to standalone by its operator.
     pub s3_keys_file: Option<PathBuf>,
 }
 
@@ -95,15 +95,15 @@ pub fn running(directory: &Path) -> io::Result<Vec<Here>> {
 }
 
 impl Here {
-    /// Whether `url` is this very service: scheme, address, port and path. Not `localhost`: that may lead
-    /// to another address, on which somebody else listens.
+    /// Whether `url` is exactly this service: scheme, address, port and path. Not `localhost`: that
+    /// may resolve to another address, on which another program listens.
     pub fn is_at(&self, url: &Url) -> bool {
         let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
         self.ims_url.origin() == url.origin() && path(&self.ims_url) == path(url)
     }
 }
 
-/// The files whose standalone is gone.
+/// The files whose standalone has ended.
 fn left(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let dir = trusted::directory(directory)?;
     let names = dir.names()?;
@@ -117,7 +117,7 @@ fn is_json(name: &Path) -> bool {
     name.extension().is_some_and(|extension| extension == "json")
 }
 
-/// Whether nobody holds the lock of a file.
+/// Whether no process holds the lock of a file.
 fn is_left(file: &File) -> io::Result<bool> {
     match file.try_lock_shared() {
         Ok(()) => Ok(true),

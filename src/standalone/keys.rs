@@ -1,4 +1,5 @@
-//! Secrets: the token of the API and the S3 credentials. Given, or made at the first start and kept.
+//! Secrets: the token of the API and the S3 credentials. Given by the operator, or generated at the
+//! first start and stored.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -19,12 +20,13 @@ const LONGEST_TOKEN: usize = 4096;
 pub enum Error {
     #[error("cannot write the S3 keys to {path}")]
     Write { path: PathBuf, source: io::Error },
-    #[error("cannot read the S3 keys from {path}; remove it to have new ones made")]
+    #[error("cannot read the S3 keys from {path}; remove it, and new keys will be created")]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write the token to {path}")]
     WriteToken { path: PathBuf, source: io::Error },
     #[error(
-        "cannot read the token from {path}; where standalone made it, remove it to have a new one made"
+        "cannot read the token from {path}; if standalone created this file, remove it, and a new \
+         token will be created"
     )]
     ReadToken { path: PathBuf, source: io::Error },
 }
@@ -60,7 +62,7 @@ pub fn read(path: &Path) -> Result<Keys, Error> {
     Ok(Keys { access: kept.access_key, secret: kept.secret_key.into() })
 }
 
-/// A pair of keys that nobody has yet.
+/// A new pair of keys.
 pub fn make() -> Keys {
     Keys {
         access: URL_SAFE_NO_PAD.encode(rand::random::<[u8; 15]>()),
@@ -84,7 +86,7 @@ pub fn kept_token(path: &Path) -> Result<SecretString, Error> {
             let line = format!("{}\n", token.expose_secret());
             write_private(path, line.as_bytes())
                 .map_err(|source| Error::WriteToken { path: path.into(), source })?;
-            tracing::info!(file = %path.display(), "made the token that clients must send");
+            tracing::info!(file = %path.display(), "created the token that clients must send");
             Ok(token)
         }
         _ => read_token(path),
@@ -100,18 +102,18 @@ pub fn read_token(path: &Path) -> Result<SecretString, Error> {
     // of something else.
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
     if token.is_empty() || token.len() > LONGEST_TOKEN || !token.bytes().all(fits) {
-        let why = "it has no token: letters, digits and - . _ ~ + / = on one line";
+        let why = "it does not contain a token: letters, digits and - . _ ~ + / = on one line";
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
     }
     Ok(SecretString::from(token))
 }
 
-/// A token that nobody has yet.
+/// A new token.
 pub fn make_token() -> SecretString {
     SecretString::from(hex::encode(rand::random::<[u8; 32]>()))
 }
 
-/// Whole or not at all, and for the owner alone.
+/// Completely or not at all, and only for the owner.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file =

@@ -1,4 +1,4 @@
-//! The API's way to the object store, embedded or external alike: through S3.
+//! The API's access to the object store, embedded or external: through S3.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ impl Objects {
         Ok(self.head(to).await?.map(|head| head.etag))
     }
 
-    /// Objects that do not exist are no error.
+    /// Objects that do not exist are not an error.
     pub async fn delete_all(&self, objects: &[Object]) -> Result<(), Error> {
         for object in objects {
             self.store.delete(object, &self.shutdown).await?;
@@ -69,7 +69,7 @@ impl Objects {
         Ok(all)
     }
 
-    /// Removes what lies below `prefix`, unfinished uploads too. Gives the numbers of both.
+    /// Removes what is below `prefix`, unfinished uploads too. Gives the numbers of both.
     pub async fn delete_below(&self, bucket: &str, prefix: &str) -> Result<(usize, usize), Error> {
         let uploads = self.store.unfinished_uploads(bucket, prefix).await?;
         for (object, id) in &uploads {
@@ -79,7 +79,7 @@ impl Objects {
         Ok((objects, uploads.len()))
     }
 
-    /// A URL that gives the object to whoever has it, for an hour.
+    /// A presigned URL of the object, valid for an hour.
     pub async fn presign(&self, object: &Object) -> Result<Url, Error> {
         self.store.presign_get(object).await
     }

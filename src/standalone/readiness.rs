@@ -1,4 +1,4 @@
-//! Whether standalone can write what it is asked to keep: a small change of everything that is written.
+//! Checks whether standalone can store data, by a small write to each of its stores.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::telemetry::chain;
 /// For so long an answer holds: each costs a few fsyncs.
 const AGE: Duration = Duration::from_secs(2);
 
-/// What it is asked of; the store only if it is the embedded one.
+/// The stores that are checked; the object store only if it is the embedded one.
 #[derive(Debug)]
 pub struct Readiness {
     store: Option<Probe>,
@@ -43,11 +43,11 @@ impl Readiness {
         records
             .probe()
             .await
-            .map_err(|error| format!("records cannot be changed: {}", chain(&error)))?;
+            .map_err(|error| format!("cannot store records: {}", chain(&error)))?;
         let Some(store) = self.store.clone() else { return Ok(()) };
         let written = tokio::task::spawn_blocking(move || store.write()).await;
         written
             .map_err(|error| error.to_string())?
-            .map_err(|error| format!("objects cannot be stored: {}", chain(error.as_ref())))
+            .map_err(|error| format!("cannot store objects: {}", chain(error.as_ref())))
     }
 }

@@ -1,4 +1,4 @@
-//! The index of the embedded store made anew, with what the records know of older objects.
+//! Rebuilds the index of the embedded store, with the help of the records for older objects.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use super::server::{Error, open_records};
 use crate::telemetry::chain;
 use s3_client::Object;
 
-/// Makes the object index in the data directory anew, while no standalone uses it.
+/// Rebuilds the object index in the data directory, while no standalone uses it.
 pub async fn rebuild_index(data: &Path) -> Result<Report, Error> {
     let path = data.join("records.redb");
-    // Held to the end: nobody serves from this directory meanwhile.
+    // Held to the end: no service uses this directory at the same time.
     let (hints, _records) = if path.exists() {
         match open_records(path).await {
             Ok(records) => (hints(&records).await, Some(records)),
             Err(Error::Records { source, .. }) if source.is_damage() => {
                 tracing::warn!(
                     error = %chain(&source),
-                    "objects of an older version are not known by records"
+                    "objects of an older version are not referenced by any record"
                 );
                 (Vec::new(), None)
             }

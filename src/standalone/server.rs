@@ -1,4 +1,4 @@
-//! Start and end of the service, in the order that lets nobody down.
+//! Start and shutdown of the service, in the order that loses no job and no request.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,7 +27,7 @@ use crate::jail::Rights;
 use net::{Policy, Trust};
 use s3_client as client;
 
-/// How long API requests in progress may go on at the end.
+/// How long API requests in progress may continue at the end.
 const GRACE: Duration = Duration::from_secs(5);
 /// The same for those of the object store, which may be large.
 const STORE_GRACE: Duration = Duration::from_secs(10);
@@ -49,9 +49,9 @@ const STORE_POLICY: Policy = Policy {
 pub enum Error {
     #[error("cannot use the data directory {path}")]
     Data { path: PathBuf, source: io::Error },
-    #[error("cannot keep the rights of jobs in {path}")]
+    #[error("cannot store the permissions of jobs in {path}")]
     Grants { path: PathBuf, source: io::Error },
-    #[error("cannot write where clients on this machine find standalone into {path}")]
+    #[error("cannot write the file {path}, through which clients on this machine find standalone")]
     Here { path: PathBuf, source: io::Error },
     #[error("{what} cannot listen on {addr}")]
     Listen { what: &'static str, addr: SocketAddr, source: io::Error },
@@ -63,11 +63,11 @@ pub enum Error {
     Store(#[from] s3::Error),
     #[error("cannot use the object store {endpoint}")]
     Client { endpoint: Url, source: Box<client::Error> },
-    #[error("cannot keep the configurations and sessions of CFS")]
+    #[error("cannot store the configurations and sessions of CFS")]
     Cfs(#[source] io::Error),
     #[error(transparent)]
     Launcher(#[from] launcher::Error),
-    #[error("a task of standalone was lost")]
+    #[error("a task of standalone failed")]
     Task(#[from] tokio::task::JoinError),
 }
 
@@ -90,7 +90,7 @@ pub struct Server {
 struct Store {
     endpoint: Url,
     keys: Keys,
-    /// Where the keys are kept, if they were made here.
+    /// Where the keys are kept, if they were created here.
     kept: Option<PathBuf>,
     trust: Trust,
     task: Option<JoinHandle<()>>,
@@ -98,7 +98,7 @@ struct Store {
 }
 
 impl Server {
-    /// Opens everything and listens; jobs that an earlier run left unfinished go on, which takes a while
+    /// Opens everything and listens; jobs that an earlier run left unfinished continue, which takes a while
     /// and is not waited for.
     pub async fn start(config: Config) -> Result<Self, Error> {
         data::prepare(&config.data)
@@ -185,7 +185,7 @@ impl Server {
             s3 = %store.endpoint,
             data = %config.data.display(),
             token = %token_file.display(),
-            "standalone listens"
+            "standalone is listening"
         );
         let s3 = store.endpoint;
         guard.disarm();
@@ -235,7 +235,7 @@ fn token(config: &Config) -> Result<(PathBuf, SecretString), Error> {
     })
 }
 
-/// The rights that jobs have, but for those whose record is gone.
+/// The permissions of jobs, except jobs without a record.
 async fn open_grants(config: &Config, records: &Records) -> Result<Grants, Error> {
     let path = config.data.join("grants");
     let opened = tokio::task::spawn_blocking({
@@ -270,8 +270,8 @@ pub(super) async fn open_records(path: PathBuf) -> Result<Records, Error> {
         if !path.exists() && beside.exists() {
             tracing::warn!(
                 records = %path.display(),
-                "there are objects of an earlier run and no records: this begins without any. If that is not \
-                 what you want, end it and put back a backup of this file"
+                "objects of an earlier run exist, but no records: starting without records. If \
+                 this is wrong, stop standalone and restore a backup of this file"
             );
         }
         Records::open(&path).map_err(|source| Error::Records { path, source })
@@ -365,7 +365,8 @@ fn local_url(addr: SocketAddr) -> Url {
     Url::parse(&format!("http://{addr}")).expect("an address makes a URL")
 }
 
-/// What users are told to connect to: the machine's name if jobs listen on every address.
+/// The host in the records, for users to connect to: the machine's name if jobs listen on every
+/// address.
 fn host(ip: IpAddr) -> String {
     let name = ip.is_unspecified().then(machine_name).flatten();
     name.unwrap_or_else(|| ip.to_string())

@@ -1,7 +1,7 @@
-//! Where log lines go and what they look like: one line an event on stderr.
+//! Destination and format of log lines: one line per event on stderr.
 //!
-//! No line ends or holds up anything, whatever becomes of stderr (see `sink`): not an event, not a panic,
-//! not a bar.
+//! Logging never fails or blocks, whatever happens to stderr (see `sink`): events, panics and
+//! progress bars.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use super::sink::Sink;
 use linux::stdio;
 
-/// How long the end of the process waits for lines that nobody takes.
+/// How long the process waits at its end for a stderr that blocks.
 const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// How often a bar is drawn in a second, at most.
@@ -30,7 +30,7 @@ static SINK: OnceLock<Sink> = OnceLock::new();
 pub enum Format {
     /// For people; coloured on a terminal.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -79,7 +79,7 @@ pub fn init(format: Format, level: Level) {
     // The standard library's own hook writes to stderr itself, and waits for it.
     std::panic::set_hook(Box::new(move |panic| sink.line(line("ERROR", &panicked(panic)))));
     let filter = EnvFilter::new(level.directives());
-    // What the library says of its own troubles goes by `eprintln!`, which panics where it cannot.
+    // The library reports its own errors with `eprintln!`, which panics if stderr fails.
     let base = fmt::fmt().with_env_filter(filter).log_internal_errors(false);
     let base = base.with_writer(ToSink(sink.clone()));
     match format {
@@ -88,8 +88,8 @@ pub fn init(format: Format, level: Level) {
     }
 }
 
-/// Waits until every line is written, within bounds. Nothing is said after it: the process ends, or gives
-/// its stderr away.
+/// Waits until every line is written, within bounds. Nothing is logged after it: the process ends,
+/// or passes its stderr on.
 pub fn flush() {
     if let Some(sink) = SINK.get() {
         sink.flush(LAST_LINES);
@@ -108,7 +108,7 @@ pub(super) fn bars() -> ProgressDrawTarget {
 }
 
 fn loss(lost: u64, why: &str) -> String {
-    format!("{lost} log lines are missing here: stderr did not take them ({why})")
+    format!("{lost} log lines are missing here: cannot write to stderr ({why})")
 }
 
 fn panicked(panic: &PanicHookInfo<'_>) -> String {

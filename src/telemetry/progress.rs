@@ -1,4 +1,4 @@
-//! How far a long step is: a bar on a terminal, a log line every few seconds elsewhere.
+//! Progress of a long step: a bar on a terminal, a log line every few seconds elsewhere.
 //!
 //! What does long work takes a [`Meter`], or a [`Progress`] if it is a library; it does not know who looks.
 
@@ -98,7 +98,7 @@ impl Meter {
         self.show(done);
     }
 
-    /// Sets how much is done in all, for steps that are told so by a child process.
+    /// Sets how much is done in all, for steps that learn this from a child process.
     pub fn set(&self, done: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
         self.show(done);

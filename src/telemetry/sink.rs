@@ -1,7 +1,9 @@
-//! Lines on their way to stderr. Whoever logs does not wait for stderr and does not learn how it went.
+//! The queue of log lines for stderr. Code that logs does not wait for stderr and gets no errors
+//! from it.
 //!
-//! A bounded queue, and one thread that writes. What stderr does not take, because its disk is full or
-//! nobody reads the pipe, is dropped and counted. Once it takes lines again, one says how many are missing.
+//! A bounded queue, and one thread that writes. If stderr blocks or fails, because its disk is full
+//! or nobody reads the pipe, lines are dropped and counted. When it accepts lines again, one line
+//! reports how many are missing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,7 @@ const ENTRY: usize = 64;
 /// Where lines go: a write to stderr, but in tests.
 pub(super) type Write = dyn FnMut(&[u8]) -> Result<(), Unwritten> + Send;
 
-/// Makes the line that says how many are missing, and why.
+/// Returns the line that reports how many are missing, and why.
 pub(super) type Report = fn(lost: u64, why: &str) -> Vec<u8>;
 
 /// Takes lines. Cheap to clone.
@@ -37,9 +39,9 @@ struct Shared {
 struct Queue {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// The thread is at an entry that it has taken out.
+    /// The thread is processing an entry.
     busy: bool,
-    /// Somebody waits for the end of it all: the loss is to be told now.
+    /// The process is ending: the loss must be reported now.
     last: bool,
 }
 
@@ -107,7 +109,7 @@ impl Queue {
         self.entries.push_back(Entry::Line(line));
     }
 
-    /// The next entry, or `None` where the queue is empty and somebody waits for that.
+    /// The next entry, or `None` if the queue is empty and a caller waits for that.
     fn take(&mut self) -> Option<Entry> {
         self.busy = true;
         let entry = self.entries.pop_front()?;
@@ -150,11 +152,11 @@ impl Writer {
                 Some(Entry::Line(line)) => self.line(&line),
                 Some(Entry::Lost(lost)) => {
                     self.lost += lost;
-                    self.why = "it took them too slowly".into();
-                    self.tell();
+                    self.why = "it is too slow".into();
+                    self.report_loss();
                 }
                 None => {
-                    self.tell();
+                    self.report_loss();
                 }
             }
             queue = shared.queue();
@@ -167,13 +169,13 @@ impl Writer {
     }
 
     fn line(&mut self, line: &[u8]) {
-        if !self.tell() || !self.write(line) {
+        if !self.report_loss() || !self.write(line) {
             self.lost += 1;
         }
     }
 
     /// Says how many lines are missing, if any; false if that cannot be written.
-    fn tell(&mut self) -> bool {
+    fn report_loss(&mut self) -> bool {
         if self.lost > 0 {
             if !self.write(&(self.report)(self.lost, &self.why)) {
                 return false;
@@ -302,7 +304,7 @@ mod tests {
         let text = disk.text();
         let written = text.lines().filter(|line| line.starts_with('x')).count();
         assert!((1..=4).contains(&written), "{written} of 20 lines");
-        let lost = format!("lost {}: it took them too slowly\n", 20 - written);
+        let lost = format!("lost {}: it is too slow\n", 20 - written);
         assert!(text.ends_with(&lost), "{}", &text[text.len() - 60..]);
     }
 }

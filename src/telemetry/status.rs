@@ -42,7 +42,7 @@ struct Shown {
     hold: Option<Hold>,
 }
 
-/// Why a job does not go on, and how long it waits for a repair.
+/// Why a job does not continue, and how long it waits for a repair.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Hold {
     pub reason: String,
@@ -73,7 +73,7 @@ impl Board {
         shown.ready = status == Status::WaitingOnUser;
     }
 
-    /// Shows that the job is held, or that it goes on.
+    /// Shows that the job is held, or that it continues.
     pub fn set_hold(&self, hold: Option<Hold>) {
         self.shown().hold = hold;
     }

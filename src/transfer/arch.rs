@@ -7,7 +7,7 @@ use super::paths::shown;
 use super::root::{self, Root};
 use ims_client::Arch;
 
-/// Programs that a root has, whatever its distribution.
+/// Programs that a root of any distribution has.
 const PROGRAMS: [&str; 10] = [
     "bin/sh",
     "usr/bin/sh",
@@ -35,13 +35,13 @@ pub enum Error {
     #[error("the image root is {found} (as /{path} shows), not {asked}")]
     Mismatch { path: String, found: Arch, asked: Arch },
     #[error(
-        "none of the usual programs (bin/sh, usr/bin/env, sbin/init...) of the image root tells its \
-         architecture: say it with --arch"
+        "cannot determine the architecture of the image root from its programs (bin/sh, \
+         usr/bin/env, sbin/init...): use --arch"
     )]
     Unknown,
 }
 
-/// Finds the architecture and compares it with the one that was asked for.
+/// Finds the architecture and compares it with the requested one.
 pub fn of(root: &Root, asked: Option<Arch>) -> Result<Arch, Error> {
     match (find(root)?, asked) {
         (Some((found, path)), Some(asked)) if found != asked => {

@@ -40,11 +40,11 @@ pub enum Error {
     #[error(transparent)]
     Root(#[from] root::Error),
     #[error(
-        "/boot of the image root holds more than one {what} ({names}) and no link that says which: \
-         name it with {option}"
+        "/boot of the image root contains more than one {what} ({names}) and no link to one of \
+         them: choose one with {option}"
     )]
     Several { what: &'static str, option: &'static str, names: String },
-    #[error("cannot make a file for the {what}")]
+    #[error("cannot create a file for the {what}")]
     Temporary { what: &'static str, source: std::io::Error },
 }
 
@@ -56,7 +56,7 @@ pub struct Artifacts {
     pub parameters: Option<File>,
 }
 
-/// Which of them are looked for: what the caller gave is not.
+/// Which of them to look for: those that the caller did not give.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
     pub kernel: bool,
@@ -64,13 +64,13 @@ pub struct Ask {
     pub parameters: bool,
 }
 
-/// Finds what is asked for and copies it out of the image into `scratch`.
+/// Finds the requested files and copies them from the image to `scratch`.
 pub fn find(root: &Root, arch: Arch, ask: Ask, scratch: &Path) -> Result<Artifacts, Error> {
     let kernel = match arch {
         Arch::X86_64 => KERNEL_X86_64,
         Arch::Aarch64 => KERNEL_AARCH64,
     };
-    // Looked for also when one is given: its version tells which initrd is meant.
+    // Looked for also when one is given: its version determines the initrd.
     let kernel_found = match kernel.find(root, None) {
         Err(_) if !ask.kernel => None,
         found => found?,
@@ -123,7 +123,8 @@ impl Wanted {
     }
 }
 
-/// Files beside a kernel that are none: for crash dumps, signatures, leftovers of an update.
+/// Files with the name of a kernel that are not kernels: for crash dumps, signatures, leftovers of
+/// an update.
 fn is_other(rest: &[u8]) -> bool {
     let contains = |word: &[u8]| rest.windows(word.len()).any(|part| part == word);
     contains(b"kdump")

@@ -1,4 +1,4 @@
-//! Whether a squashfs image can be read from end to end, before it is offered to nodes.
+//! Checks that a squashfs image can be read completely, before nodes boot it.
 
 use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,7 +14,7 @@ use squashfs::read::{self, BlockReader, Image, Step, Walker};
 
 /// Files that wait for a reader.
 const QUEUE: usize = 256;
-/// Where the superblock has the time at which the image was made.
+/// Where the superblock has the time at which the image was created.
 const TIME_OFFSET: u64 = 8;
 
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Sums of local files: md5 as manifests have it, sha256 for the list of an export.
+//! Checksums of local files: md5 for manifests, sha256 for the list of an export.
 
 use std::fs::File;
 use std::io::{self, Read};

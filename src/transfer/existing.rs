@@ -1,4 +1,4 @@
-//! Images that are registered already: the same name, architecture and content.
+//! Finds images that are already registered: the same name, architecture and content.
 
 use tokio_util::sync::CancellationToken;
 

@@ -1,4 +1,4 @@
-//! One object into one file: left alone if it is there already, whole and verified if not.
+//! Downloads one object to one file, completely and verified; an existing correct file is kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use s3_client::{self as s3, Head, Object, Store, get};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub object: Object,
-    /// From a manifest, hex; empty if nobody said.
+    /// From a manifest, hex; empty if unknown.
     pub md5: String,
 }
 
@@ -22,8 +22,8 @@ pub struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     pub sums: Sums,
-    /// It was there before.
-    pub was_there: bool,
+    /// The file existed before.
+    pub existed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +34,12 @@ pub enum Error {
     Get { object: Object, source: Box<get::Error> },
     #[error("cannot use the file {}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{object} was fetched, but {} has md5 {found}, not {expected}", path.display())]
+    #[error("{object} was downloaded, but {} has md5 {found}, not {expected}", path.display())]
     Damaged { object: Object, path: PathBuf, expected: String, found: String },
 }
 
-/// Makes `path` hold the object. While it is fetched the file has another name (`.part`), under which a
-/// run that was cut off goes on.
+/// Downloads the object to `path`. During the download the file has another name (`.part`), under which a
+/// run that was interrupted resumes.
 pub async fn fetch(
     store: &Store,
     wanted: &Wanted,
@@ -54,7 +54,7 @@ pub async fn fetch(
     let expected = expected_md5(&wanted.md5, &head);
     if let Some(sums) = present(path, &head, expected.as_deref(), cancel).await? {
         meter.add(sums.size);
-        return Ok(Fetched { sums, was_there: true });
+        return Ok(Fetched { sums, existed: true });
     }
     let part = beside(path, ".part");
     let options = get::Options {
@@ -71,7 +71,7 @@ pub async fn fetch(
         get::to_file(store.http(), store.source(object.clone()), &part, &options, &meter, cancel)
     };
     let got = match get().await {
-        // The part was of something else, or did not reach the disk; it is gone now.
+        // The partial file was of another object, or not on disk; it is removed now.
         Err(get::Error::Md5 { .. }) if had_part => get().await,
         got => got,
     };
@@ -82,7 +82,7 @@ pub async fn fetch(
         return Err(Error::Damaged { object, path, expected, found: sums.md5 });
     }
     keep(&part, path)?;
-    Ok(Fetched { sums, was_there: false })
+    Ok(Fetched { sums, existed: false })
 }
 
 /// Counts an object for a longer step, whose total is of all its objects. A total that is not known is the

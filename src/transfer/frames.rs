@@ -1,5 +1,6 @@
-//! Compressed streams of several frames, as parallel compressors and `cat` make them. Zeros behind the
-//! last frame, with which tapes and `dd conv=sync` fill their blocks, are no part of the stream.
+//! Compressed streams of several frames, as created by parallel compressors and `cat`. Zeros after
+//! the last frame, with which tapes and `dd conv=sync` fill their blocks, are not part of the
+//! stream.
 
 use std::io::{self, BufRead, Read};
 

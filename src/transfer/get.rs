@@ -1,4 +1,5 @@
-//! An image or a recipe into a directory: every artifact, verified; what is there already stays.
+//! Downloads an image or a recipe to a directory: every artifact, verified; existing correct files
+//! are kept.
 
 use std::collections::HashSet;
 use std::io;
@@ -20,27 +21,28 @@ pub struct File {
     pub path: PathBuf,
     pub size: u64,
     pub md5: String,
-    /// It was there before.
-    pub was_there: bool,
+    /// The file existed before.
+    #[serde(rename = "was_there")]
+    pub existed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Record(#[from] verify::Error),
-    #[error("record {0} has no link: nothing belongs to it")]
+    #[error("record {0} has no link, so it has no artifacts")]
     NoLink(String),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("an artifact cannot be named")]
+    #[error("an artifact has no valid path")]
     Path(#[from] BadPath),
-    #[error("an artifact's name {0:?} cannot be that of a file")]
+    #[error("the artifact name {0:?} is not a valid file name")]
     Name(String),
     #[error("cannot use the directory {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Fetch(#[from] fetch::Error),
-    #[error("cannot look for the history of the image")]
+    #[error("cannot look up the history of the image")]
     History(#[source] Box<s3::Error>),
 }
 
@@ -110,7 +112,7 @@ async fn all(
     for (wanted, path) in wanted {
         let fetched = fetch(&site.store, &wanted, &path, &meter, cancel).await?;
         let (size, md5) = (fetched.sums.size, fetched.sums.md5);
-        files.push(File { path, size, md5, was_there: fetched.was_there });
+        files.push(File { path, size, md5, existed: fetched.existed });
     }
     meter.finish();
     Ok(files)
@@ -121,7 +123,7 @@ fn make(dir: &Path) -> Result<(), Error> {
     made.map_err(|source| Error::Directory { path: dir.to_owned(), source })
 }
 
-/// File names of objects: the last part of the key, told apart where two are the same.
+/// File names of objects: the last part of the key, made unique where two are the same.
 #[derive(Debug, Default)]
 pub struct Names {
     taken: HashSet<String>,

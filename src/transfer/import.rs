@@ -1,5 +1,5 @@
-//! An image from elsewhere becomes a registered one: prepared, compared with what is there, published,
-//! verified; undone whole if a step fails.
+//! Imports an image: prepares it, compares it with existing images, publishes and verifies it;
+//! rolls everything back if a step fails.
 
 use std::fs::File;
 use std::io;
@@ -35,7 +35,7 @@ pub struct Imported {
     /// The manifest, unless the image was there.
     pub manifest: Option<Artifact>,
     /// It was registered before.
-    pub was_there: bool,
+    pub existed: bool,
     pub notes: Vec<String>,
 }
 
@@ -45,23 +45,24 @@ pub enum Error {
     Prepare(#[from] prepare::Error),
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot find out which images there are")]
+    #[error("cannot list the existing images")]
     List(#[source] ims::Error),
-    #[error("cannot compare with an image that is there")]
+    #[error("cannot compare with an existing image")]
     Compare(#[from] ManifestError),
-    #[error("cannot publish the image; nothing of it is left")]
+    #[error("cannot publish the image; everything was rolled back")]
     Publish(#[from] publish::Error),
     #[error(
-        "cannot verify image {id} after it was registered; it is removed again, what cannot be is in the log"
+        "cannot verify image {id} after its registration; it was removed again, the log lists \
+         what could not be removed"
     )]
     Verify { id: String, source: verify::Error },
-    #[error("image {id} is not as it was sent, and is removed again: {problems}")]
+    #[error("image {id} differs from what was uploaded, so it was removed again: {problems}")]
     Wrong { id: String, problems: String },
     #[error("stopped")]
     Cancelled,
 }
 
-/// Imports an image. Whatever fails, the site is as it was before.
+/// Imports an image. Whatever fails, IMS and the store are as they were before.
 pub async fn import(
     site: &Site,
     request: Request,
@@ -102,7 +103,7 @@ pub async fn import(
     let published = publish::publish(&site.ims, &site.store, request, cancel).await?;
     if let Err(error) = verified(site, &published, cancel).await {
         let (id, left) = (&published.image.id, Entry::uploading(&published.image, &site.bucket));
-        // Another command goes on with it, if this one cannot finish.
+        // Another command finishes this, if this one cannot.
         let noted = journal.save(&left);
         if publish::withdraw(&site.ims, &site.store, &site.bucket, id, true).await && noted.is_ok()
         {
@@ -112,7 +113,7 @@ pub async fn import(
     }
     let Published { image, artifacts, manifest, .. } = published;
     let (manifest, notes) = (Some(manifest), notes.clone());
-    Ok(Imported { image, artifacts, manifest, was_there: false, notes })
+    Ok(Imported { image, artifacts, manifest, existed: false, notes })
 }
 
 /// Looks at every object once more, now through the record.
@@ -147,7 +148,7 @@ async fn find(
         image,
         artifacts,
         manifest: None,
-        was_there: true,
+        existed: true,
         notes: Vec::new(),
     }))
 }
@@ -181,7 +182,7 @@ async fn content(prepared: &Prepared, cancel: &CancellationToken) -> Result<Cont
     Ok(content)
 }
 
-/// Runs blocking work; a panic of it goes on here.
+/// Runs blocking work; a panic in it resumes here.
 async fn blocking<T: Send + 'static>(
     cancel: &CancellationToken,
     work: impl FnOnce(&CancellationToken) -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! Images and recipes from elsewhere, and whole services' data out and in again.
+//! Imports and downloads images and recipes, and exports and imports the data of whole services.
 //!
 //! Called by `cli` alone. What is published goes through `publish`, which undoes what fails half-way.
 

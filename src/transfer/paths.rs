@@ -1,4 +1,4 @@
-//! Paths as archives and images hold them: bytes, with slashes.
+//! Paths in archives and images: bytes, with slashes.
 
 /// The components that name something: neither empty nor `.`.
 pub fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {

@@ -1,4 +1,5 @@
-//! What an import needs before anything is sent: the root as squashfs, its architecture, its boot files.
+//! Prepares an import before anything is uploaded: the root as squashfs, its architecture, its boot
+//! files.
 //!
 //! Blocking; called by `import` off the async threads.
 
@@ -28,7 +29,7 @@ pub struct Wanted {
     pub debug_kernel: Option<PathBuf>,
     /// `None`: that of the root's own programs.
     pub arch: Option<Arch>,
-    /// Where the squashfs of an archive or directory is made.
+    /// Where the squashfs of an archive or directory is created.
     pub scratch: PathBuf,
 }
 
@@ -40,7 +41,7 @@ pub struct Prepared {
     pub arch: Arch,
     /// What could not be kept or found, a sentence each.
     pub notes: Vec<String>,
-    /// Holds the squashfs if it was made here.
+    /// Contains the squashfs if it was created here.
     scratch: TempDir,
 }
 
@@ -57,7 +58,7 @@ pub enum Error {
     Source(#[from] source::Error),
     #[error("cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("cannot make an image of {}", path.display())]
+    #[error("cannot create an image from {}", path.display())]
     Pack { path: PathBuf, source: write::Error },
     #[error("{} cannot be imported", path.display())]
     Check { path: PathBuf, source: check::Error },
@@ -75,7 +76,7 @@ pub fn prepare(wanted: &Wanted, cancel: &CancellationToken) -> Result<Prepared, 
         .prefix("ims-import-")
         .tempdir_in(&wanted.scratch)
         .map_err(|source| Error::File { path: wanted.scratch.clone(), source })?;
-    // Opened first: a wrong path is told before the root has been packed.
+    // Opened first: a wrong path is an error before the root is packed.
     let given = [&wanted.kernel, &wanted.initrd, &wanted.parameters, &wanted.debug_kernel]
         .map(|path| path.as_deref().map(open).transpose());
     let [kernel, initrd, parameters, debug_kernel] = given;
@@ -99,7 +100,8 @@ pub fn prepare(wanted: &Wanted, cancel: &CancellationToken) -> Result<Prepared, 
     for (what, file) in [("kernel", &boot.kernel), ("initrd", &boot.initrd)] {
         if file.is_none() {
             notes.push(format!(
-                "/boot of the image root holds no {what} and none was given: nodes cannot boot it"
+                "/boot of the image root contains no {what} and none was given: nodes cannot boot \
+                 this image"
             ));
         }
     }
@@ -129,15 +131,18 @@ fn squashfs(
             let converted = convert(&path, compression, &made, &options, cancel)?;
             if converted.absolute > 0 {
                 let count = converted.absolute;
-                notes.push(format!("the leading / of {count} names was left out"));
+                notes.push(format!("removed the leading / of {count} names"));
             }
             if converted.acls > 0 {
                 let count = converted.acls;
-                notes.push(format!("squashfs has no place for the ACLs of {count} entries"));
+                notes.push(format!("squashfs cannot store ACLs: dropped those of {count} entries"));
             }
             if converted.times > 0 {
                 let count = converted.times;
-                notes.push(format!("squashfs has no place for the times of {count} entries: before 1970 or after 2106"));
+                notes.push(format!(
+                    "squashfs cannot store times before 1970 or after 2106: \
+                    changed those of {count} entries"
+                ));
             }
             note_xattrs(&converted.summary, notes);
         }
@@ -155,7 +160,10 @@ fn squashfs(
 fn note_xattrs(summary: &write::Summary, notes: &mut Vec<String>) {
     if summary.xattrs_skipped > 0 {
         let count = summary.xattrs_skipped;
-        notes.push(format!("squashfs has no place for {count} extended attributes"));
+        notes.push(format!(
+            "squashfs cannot store {count} of the extended attributes: dropped \
+            them"
+        ));
     }
 }
 

@@ -1,8 +1,8 @@
-//! What commands of this machine are publishing, in a directory that outlives them. The next command for the
-//! same IMS withdraws what one that was killed has left.
+//! Journals of what commands on this machine publish, in a directory that outlives them. The next
+//! command for the same IMS rolls back what a killed command left behind.
 //!
-//! `ID.lock` is locked by the process that publishes and names the IMS; beside it `ID.image`, the journal of
-//! an image, or `ID.recipe`, the same of a recipe.
+//! `ID.lock` is locked by the process that publishes, and names the IMS; beside it is `ID.image`,
+//! the journal of an image, or `ID.recipe`, the journal of a recipe.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -32,7 +32,7 @@ const URL_LIMIT: u64 = 4096;
 struct Recipe {
     /// What the record is made of.
     fields: Value,
-    /// When, by this machine's clock, the record was asked for.
+    /// When the record was requested, by this machine's clock.
     begun: Timestamp,
     /// Its id, once it is known.
     id: Option<String>,
@@ -46,21 +46,22 @@ pub struct Publication {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write down in {path} what is published")]
+#[error("cannot record in {path} what is being published")]
 pub struct Error {
     path: PathBuf,
     source: io::Error,
 }
 
 impl Publication {
-    /// Begins one, after what killed processes have left for this site is withdrawn.
+    /// Begins one, after what killed processes have left for this site is rolled back.
     pub async fn begin(site: &Site, cancel: &CancellationToken) -> Result<Self, Error> {
         let directory = &site.publications;
-        settle(site, directory, cancel).await;
+        roll_back_killed(site, directory, cancel).await;
         let failed = |source| Error { path: directory.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = directory.join(format!("{}.lock", Uuid::new_v4()));
-        // It gets its name when it is locked: nobody takes it for one of a process that is gone.
+        // It gets its name when it is locked: other processes do not mistake it for one of a
+        // process that has ended.
         let make = || {
             let new = lock.with_extension("new");
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
@@ -79,7 +80,7 @@ impl Publication {
         Journal::at(self.lock.with_extension("image"))
     }
 
-    /// Writes down a recipe: that it is asked for, or its id.
+    /// Records a recipe: that it is requested, or its id.
     pub fn recipe(&self, fields: &Value, id: Option<&str>) -> Result<(), Error> {
         let path = self.lock.with_extension("recipe");
         let (fields, id) = (fields.clone(), id.map(str::to_owned));
@@ -97,26 +98,26 @@ impl Publication {
 impl Drop for Publication {
     fn drop(&mut self) {
         let left = ["image", "recipe"].map(|kind| self.lock.with_extension(kind).exists());
-        // What could not be withdrawn is left to the next command.
+        // What could not be rolled back is left to the next command.
         if !left.contains(&true) {
             let _ = std::fs::remove_file(&self.lock);
         }
     }
 }
 
-/// Withdraws what killed processes have left for this site. What cannot be is logged and tried again by the
+/// Rolls back what killed processes have left for this site. What cannot be is logged and tried again by the
 /// next command.
-async fn settle(site: &Site, directory: &Path, cancel: &CancellationToken) {
+async fn roll_back_killed(site: &Site, directory: &Path, cancel: &CancellationToken) {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     for lock in entries.map(|entry| entry.path()) {
         if lock.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
         let Some(held) = take(&lock, site) else { continue };
-        if let Err(error) = settle_one(site, &lock, cancel).await {
+        if let Err(error) = roll_back_one(site, &lock, cancel).await {
             tracing::warn!(
                 journal = %lock.display(),
-                "what an earlier command left cannot be withdrawn now: {error:#}"
+                "cannot roll back now what an earlier command left behind: {error:#}"
             );
             continue;
         }
@@ -134,10 +135,12 @@ fn take(lock: &Path, site: &Site) -> Option<Locked> {
     (url == site.ims.base().as_str()).then_some(held)
 }
 
-async fn settle_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> anyhow::Result<()> {
+async fn roll_back_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> anyhow::Result<()> {
     let image = Journal::at(lock.with_extension("image"));
-    if let Some(image) = earlier::settle(&site.ims, &site.store, &image, cancel).await? {
-        tracing::info!(image = image.id, "an earlier command was killed after it had published");
+    if let Some(image) =
+        earlier::finish_or_roll_back(&site.ims, &site.store, &image, cancel).await?
+    {
+        tracing::info!(image = image.id, "an earlier command was killed after it published");
     }
     image.remove()?;
     let path = lock.with_extension("recipe");
@@ -146,11 +149,11 @@ async fn settle_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> any
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    settle_recipe(site, &entry, cancel).await?;
+    roll_back_recipe(site, &entry, cancel).await?;
     Ok(std::fs::remove_file(&path)?)
 }
 
-async fn settle_recipe(
+async fn roll_back_recipe(
     site: &Site,
     entry: &Recipe,
     cancel: &CancellationToken,
@@ -170,18 +173,22 @@ async fn settle_recipe(
     }
     tracing::warn!(
         recipe = id,
-        "an earlier command was killed while it imported: that is withdrawn"
+        "an earlier command was killed during an import: rolling back what it did"
     );
-    anyhow::ensure!(recipe::withdraw(site, &id).await, "recipe {id} is left");
+    anyhow::ensure!(recipe::withdraw(site, &id).await, "cannot remove recipe {id}");
     Ok(())
 }
 
-/// What cannot be written down is a warning: publishing goes on without a net.
+/// A failure to record is only a warning: publishing continues without a journal.
 pub async fn begin_or_warn(site: &Site, cancel: &CancellationToken) -> Option<Publication> {
     Publication::begin(site, cancel)
         .await
         .inspect_err(|error| {
-            tracing::warn!("a command that is killed may leave something: {}", chain(error));
+            tracing::warn!(
+                "if this command is killed, it may leave records or objects behind: \
+                {}",
+                chain(error)
+            );
         })
         .ok()
 }

@@ -1,5 +1,5 @@
-//! A recipe from elsewhere becomes a registered one: archive checked, record, upload, link, verify; undone
-//! whole if a step fails.
+//! Imports a recipe: checks the archive, creates the record, uploads, links, verifies; rolls
+//! everything back if a step fails.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,7 +42,7 @@ pub struct Request {
 pub struct Imported {
     /// The record as it came.
     pub recipe: Value,
-    pub was_there: bool,
+    pub existed: bool,
     pub notes: Vec<String>,
 }
 
@@ -52,15 +52,15 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Source(#[from] source::Error),
-    #[error("{} is no gzip-compressed tar archive, which the archive of a recipe must be", .0.display())]
+    #[error("{} is not a gzip-compressed tar archive, as required for recipes", .0.display())]
     NotATgz(PathBuf),
-    #[error("{} is no usable archive", path.display())]
+    #[error("{} is not a usable archive", path.display())]
     Archive { path: PathBuf, source: archive::Error },
-    #[error("{}: the entry {name} leads out of the recipe's directory; it is refused", path.display())]
+    #[error("{}: the entry {name} is refused because it is outside the recipe's directory", path.display())]
     Traversal { path: PathBuf, name: String },
-    #[error("cannot find out which recipes there are")]
+    #[error("cannot list the existing recipes")]
     List(#[source] ims::Error),
-    #[error("cannot make the recipe record")]
+    #[error("cannot create the recipe record")]
     Create(#[source] ims::Error),
     #[error("cannot upload the archive; the record was removed again")]
     Upload(#[source] s3::Error),
@@ -68,13 +68,13 @@ pub enum Error {
     Link(#[source] ims::Error),
     #[error("cannot verify the recipe after it was registered; it was removed again")]
     Verify(#[source] verify::Error),
-    #[error("the recipe is not as it was sent, and was removed again: {0}")]
+    #[error("the recipe differs from what was uploaded, so it was removed again: {0}")]
     Wrong(String),
-    #[error("IMS answered with a record without an id")]
+    #[error("IMS returned a record without an id")]
     NoId,
 }
 
-/// Imports a recipe. Whatever fails, the site is as it was before.
+/// Imports a recipe. Whatever fails, IMS and the store are as they were before.
 pub async fn import(
     site: &Site,
     request: &Request,
@@ -91,13 +91,17 @@ pub async fn import(
     if !request.force
         && let Some(recipe) = find(site, &fields, &sums, cancel).await?
     {
-        return Ok(Imported { recipe, was_there: true, notes });
+        return Ok(Imported { recipe, existed: true, notes });
     }
     let publication = publications::begin_or_warn(site, cancel).await;
     let write_down = |id: Option<&str>| {
         let written = publication.as_ref().map(|it| it.recipe(&fields, id));
         if let Some(Err(error)) = written {
-            tracing::warn!("a command that is killed may leave something: {}", chain(&error));
+            tracing::warn!(
+                "if this command is killed, it may leave records or objects behind: \
+                {}",
+                chain(&error)
+            );
         }
     };
     write_down(None);
@@ -111,7 +115,7 @@ pub async fn import(
     {
         publication.recipe_is_done();
     }
-    uploaded.map(|recipe| Imported { recipe, was_there: false, notes })
+    uploaded.map(|recipe| Imported { recipe, existed: false, notes })
 }
 
 async fn upload(
@@ -149,7 +153,8 @@ pub async fn withdraw(site: &Site, id: &str) -> bool {
     let deleted = ims.delete(Collection::Recipes, id, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
     if let Err(error) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
-        tracing::error!(id, error = %chain(&error), "roll-back: the recipe record is left, delete it by hand");
+        tracing::error!(id, error = %chain(&error), "cannot roll back the recipe record, delete \
+            it by hand");
         return false;
     }
     let store = site.store.with_policy(Policy::CLEAN_UP);
@@ -165,7 +170,7 @@ pub async fn withdraw(site: &Site, id: &str) -> bool {
             tracing::error!(
                 objects = format!("s3://{RECIPES}/{prefix}"),
                 error = %chain(&error),
-                "roll-back: objects are left, delete them by hand"
+                "cannot roll back all objects, delete them by hand"
             );
             false
         }
@@ -231,6 +236,6 @@ fn check(path: &Path) -> Result<Vec<String>, Error> {
     }
     Ok(match has_config {
         true => Vec::new(),
-        false => vec!["the archive holds no config.xml: kiwi cannot build it".to_owned()],
+        false => vec!["the archive contains no config.xml: kiwi cannot build it".to_owned()],
     })
 }

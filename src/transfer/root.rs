@@ -16,9 +16,9 @@ const MAX_LINKS: usize = 40;
 pub enum Error {
     #[error("cannot read the image")]
     Image(#[from] read::Error),
-    #[error("/{path}: symbolic links there lead round in a circle")]
+    #[error("/{path}: symbolic links in this path form a loop")]
     LinkLoop { path: String },
-    #[error("cannot write what /{path} of the image holds")]
+    #[error("cannot write the content of /{path} of the image")]
     Write { path: String, source: io::Error },
 }
 

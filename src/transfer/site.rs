@@ -1,4 +1,4 @@
-//! Where records and objects are: one IMS and its store.
+//! The services with the records and objects: one IMS and its store.
 
 use std::path::PathBuf;
 
@@ -25,11 +25,11 @@ pub struct Site {
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    #[error("the link of the record is unusable")]
+    #[error("the link of the record is not valid")]
     Path(#[from] BadPath),
     #[error("cannot read the manifest {object}")]
     Read { object: Object, source: Box<s3::Error> },
-    #[error("the manifest {object} has {size} bytes; 1 MiB or more are not taken")]
+    #[error("the manifest {object} has {size} bytes; it must be smaller than 1 MiB")]
     TooLarge { object: Object, size: u64 },
     #[error("the manifest {object} cannot be used")]
     Unusable { object: Object, source: manifest::Error },

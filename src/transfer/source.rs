@@ -1,4 +1,4 @@
-//! What an image root comes as: told by its first bytes, never by its name.
+//! The form of an image root: detected by its first bytes, never by its name.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::archive;
 use super::frames::Frames;
 
-/// Bytes looked at: a tar header, with its magic at 257.
+/// Bytes to inspect: a tar header, with its magic at 257.
 const HEAD: usize = 512;
 
 /// How an archive is compressed.
@@ -38,12 +38,13 @@ pub enum Error {
     )]
     Unknown { path: PathBuf, found: &'static str },
     #[error(
-        "{} is neither an image root (no etc, usr, bin or boot in it) nor a kiwi result directory",
+        "{} is neither an image root (it has no etc, usr, bin or boot) nor a kiwi result directory",
         .0.display()
     )]
     NotARoot(PathBuf),
     #[error(
-        "the kiwi result directory {} holds {count} images ({names}), not one: name the one to import",
+        "the kiwi result directory {} contains {count} images ({names}): give the path of the one \
+         to import",
         path.display()
     )]
     KiwiImages { path: PathBuf, count: usize, names: String },
@@ -80,7 +81,7 @@ impl Source {
                 let known = OTHERS.iter().find(|(at, magic, _)| {
                     head.get(*at..).is_some_and(|bytes| bytes.starts_with(magic))
                 });
-                return found(known.map_or("of no known kind", |(_, _, what)| what));
+                return found(known.map_or("a file of unknown type", |(_, _, what)| what));
             }
         };
         let file = File::open(path).map_err(read)?;
@@ -89,7 +90,7 @@ impl Source {
             Ok(inner) if inner.starts_with(b"hsqs") => {
                 found("a compressed squashfs image: decompress it first")
             }
-            Ok(_) => found("compressed, and no tar archive inside"),
+            Ok(_) => found("compressed, but without a tar archive inside"),
             Err(error) => Err(read(error)),
         }
     }
@@ -124,7 +125,7 @@ fn is_tar(head: &[u8]) -> bool {
 }
 
 /// A root itself, or what kiwi leaves: an archive or squashfs image beside `kiwi.result` and lists of
-/// packages, and the root it was made from in `build/image-root`.
+/// packages, and the root it was created from in `build/image-root`.
 fn directory(path: &Path) -> Result<Source, Error> {
     let has = |name: &str| fs::symlink_metadata(path.join(name)).is_ok();
     if ["etc", "usr", "bin", "boot"].into_iter().any(has) {
@@ -200,8 +201,8 @@ mod tests {
         for (bytes, said) in [
             (&b"BZh91AY"[..], "bzip2"),
             (b"", "empty"),
-            (b"nothing", "no known kind"),
-            (&zstd::encode_all(&b"text"[..], 1).unwrap(), "no tar archive inside"),
+            (b"nothing", "a file of unknown type"),
+            (&zstd::encode_all(&b"text"[..], 1).unwrap(), "without a tar archive inside"),
         ] {
             fs::write(&path, bytes).unwrap();
             let error = Source::detect(&path).unwrap_err().to_string();

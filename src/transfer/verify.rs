@@ -1,5 +1,5 @@
-//! Whether a record's artifacts are in the store as the record and its manifest say, without fetching
-//! them.
+//! Checks that a record's artifacts are in the store as in the record and its manifest, without a
+//! download.
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -38,9 +38,9 @@ pub struct Checked {
 pub enum Error {
     #[error("cannot look up the record")]
     Ims(#[from] ims::Error),
-    #[error("there is no record {0} in {1}")]
+    #[error("{1} has no record {0}")]
     NoRecord(String, &'static str),
-    #[error("IMS answered with a record that is none")]
+    #[error("IMS returned an invalid record")]
     Record(#[from] serde_json::Error),
     #[error("cannot look up an artifact")]
     Store(#[source] Box<s3::Error>),
@@ -94,7 +94,7 @@ pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<
         ));
     }
     if let Err(error) = manifest.manifest.rootfs() {
-        report.problems.push(format!("the manifest is not that of an image: {error}"));
+        report.problems.push(format!("the manifest is not valid for an image: {error}"));
     }
     for artifact in &manifest.manifest.artifacts {
         report.artifacts.push(check(site, artifact, cancel).await?);
@@ -129,7 +129,7 @@ pub async fn record(
     found.ok_or_else(|| Error::NoRecord(id.to_owned(), collection.path()))
 }
 
-/// Compares an object with what is said of it.
+/// Compares an object with its expected properties.
 pub async fn check(
     site: &Site,
     artifact: &Artifact,
@@ -170,7 +170,7 @@ fn compare(checked: &mut Checked, link: &Link, md5: &str, head: Head) {
     if let Some(found) = of_object.as_deref().filter(|found| differ(md5, found)) {
         checked.problems.push(format!("its md5 is {found}, not {md5}"));
     }
-    // The etag of a single put is the md5 of what is there now, whatever the metadata say.
+    // The etag of a single put is the md5 of the current content, regardless of the metadata.
     if !head.etag.contains('-') && head.etag.len() == 32 && differ(md5, &head.etag) {
         checked.problems.push(format!("its content has md5 {}, not {md5}", head.etag));
     }
@@ -180,7 +180,7 @@ fn compare(checked: &mut Checked, link: &Link, md5: &str, head: Head) {
     (checked.size, checked.etag, checked.md5) = (Some(head.size), Some(head.etag), of_object);
 }
 
-/// What nobody said cannot differ.
+/// An unknown value never differs.
 fn differ(said: &str, found: &str) -> bool {
     !said.is_empty() && !said.eq_ignore_ascii_case(found)
 }

@@ -1,4 +1,4 @@
-//! Waiting for a file by which another container of the pod says something.
+//! Waits for a file that another container of the pod creates as a signal.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use super::SCAN_INTERVAL;
 /// Waits until `directory` has one of these files, and gives the first of them. Cancel-safe.
 pub async fn one_of(directory: &Path, names: &[&'static str]) -> &'static str {
     let changed = Arc::new(Notify::new());
-    // What is there already is seen by the first look, which comes after this.
+    // The first check, which comes after this, finds files that already exist.
     let _watcher = watcher(directory, changed.clone())
         .inspect_err(|error| {
             let error = crate::telemetry::chain(error);
-            tracing::warn!(error, "no inotify watch: looking once a second instead");
+            tracing::warn!(error, "no inotify watch: polling once a second instead");
         })
         .ok();
     loop {
@@ -23,7 +23,7 @@ pub async fn one_of(directory: &Path, names: &[&'static str]) -> &'static str {
         if let Some(name) = names.iter().find(there) {
             return name;
         }
-        // Network filesystems tell nothing of what other hosts do.
+        // Network filesystems report no events for changes by other hosts.
         let _ = tokio::time::timeout(SCAN_INTERVAL, changed.notified()).await;
     }
 }

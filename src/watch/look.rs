@@ -1,4 +1,4 @@
-//! Where signal files lie, and whether one is there.
+//! The places of signal files, and whether one exists.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Places {
 }
 
 /// A file of any kind, a dangling link too: `touch`, `ln`, `mkfifo` all mean it. A directory does
-/// not, since nobody signals with one.
+/// not.
 fn is_there(dir: &Dir, name: &str) -> bool {
     matches!(dir.find(name), Ok(Some(stat)) if FileKind::of(stat.st_mode) != FileKind::Directory)
 }

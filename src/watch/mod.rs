@@ -1,6 +1,6 @@
 //! Completion signals of a job: the files that users touch (contract section 3).
 //!
-//! Called by `job`. A thread watches; whoever awaits a signal only reads what it found.
+//! Called by `job`. A thread watches; tasks that await a signal read its result.
 
 mod flag;
 mod look;
@@ -19,8 +19,8 @@ use watched::Watched;
 
 pub use crate::contract::files::{BUILD_FAILED, COMPLETE, FAILED};
 
-/// A look happens this often whatever inotify says: it can be exhausted, and sees nothing that other
-/// hosts do on a network filesystem.
+/// The files are checked this often regardless of inotify: its limits can be exhausted, and it does
+/// not see changes by other hosts on a network filesystem.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between what wakes us and the look: a small part of the 100 ms within which a signal is seen.
@@ -56,17 +56,17 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to watch; the watch is set when this returns. Signals that are there already are found
+    /// Starts to watch; the watch is set when this returns. Signals that already exist are found
     /// too: remove stale ones before.
     pub fn start(places: Places) -> std::io::Result<Self> {
-        let (tell, found) = watch::channel(None);
+        let (sender, found) = watch::channel(None);
         let (stop, stopped) = bounded(0);
         let (wake, woken) = bounded(1);
         let mut watched = Watched::new(wake);
         watched.renew(&places);
         let thread = std::thread::Builder::new()
             .name("signal-watch".into())
-            .spawn(move || run(&places, watched, &woken, &stopped, &tell))?;
+            .spawn(move || run(&places, watched, &woken, &stopped, &sender))?;
         Ok(Self { found, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -76,7 +76,8 @@ impl Signals {
     pub async fn next(&mut self) -> Signal {
         loop {
             if self.found.changed().await.is_err() {
-                // Only a panic ends the thread while `self` lives, and it has been told.
+                // Only a panic ends the thread while `self` lives, and the panic hook has logged
+                // it.
                 return std::future::pending().await;
             }
             if let Some(signal) = self.found.borrow_and_update().clone() {
@@ -89,7 +90,7 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         self.stop = None;
-        // A panic of the thread has been told by the panic hook.
+        // The panic hook has logged a panic of the thread.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -99,7 +100,7 @@ fn run(
     mut watched: Watched,
     woken: &Receiver<()>,
     stopped: &Receiver<()>,
-    tell: &watch::Sender<Option<Signal>>,
+    sender: &watch::Sender<Option<Signal>>,
 ) {
     let mut last = None;
     loop {
@@ -110,7 +111,7 @@ fn run(
             if let Some(signal) = &now {
                 tracing::info!(kind = ?signal.kind, path = %signal.path.display(), "signal file");
             }
-            tell.send_replace(now.clone());
+            sender.send_replace(now.clone());
             last = now;
         }
         crossbeam_channel::select! {

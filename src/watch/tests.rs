@@ -165,7 +165,7 @@ fn a_directory_of_that_name_is_no_signal() {
     assert_eq!(places.look(), None);
 }
 
-/// A `/tmp` that comes from the image is copied up when the first file is made in it, after the
+/// A `/tmp` that comes from the image is copied up when the first file is created in it, after the
 /// watch was set on it; the session that does it has its own mount namespace and root.
 #[test]
 fn a_file_made_in_an_overlay_by_a_session_is_seen_at_once() {
@@ -197,13 +197,13 @@ fn a_file_made_in_an_overlay_by_a_session_is_seen_at_once() {
 #[tokio::test]
 async fn without_inotify_a_scan_finds_the_file() {
     let (_dir, places) = job();
-    let (tell, mut found) = watch::channel(None);
+    let (sender, mut found) = watch::channel(None);
     let (stop, stopped) = bounded(0);
     let (_wake, woken) = bounded(1);
     let blind = Watched::blind();
     let thread = {
         let places = places.clone();
-        std::thread::spawn(move || run(&places, blind, &woken, &stopped, &tell))
+        std::thread::spawn(move || run(&places, blind, &woken, &stopped, &sender))
     };
     sh("touch tmp/complete", &places.root);
     let deadline = Duration::from_secs(10);

@@ -23,8 +23,8 @@ pub(super) struct Watched {
 struct Slot {
     name: &'static str,
     watched: Option<Directory>,
-    /// The last failure was told.
-    told: bool,
+    /// The last failure was logged.
+    logged: bool,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Watched {
 
 impl Slot {
     fn new(name: &'static str) -> Self {
-        Self { name, watched: None, told: false }
+        Self { name, watched: None, logged: false }
     }
 
     fn renew(&mut self, watcher: &mut INotifyWatcher, dir: Option<Dir>) {
@@ -76,7 +76,7 @@ impl Slot {
             return;
         }
         if let Some(old) = self.watched.take() {
-            // Fails if the directory is gone, and its watch with it.
+            // Fails if the directory was removed, and its watch with it.
             let _ = watcher.unwatch(&old.path);
         }
         let (Some(dir), Some(id)) = (dir, id) else { return };
@@ -84,11 +84,11 @@ impl Slot {
         let path = dir.path_of(Path::new("."));
         match watcher.watch(&path, RecursiveMode::NonRecursive) {
             Ok(()) => {
-                self.told = false;
+                self.logged = false;
                 self.watched = Some(Directory { id, path, _dir: dir });
             }
-            Err(error) if !self.told => {
-                self.told = true;
+            Err(error) if !self.logged => {
+                self.logged = true;
                 told_once(&error, self.name);
             }
             Err(_) => {}
@@ -100,8 +100,8 @@ fn told_once(error: &notify::Error, what: &str) {
     tracing::warn!(
         error = %crate::telemetry::chain(error),
         watched = what,
-        "no inotify watch (raise fs.inotify.max_user_watches or max_user_instances?): looking once a \
-         second instead"
+        "no inotify watch (raise fs.inotify.max_user_watches or max_user_instances?): polling \
+         once a second instead"
     );
 }
 

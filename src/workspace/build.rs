@@ -27,7 +27,7 @@ struct Record {
 
 impl BuildDirectory {
     /// Makes the place, empty, and one for the recipe. What an earlier run of this job has left is
-    /// removed: kiwi starts anew. What another job has left is never touched.
+    /// removed: kiwi starts over. Files of another job are never touched.
     pub fn open(parent: &Path, recipe: &Path, job_id: &str) -> Result<Self, Error> {
         let directory = Self::make(parent, Some(recipe), job_id)?;
         std::fs::create_dir_all(recipe).map_err(|source| Error::io("make", recipe, source))?;

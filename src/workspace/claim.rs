@@ -42,7 +42,7 @@ pub fn claim(parent: &Path, job_id: &str) -> Result<Claim, Error> {
     layout.make_agent_dir().map_err(|source| Error::io("make", layout.agent(), source))?;
     let path = layout.lock();
     let failed = |source| Error::io("write", &path, source);
-    // Not emptied: it tells who holds it.
+    // Not emptied: it names the holder.
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     match Locked::exclusively(file.map_err(failed)?) {
         Ok(lock) => {
@@ -68,7 +68,7 @@ fn end_survivors(layout: &Layout) -> Result<(), Error> {
         tracing::warn!(
             pid = process.pid,
             name = process.name,
-            "ended a process of a session whose agent was killed"
+            "killed a process of a session whose agent was killed"
         );
     }
     let stuck = kill_all(find, Instant::now() + KILL_PATIENCE);

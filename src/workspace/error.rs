@@ -14,41 +14,42 @@ pub enum Error {
     #[error("cannot {what} {path}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     /// `job_id` is that of the agent which holds it; empty where it is not known.
-    #[error("{parent} is in use by another ims-job-agent (job {job_id}): end that one first")]
+    #[error("{parent} is in use by another ims-job-agent (job {job_id}): stop that one first")]
     InUse { parent: PathBuf, job_id: String, source: Errno },
     #[error(
         "processes of an earlier run's sessions in {parent} cannot be ended, so the image may still \
          change: {processes}"
     )]
     Survivors { parent: PathBuf, processes: String },
-    #[error("{image} is no squashfs image")]
+    #[error("{image} is not a squashfs image")]
     NotSquashfs { image: PathBuf, source: superblock::Error },
     #[error(
-        "{image} is cut off: it has {} of the {} that its superblock names",
+        "{image} is truncated: it has {} of the {} in its superblock",
         human(*.size),
         human(*.expected)
     )]
     Truncated { image: PathBuf, size: u64, expected: u64 },
-    #[error("{path} cannot be read; remove it, with the work it stands for, to start over")]
+    #[error("cannot read {path}; to start over, remove it and the work that belongs to it")]
     StateUnreadable { path: PathBuf, source: serde_json::Error },
     #[error("{path} was written by another version of this program (format {version})")]
     StateVersion { path: PathBuf, version: u32 },
     #[error(
-        "{agent} holds the work of job {theirs}, this is job {ours}: package it or remove it first"
+        "{agent} contains the work of job {theirs}, this is job {ours}: package or remove that \
+         work first"
     )]
     OtherJob { agent: PathBuf, theirs: String, ours: String },
     #[error(
-        "{agent} holds work of job {job_id} on another image than the one now given: package it or \
-         remove it first"
+        "{agent} contains work of job {job_id} on a different image: package or remove that work \
+         first"
     )]
     OtherImage { agent: PathBuf, job_id: String },
-    #[error("{root} was made by an earlier run as {kind:?}: use --workspace auto to go on with it")]
+    #[error("an earlier run created {root} as {kind:?}: use --workspace auto to continue with it")]
     OtherKind { root: PathBuf, kind: Kind },
-    #[error("{root} is not empty and not the work of this program: move it away or remove it")]
+    #[error("{root} is not empty and was not created by this program: move it away or remove it")]
     RootNotEmpty { root: PathBuf },
-    #[error("{parent} holds no finished image root to go on with")]
+    #[error("{parent} contains no finished image root to continue with")]
     NothingToReopen { parent: PathBuf },
-    #[error("{path} of an earlier run is still in use: {users}; end that, and try again")]
+    #[error("{path} of an earlier run is still in use: {users}; end these processes and try again")]
     StillInUse { path: PathBuf, users: String },
     #[error("cannot unmount {path}, in use by: {users}")]
     Busy { path: PathBuf, users: String, source: mount::Error },
@@ -58,15 +59,15 @@ pub enum Error {
     Loop(#[from] loopdev::Error),
     #[error("cannot mount the image {image} as squashfs")]
     MountImage { image: PathBuf, source: mount::Error },
-    #[error("cannot put an overlay on the image, its changes in {upper} ({filesystem})")]
+    #[error("cannot mount an overlay on the image, with the upper layer in {upper} ({filesystem})")]
     MountOverlay { upper: PathBuf, filesystem: String, source: mount::Error },
     #[error(
-        "an overlay in {upper} ({filesystem}) would break hard links when one of the names is \
-         changed (no index)"
+        "an overlay in {upper} ({filesystem}) would break hard links when a file is changed \
+         through one of its names (no index)"
     )]
     BreaksLinks { upper: PathBuf, filesystem: String },
     #[error(
-        "not enough room in {path}: {} free, at least {} needed ({reason})",
+        "not enough space in {path}: {} free, at least {} needed ({reason})",
         human(*.free),
         human(*.needed)
     )]
@@ -74,8 +75,8 @@ pub enum Error {
     #[error("not enough inodes in {path}: {free} free, {needed} needed to unpack the image")]
     NoInodes { path: PathBuf, free: u64, needed: u64 },
     #[error(
-        "the image has extended attributes, which cannot be kept in {path} ({filesystem}): none of \
-         user, security and trusted can be set there"
+        "{path} ({filesystem}) cannot keep the extended attributes of the image: it supports none \
+         of user, security and trusted"
     )]
     NoXattrs { path: PathBuf, filesystem: String },
     #[error("cannot unpack the image")]

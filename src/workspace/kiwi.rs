@@ -1,4 +1,4 @@
-//! `/image`, where kiwi leaves its configuration: passwords and scripts that are root's business.
+//! `/image`, where kiwi leaves its configuration: passwords and scripts that only root may read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn close(root: &Path) -> io::Result<()> {
     match root.find(top)? {
         Some(stat) if FileKind::of(stat.st_mode) == FileKind::Directory => {}
         Some(_) => {
-            tracing::warn!("/image of the image root is not a directory, left as it is");
+            tracing::warn!("/image of the image root is not a directory; not changed");
             return Ok(());
         }
         None => return Ok(()),

@@ -1,4 +1,4 @@
-//! Where things lie in a job's directory.
+//! The paths in a job's directory.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -34,7 +34,7 @@ impl Layout {
         self.agent().join("ssh")
     }
 
-    /// The socket by which `attach` asks for the sessions.
+    /// The socket from which `who` reads the sessions.
     pub fn control(&self) -> PathBuf {
         self.agent().join("control")
     }

@@ -1,4 +1,4 @@
-//! Opens an image root (overlay or unpacked), puts in what the session needs and takes it out again.
+//! Opens an image root (overlay or unpacked), adds what the session needs and removes it again.
 //!
 //! Called by `job` and `cli`. Everything here blocks and has no tokio in it.
 
@@ -39,7 +39,7 @@ use squashfs::format::Superblock;
 /// How the image root may be made, `--workspace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 pub enum Mode {
-    /// An overlay where privileges and filesystem allow it, else unpacked.
+    /// An overlay if privileges and filesystem allow it, otherwise unpacked.
     #[default]
     Auto,
     /// The image mounted, with an overlay on it for changes.
@@ -127,7 +127,7 @@ impl Workspace {
     ///
     /// A changed file that has several names in the image is here under the names it was changed
     /// by, and its other names in the image root show the change as well (`index=on`); the index in
-    /// [`Self::work_dir`] tells which.
+    /// [`Self::work_dir`] returns it.
     pub fn changes_dir(&self) -> Option<PathBuf> {
         self.overlay.as_ref().map(|_| self.layout().upper())
     }
@@ -169,7 +169,7 @@ fn remove_all(layout: &Layout) -> Result<(), Error> {
 fn users(path: &Path) -> String {
     let users = linux::process::users_of(path);
     let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
-    if names.is_empty() { "nobody that can be seen".into() } else { names.join(", ") }
+    if names.is_empty() { "no visible process".into() } else { names.join(", ") }
 }
 
 #[cfg(test)]

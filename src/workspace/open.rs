@@ -1,4 +1,4 @@
-//! Making an image root, or finding the one of an earlier run again.
+//! Creates an image root, or opens the one of an earlier run.
 
 use std::fs::File;
 use std::path::Path;
@@ -47,7 +47,7 @@ pub fn open(claim: Claim, options: &Options) -> Result<Workspace, Error> {
     match state {
         Some(state) if state.is_made() => opener.resume(state),
         Some(_) => {
-            tracing::info!("an earlier run did not finish making the image root, starting over");
+            tracing::info!("an earlier run did not finish the image root, starting over");
             opener.remove_half_made()?;
             opener.create()
         }
@@ -98,7 +98,7 @@ impl Opener<'_> {
         tracing::info!(
             root = %self.layout().root().display(),
             kind = ?state.kind,
-            "found the image root of an earlier run of this job again"
+            "continuing with the image root of an earlier run of this job"
         );
         Ok(self.workspace(state, overlay, true))
     }
@@ -106,7 +106,7 @@ impl Opener<'_> {
     fn create(self) -> Result<Workspace, Error> {
         ensure_empty(&self.layout().root())?;
         match self.options.mode {
-            Mode::Unpack => self.unpack("it was asked for"),
+            Mode::Unpack => self.unpack("requested by --workspace"),
             Mode::Overlay => match self.overlay() {
                 Ok(overlay) => self.ready(Kind::Overlay, Some(overlay)),
                 Err(error) => Err(self.undone(error)),
@@ -181,7 +181,8 @@ impl Opener<'_> {
     /// `error`, after what was made so far is removed.
     fn undone(&self, error: Error) -> Error {
         if let Err(second) = self.remove_half_made() {
-            tracing::warn!(error = %crate::telemetry::chain(&second), "a half-made image root is left");
+            tracing::warn!(error = %crate::telemetry::chain(&second), "cannot remove an \
+                unfinished image root");
         }
         error
     }
@@ -252,7 +253,7 @@ pub(super) fn unmount_leftovers(layout: &Layout, cancel: &CancellationToken) -> 
         }
         let unmount = || linux::mount::unmount_all_at_or_below(&path);
         if until_free(layout, &path, cancel, unmount)? > 0 {
-            tracing::info!(path = %path.display(), "undid the mounts of an earlier run");
+            tracing::info!(path = %path.display(), "unmounted the mounts of an earlier run");
         }
     }
     Ok(())

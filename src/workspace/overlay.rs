@@ -1,4 +1,4 @@
-//! The image mounted read-only, with an overlay on it that takes the user's changes.
+//! The image mounted read-only, with an overlay on it for the user's changes.
 
 use std::path::{Path, PathBuf};
 

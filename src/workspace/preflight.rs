@@ -1,4 +1,4 @@
-//! What is checked before a user is let in: the room on the volume.
+//! Checks the free space on the volume, before a user can log in.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ impl Room {
             tracing::warn!(
                 free = %human(self.free),
                 usually_needed = %human(self.usual),
-                "room on the image volume is tight; packaging may run out of it"
+                "little space left on the image volume; packaging may run out of space"
             );
         }
     }
@@ -41,7 +41,7 @@ impl Room {
 /// cannot succeed.
 pub fn check_space(parent: &Path, superblock: &Superblock, kind: Kind) -> Result<Room, Error> {
     let space =
-        disk::space(parent).map_err(|source| Error::io("look for room in", parent, source))?;
+        disk::space(parent).map_err(|source| Error::io("check free space in", parent, source))?;
     judge(parent, space, superblock, kind)
 }
 

@@ -1,5 +1,5 @@
-//! The directory of a recipe that a container of its own fetches: often a volume, which cannot be
-//! removed and made anew.
+//! The directory of a recipe that another container fetches: often a volume, which cannot be
+//! removed and created again.
 
 use std::fs;
 use std::io;

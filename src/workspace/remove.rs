@@ -1,4 +1,4 @@
-//! Removing trees without ever walking into something that is mounted there.
+//! Removes trees without ever entering a mount.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a workspace is, written down, so that a restarted agent finds the user's work again.
+//! The stored state of a workspace, so that a restarted agent finds the user's work.
 
 use std::fs::File;
 use std::io::{self, Write};

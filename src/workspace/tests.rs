@@ -364,7 +364,7 @@ fn a_small_volume_is_told_with_numbers() {
     let error = job.open_in(&dir.path().join("m"), "job", Mode::Auto).unwrap_err();
     sh("umount m", dir.path());
     let text = error.to_string();
-    assert!(text.contains("not enough room") && text.contains("KiB free"), "{text}");
+    assert!(text.contains("not enough space") && text.contains("KiB free"), "{text}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The image unpacked into the image root: where nothing may be mounted.
+//! The image unpacked into the image root, for containers that cannot mount.
 
 use std::io;
 use std::path::Path;
@@ -62,7 +62,7 @@ fn check_xattrs(scratch: &Path) -> Result<(), Error> {
         tracing::warn!(
             classes = %lost.join(" "),
             filesystem = %filesystem(),
-            "extended attributes of some classes cannot be set here: unpacking fails if the image \
+            "cannot set extended attributes of some classes here: unpacking fails if the image \
              has any of them (trusted, and security other than capability, need CAP_SYS_ADMIN)"
         );
     }

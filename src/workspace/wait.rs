@@ -1,5 +1,5 @@
-//! Waiting for who still holds a mount of an earlier run: the sessions of a killed agent take a while to
-//! end, and every mount namespace that was made meanwhile has a copy of the mounts.
+//! Waits until no process uses a mount of an earlier run: the sessions of a killed agent take a
+//! while to end, and every mount namespace that was created meanwhile has a copy of the mounts.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(super) fn until_free<T>(
                 if !told && pause >= LONGEST_PAUSE {
                     tracing::warn!(
                         path = %path.display(), users = holders(layout),
-                        "still in use since an earlier run: waiting for at most {} s",
+                        "still in use by an earlier run: waiting up to {} s",
                         PATIENCE.as_secs()
                     );
                     told = true;
@@ -82,12 +82,12 @@ fn holders(layout: &Layout) -> String {
             && known.insert(namespace)
             && process.pid != std::process::id() as i32
         {
-            names.push(format!("{process} has it mounted in a mount namespace of its own"));
+            names.push(format!("{process} has it mounted in another mount namespace"));
         }
     }
     names.truncate(NAMED);
     if names.is_empty() {
-        return "nobody that can be seen; look for it in other containers of this machine".into();
+        return "no visible process; check the other containers of this machine".into();
     }
     names.join(", ")
 }

@@ -30,7 +30,7 @@ async fn a_clone_that_fails_says_why() {
     ] {
         let ran = bench.configure(&layers, &[]).await.failed_with(expected);
         let error = ran.result["error"].as_str().unwrap();
-        assert!(error.contains("the same command goes on from there"), "{error}");
+        assert!(error.contains("run the same command again to continue from there"), "{error}");
     }
     // Accepts connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

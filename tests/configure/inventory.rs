@@ -38,5 +38,5 @@ async fn an_additional_inventory_gives_hosts_and_variables() {
     let named = configuration(json!({"source": "of-cfs", "branch": "main"}));
     let ran = bench.run(bench.command_of(&named, &[])).await;
     assert_eq!(ran.code, 2, "{}", ran.log);
-    assert!(ran.log.contains("the additional inventory names the source"), "{}", ran.log);
+    assert!(ran.log.contains("the additional inventory uses the source"), "{}", ran.log);
 }

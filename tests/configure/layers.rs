@@ -119,8 +119,8 @@ fn limits_are_exact_and_nothing_is_started_on_bad_input() {
         (vec!["--limit", "2"], "0 (a), 1 (b)"),
         (vec!["--limit", "0,nope"], "\"nope\""),
         (vec!["--from", "c"], "0 (a), 1 (b)"),
-        (vec!["--limit", "0", "--from", "1"], "leave no layer"),
-        (vec!["--group", "all"], "ansible's own"),
+        (vec!["--limit", "0", "--from", "1"], "exclude every layer"),
+        (vec!["--group", "all"], "reserved by ansible"),
     ] {
         let output = std::process::Command::new(agent())
             .args(["configure", "--image", image, "--configuration"])

@@ -34,7 +34,7 @@ async fn a_recipe_that_cannot_be_used() {
             ["no repository", "install"],
         ),
         (Recipe::new().replace("{{ repository }}", "{{ repo }}"), ["config.xml, line 15", "repo"]),
-        (Recipe::new().replace("<description", "<"), ["no XML", "config.xml"]),
+        (Recipe::new().replace("<description", "<"), ["not XML", "config.xml"]),
     ] {
         fails(&pod(&recipe.archive(), url).await, &FETCHED, &causes).await;
     }
@@ -49,7 +49,7 @@ async fn an_archive_that_means_harm_writes_nothing() {
     for (transform, member, causes) in [
         ("s,f,../../../../tmp/ims-create-evil,", "f", ["ims-create-evil", ".."]),
         ("s,f,/tmp/ims-create-evil,", "f", ["/tmp/ims-create-evil", "absolute"]),
-        ("s,x,x,", "link", ["link", "out of the recipe, to /etc"]),
+        ("s,x,x,", "link", ["link", "to /etc, outside the recipe"]),
         ("s,x,x,", "fifo", ["fifo", "refused"]),
     ] {
         let mut tar = Command::new("sh");
@@ -67,7 +67,7 @@ async fn a_repository_that_never_comes_up() {
     let url = format!("http://127.0.0.1:{}/sles", free_port());
     let mut pod = pod(&Recipe::new().archive(), &url).await;
     pod.pod.vars.insert("TIMEOUT", "1".into());
-    fails(&pod, &WAITED, &["did not answer within 1 s", &url, "refused"]).await;
+    fails(&pod, &WAITED, &["did not respond within 1 s", &url, "refused"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +75,7 @@ async fn without_kiwi() {
     let repository = Repository::serve().await;
     let mut pod = pod(&Recipe::new().archive(), &repository.url).await;
     pod.pod.vars.insert("PATH", "/nowhere".into());
-    fails(&pod, &BUILT, &["kiwi-ng is not installed", "builder's image"]).await;
+    fails(&pod, &BUILT, &["kiwi-ng is not installed", "builder image"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +165,6 @@ async fn memory_that_runs_out() {
     let group = Group::make(600);
     let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
     pod.wrapper = ["sh", "-c", &enter, "sh"].map(Into::into).into();
-    let causes = ["memory ran out (the limit is 600.00 MiB)", "job_mem_size"];
+    let causes = ["ran out of memory and was killed (the limit is 600.00 MiB)", "job_mem_size"];
     fails(&pod, &BUILT, &causes).await;
 }

@@ -18,7 +18,7 @@ async fn while_repositories_are_waited_for() {
     agent.reaches("waiting_for_repos").await;
     agent.process.signal(SIGTERM);
     let statuses = ["fetching_recipe", "waiting_for_repos", "error"];
-    agent.ends(143, &statuses, &["stopped while repositories were waited for"]).await;
+    agent.ends(143, &statuses, &["cancelled while waiting for repositories"]).await;
     pod.pod.assert_no_image().await;
 }
 
@@ -33,7 +33,7 @@ async fn while_the_image_is_built() {
     let asked = Instant::now();
     agent.process.signal(SIGTERM);
     let statuses = ["fetching_recipe", "waiting_for_repos", "building_image", "error"];
-    agent.ends(143, &statuses, &["the build was stopped"]).await;
+    agent.ends(143, &statuses, &["the build was cancelled"]).await;
     assert!(asked.elapsed() < GRACE);
     pod.pod.assert_no_image().await;
     assert!(pod.pod.parent.join("kiwi.log").exists());
@@ -60,6 +60,6 @@ async fn while_a_user_looks_at_a_failed_build() {
     agent.process.signal(SIGTERM);
     let statuses =
         ["fetching_recipe", "waiting_for_repos", "building_image", "waiting_on_user", "error"];
-    agent.ends(143, &statuses, &["stopped while the user worked", "KiwiScriptFailed"]).await;
+    agent.ends(143, &statuses, &["cancelled while the user worked", "KiwiScriptFailed"]).await;
     pod.pod.assert_no_image().await;
 }

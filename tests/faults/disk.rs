@@ -10,7 +10,7 @@ use crate::support::tree;
 async fn a_volume_smaller_than_the_image_ends_the_fetch() {
     let pod = Pod::start().await;
     let _volume = Volume::mount(&pod.parent, 6);
-    let causes = ["cannot fetch the image", "are free there"];
+    let causes = ["cannot fetch the image", "are free"];
     pod.run().ends(1, &["fetching_image", "error"], &causes).await;
     pod.assert_no_image().await;
 }
@@ -18,7 +18,7 @@ async fn a_volume_smaller_than_the_image_ends_the_fetch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_for_the_size_of_files_is_an_error_that_names_it() {
     let pod = Pod::start().await;
-    let causes = ["cannot fetch the image", "may have 2097152 bytes: RLIMIT_FSIZE"];
+    let causes = ["cannot fetch the image", "at most 2097152 bytes: RLIMIT_FSIZE"];
     let agent = pod.run_through(&["prlimit", "--fsize=2097152"], &[]);
     agent.ends(1, &["fetching_image", "error"], &causes).await;
     pod.assert_no_image().await;

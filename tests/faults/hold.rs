@@ -75,14 +75,14 @@ async fn a_refusal_holds_the_job_until_it_is_repaired() {
     pod.s3.fail("PUT", Fault::Status(403), ALWAYS);
     pod.s3.fail("POST", Fault::Status(403), ALWAYS);
     pod.touch("complete");
-    agent.says("the job is held until somebody repairs this").await;
+    agent.says("the job is held until this is repaired").await;
     let shown = held(&status, "403").await;
     assert_eq!(shown["status"], "packaging_artifacts");
     assert!(shown["hold"]["until"].is_string(), "{shown}");
 
     // Its users see why it takes so long.
     eventually("sessions are served again", SOON, async || {
-        (agent.process.log().matches("ssh server accepts connections").count() == 2).then_some(())
+        (agent.process.log().matches("ssh server is listening").count() == 2).then_some(())
     })
     .await;
     let terminal = pod.stand.dir.path().join("terminal");
@@ -91,7 +91,7 @@ async fn a_refusal_holds_the_job_until_it_is_repaired() {
     pod.assert_no_image().await;
 
     pod.s3.heal();
-    agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+    agent.ends(0, &SUCCEEDED, &["the problem that held the job is repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
     person.wait().unwrap();
 }
@@ -105,7 +105,7 @@ async fn an_ims_that_refuses_holds_the_job() {
         pod.touch("complete");
         held(&status, "403").await;
         pod.ims.heal();
-        agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+        agent.ends(0, &SUCCEEDED, &["the problem that held the job is repaired"]).await;
         pod.assert_image().await;
     }
 }
@@ -144,7 +144,7 @@ async fn credentials_are_read_anew_while_the_job_is_held() {
     held(&status, "cannot connect to IMS and the store").await;
     fs::remove_dir(directory.join("secret_key")).unwrap();
     fs::write(directory.join("secret_key"), "test-secret\n").unwrap();
-    agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+    agent.ends(0, &SUCCEEDED, &["the problem that held the job is repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
 }
 
@@ -210,10 +210,10 @@ async fn what_a_killed_run_left_holds_the_job_until_it_can_be_withdrawn() {
     pod.s3.fail("DELETE", Fault::Status(403), ALWAYS);
     let address = format!("127.0.0.1:{}", free_port());
     let agent = pod.run_through(&[], &["--status-listen", &address]);
-    held(&format!("http://{address}/status"), "cannot be withdrawn").await;
+    held(&format!("http://{address}/status"), "cannot roll back the incomplete image").await;
     pod.s3.heal();
     let statuses = ["fetching_image", "packaging_artifacts", "success"];
-    agent.ends(0, &statuses, &["what held the job was repaired"]).await;
+    agent.ends(0, &statuses, &["the problem that held the job is repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
     let keys = pod.stand.keys("").await;
     let result = pod.result().unwrap();
@@ -327,7 +327,7 @@ async fn a_job_that_could_not_publish_ends_before_anybody_is_let_in() {
         ("S3_BUCKET", "no-such-bucket", "NoSuchBucket"),
     ] {
         let right = pod.vars.insert(name, wrong.into()).unwrap();
-        let causes = ["this job could not publish its image", why];
+        let causes = ["this job would not be able to publish its image", why];
         pod.run().ends(1, &["fetching_image", "error"], &causes).await;
         pod.renew_job();
         pod.vars.insert(name, right);
@@ -342,7 +342,7 @@ async fn a_job_that_could_not_publish_ends_before_anybody_is_let_in() {
     agent.reaches("waiting_on_user").await;
     let terminal = pod.stand.dir.path().join("terminal");
     let mut person = shell(&pod, agent.port, &terminal);
-    shows(&terminal, "the image may not be published").await;
+    shows(&terminal, "publishing the image may fail").await;
     pod.touch("failed");
     agent.ends(3, &["fetching_image", "waiting_on_user", "error"], &["the user gave up"]).await;
     person.wait().unwrap();

@@ -3,7 +3,7 @@
 use crate::pod::Pod;
 use crate::support::proxy::{ALWAYS, Fault};
 
-const UNTOLD: &str = "IMS could not be told how the job ended";
+const UNTOLD: &str = "cannot report the end of the job to IMS";
 const SUCCEEDED: [&str; 4] =
     ["fetching_image", "waiting_on_user", "packaging_artifacts", "success"];
 const FAILED: [&str; 4] = ["fetching_image", "waiting_on_user", "packaging_artifacts", "error"];
@@ -61,7 +61,7 @@ async fn an_ims_that_dies_while_the_user_works_does_not_cost_the_work() {
     agent.reaches("waiting_on_user").await;
     pod.ims.down().await;
     pod.touch("complete");
-    agent.ends(4, &FAILED[..2], &["cannot make the image record", UNTOLD]).await;
+    agent.ends(4, &FAILED[..2], &["cannot create the image record", UNTOLD]).await;
     pod.assert_no_image().await;
 
     pod.ims.up().await;
@@ -76,7 +76,7 @@ async fn a_record_whose_answer_was_lost_is_found_again() {
     let mut agent = pod.run();
     agent.reaches("waiting_on_user").await;
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["although the answer was lost"]).await;
+    agent.ends(0, &SUCCEEDED, &["but its response was lost"]).await;
     pod.assert_image().await;
 }
 

@@ -32,7 +32,7 @@ async fn a_truncated_object_is_no_image() {
     pod.run().ends(1, &ENDED, &["md5"]).await;
     pod.renew_job();
     pod.vars.insert("DOWNLOAD_MD5SUM", String::new());
-    pod.run().ends(1, &ENDED, &["cannot open the image root", "is cut off"]).await;
+    pod.run().ends(1, &ENDED, &["cannot open the image root", "is truncated"]).await;
     pod.assert_no_image().await;
 }
 
@@ -78,7 +78,7 @@ async fn the_command_for_another_try_publishes_what_the_job_would_have() {
     let mut agent = pod.run();
     agent.reaches("waiting_on_user").await;
     pod.touch("complete");
-    let said = "to try again without a new session: ";
+    let said = "to retry without a new session: ";
     agent.says(said).await;
     let log = agent.process.log();
     let statuses = ["fetching_image", "waiting_on_user", "packaging_artifacts", "error"];
@@ -140,7 +140,7 @@ async fn a_key_file_that_lets_nobody_in_ends_the_job_before_the_fetch() {
     for path in [missing, empty, garbage, directory] {
         pod.keys = path;
         let path = pod.keys.display().to_string();
-        pod.run().ends(1, &["error"], &["nobody could log in", &path]).await;
+        pod.run().ends(1, &["error"], &["nobody can log in", &path]).await;
         pod.renew_job();
     }
     assert_eq!(pod.s3.count(""), 0, "nothing was fetched");

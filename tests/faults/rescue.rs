@@ -81,7 +81,7 @@ async fn what_users_did_is_saved_when_the_node_is_drained() {
     fs::remove_file(pod.root().join("boot/vmlinuz")).unwrap();
     agent.process.signal(SIGTERM);
     let statuses = ["fetching_image", "waiting_on_user", "error"];
-    agent.ends(143, &statuses, &["stopped while the user worked"]).await;
+    agent.ends(143, &statuses, &["cancelled while the user worked"]).await;
     let index = saved(&pod, &place);
     assert!(index["files"]["kernel"].is_null() && index["files"]["initrd"].is_u64(), "{index}");
 }
@@ -132,8 +132,10 @@ async fn a_place_that_cannot_be_used_is_shown_before_the_work() {
     let (mut pod, place) = pod(true).await;
     pod.vars.insert("IMS_JOB_RESCUE", place.join("not-there").display().to_string());
     let agent = worked_on(&pod).await;
-    agent.says("the work is not saved if the job fails").await;
+    agent.says("the work will not be saved if the job fails").await;
     pod.s3.fail("PUT manifest.json", Fault::Status(403), ALWAYS);
     pod.touch("complete");
-    agent.ends(1, &FAILED, &["cannot be saved", "lost as soon as IMS removes", "manifest"]).await;
+    agent
+        .ends(1, &FAILED, &["cannot save the work of the job", "lost when IMS removes", "manifest"])
+        .await;
 }

@@ -42,7 +42,14 @@ async fn a_user_who_was_done_is_not_waited_for_again() {
     // A jailed user's signal has been taken out of the image by now.
     fs::remove_file(pod.parent.join("complete")).unwrap();
     let statuses = ["fetching_image", "packaging_artifacts", "success"];
-    pod.run().ends(0, &statuses, &["the user was done"]).await;
+    pod.run()
+        .ends(
+            0,
+            &statuses,
+            &["the user completed the image before the agent was \
+        restarted"],
+        )
+        .await;
     pod.assert_image().await;
 }
 
@@ -148,7 +155,7 @@ async fn a_job_that_is_over_stays_over() {
     agent.reaches("waiting_on_user").await;
     pod.touch("failed");
     agent.ends(3, &["fetching_image", "waiting_on_user", "error"], &["gave up"]).await;
-    pod.run().ends(1, &[], &["the job has ended with error before"]).await;
+    pod.run().ends(1, &[], &["the job ended with error before"]).await;
     pod.assert_no_image().await;
     let deleted = "IMS_JOB_ID=5a7b1c9e-0000-4000-8000-00000000fa19";
     let log = sent_away(pod.run_through(&["env", deleted], &[]), 1).await;
@@ -207,7 +214,7 @@ async fn an_overlay_that_another_namespace_holds_is_waited_for() {
     agent.process.wait(SOON).await;
 
     let mut next = pod.run();
-    next.says("still in use since an earlier run").await;
+    next.says("still in use by an earlier run").await;
     let named = format!("sleep ({}) has it mounted", holder.0.id());
     assert!(next.process.log().contains(&named), "{}", next.process.log());
     drop(holder);
@@ -218,7 +225,7 @@ async fn an_overlay_that_another_namespace_holds_is_waited_for() {
     next.process.wait(SOON).await;
 
     let package = pod.package(&[]);
-    package.says("still in use since an earlier run").await;
+    package.says("still in use by an earlier run").await;
     drop(holder);
     package.ends(0, &["packaging_artifacts", "success"], &[]).await;
     pod.assert_image().await;

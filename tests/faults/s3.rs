@@ -79,8 +79,12 @@ async fn a_download_that_breaks_off_is_resumed() {
 async fn a_download_that_trickles_is_asked_for_again_and_given_up_in_time() {
     let pod = Pod::start().await;
     pod.s3.fail("GET rootfs", Fault::Trickle, ALWAYS);
-    let causes =
-        ["cannot fetch the image", "is too slow: it came at ", "less than 1024 B/s for 5 s"];
+    let causes = [
+        "cannot fetch the image",
+        "is too slow: the transfer rate was ",
+        "less than 1024 B/s for \
+          5 s",
+    ];
     pod.run().ends(1, &["fetching_image", "error"], &causes).await;
     assert!(pod.s3.count("GET rootfs") > 1);
     pod.assert_no_image().await;
@@ -129,7 +133,7 @@ async fn an_upload_whose_first_answer_was_lost_is_not_left_beside_the_image() {
     let agent = worked_on(&pod).await;
     pod.s3.fail("POST ?uploads", Fault::Cut, 1);
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["left unfinished is aborted"]).await;
+    agent.ends(0, &SUCCEEDED, &["aborted an unfinished upload"]).await;
     assert!(pod.s3.count("POST ?uploads") > 1);
     pod.assert_image().await;
 }

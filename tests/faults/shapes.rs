@@ -76,12 +76,12 @@ async fn assert_changes(pod: &Pod, image: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn privileged() {
-    works(&[], &[], &["own mount and pid namespaces", "packed by our own engine"]).await;
+    works(&[], &[], &["own mount and pid namespaces", "packed with the built-in engine"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unpacked_because_it_was_asked_for() {
-    works(&[], &["--workspace", "unpack"], &["packed by our own engine"]).await;
+    works(&[], &["--workspace", "unpack"], &["packed with the built-in engine"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ async fn before_the_first_status_is_told() {
     pod.ims.fail("PATCH /jobs", Fault::Hang, 1);
     let agent = pod.run();
     pod.ims.sees("PATCH /jobs").await;
-    terminated(agent, &["error"], &["stopped before IMS had answered"]).await;
+    terminated(agent, &["error"], &["cancelled before IMS responded"]).await;
     assert_eq!(pod.s3.count(""), 0);
     pod.assert_no_image().await;
 }
@@ -58,7 +58,7 @@ async fn while_the_user_works() {
         agent.reaches("waiting_on_user").await;
         agent.process.signal(signal);
         let statuses = ["fetching_image", "waiting_on_user", "error"];
-        agent.ends(143, &statuses, &["stopped while the user worked"]).await;
+        agent.ends(143, &statuses, &["cancelled while the user worked"]).await;
         assert_can_be_packaged(&pod).await;
     }
 }
@@ -99,7 +99,7 @@ async fn while_publishing(to_ims: bool, request: &str, says: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_record_is_made() {
-    while_publishing(true, "POST /images", "may be left in IMS").await;
+    while_publishing(true, "POST /images", "no response about the new image record").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

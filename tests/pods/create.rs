@@ -56,7 +56,7 @@ async fn succeeds(spec: Spec, codes: &[(&str, i32)]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_container() {
     let said = succeeds(specs::create, &[("agent", 0)]).await;
-    assert!(said.contains("the container trusts the site's CA"), "{said}");
+    assert!(said.contains("the container now trusts the site's CA"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

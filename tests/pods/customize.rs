@@ -146,7 +146,7 @@ async fn sessions_that_were_killed_for_good_end_the_job() {
     kube.reaches(&pod, "error").await;
     kube.ended(&[("agent", 1), ("sessions", 137)]).await;
     assert!(
-        kube.logs().contains("the sessions was killed and has not come back"),
+        kube.logs().contains("the sessions was killed and did not come back"),
         "{}",
         kube.logs()
     );

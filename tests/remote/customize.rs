@@ -39,7 +39,15 @@ async fn a_jailed_user_works_on_the_node_and_the_pod_publishes() {
     pod.stand.key.exec(agent.port, "echo changed > /etc/motd; rm /usr/lib/empty");
     pod.stand.key.exec(agent.port, "touch /tmp/complete");
     agent
-        .ends(0, &SUCCESS, &["the program was copied to the node", "packed by our own engine"])
+        .ends(
+            0,
+            &SUCCESS,
+            &[
+                "the program was copied to the node",
+                "packed with the built-in \
+            engine",
+            ],
+        )
         .await;
     host.is_clean().await;
 

@@ -26,7 +26,7 @@ async fn a_cable_that_is_pulled() {
     let host = SecondHost::start(&mut pod).await;
     let (agent, mut session) = at_work(&pod, &host).await;
     host.pull_the_cable();
-    agent.ends(1, &ENDED, &["nothing was heard from the remote build node"]).await;
+    agent.ends(1, &ENDED, &["sent nothing for"]).await;
     host.is_clean().await;
     assert!(!session.wait().unwrap().success());
     pod.assert_no_image().await;
@@ -38,7 +38,7 @@ async fn sigterm_ends_both_sides() {
     let host = SecondHost::start(&mut pod).await;
     let (agent, mut session) = at_work(&pod, &host).await;
     agent.process.signal(Signal::SIGTERM);
-    agent.ends(143, &ENDED, &["stopped while the remote build node worked"]).await;
+    agent.ends(143, &ENDED, &["cancelled while the remote build node worked"]).await;
     host.is_clean().await;
     assert!(!session.wait().unwrap().success());
     pod.assert_no_image().await;

@@ -130,7 +130,7 @@ async fn numbers_of_every_size_are_kept_or_told(objects: Objects) {
         let arguments = ["image", "import", "--name", format, path(&archive)];
         let imported = succeeds(&stand, &arguments).await;
         let notes = imported["notes"].to_string();
-        assert!(notes.contains("the times of 2 entries"), "{notes}");
+        assert!(notes.contains("after 2106: changed those of 2 entries"), "{notes}");
         let got = stand.dir.path().join(format!("got-{format}"));
         let id = imported["ims_image_record"]["id"].as_str().unwrap();
         succeeds(&stand, &["image", "get", id, path(&got)]).await;

@@ -52,20 +52,20 @@ async fn bad_roots_are_refused_and_leave_nothing(objects: Objects) {
         let whole = std::fs::read(file(name)).unwrap();
         let cut = file(&format!("cut-{name}"));
         std::fs::write(&cut, &whole[..whole.len() * 2 / 3]).unwrap();
-        refused(&stand, &cut, "cannot make an image").await;
+        refused(&stand, &cut, "cannot create an image").await;
     }
     let mut damaged = std::fs::read(file("gz")).unwrap();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x55;
     std::fs::write(file("damaged"), damaged).unwrap();
-    refused(&stand, &file("damaged"), "cannot make an image").await;
+    refused(&stand, &file("damaged"), "cannot create an image").await;
     for (name, entries, said) in [
         ("up", vec![("../escape", Regular, "")], "refused"),
         ("inner-up", vec![("a/../../escape", Regular, "")], "refused"),
         ("no-target", vec![("a", Link, "nowhere")], "hard link to nowhere"),
         ("link-up", vec![("a", Link, "../../etc/passwd")], "refused"),
-        ("loop", vec![("a", Symlink, "b"), ("b", Symlink, "a"), ("a/x", Regular, "")], "circle"),
-        ("device", vec![("a", Char, "")], "a device without a number"),
+        ("loop", vec![("a", Symlink, "b"), ("b", Symlink, "a"), ("a/x", Regular, "")], "loop"),
+        ("device", vec![("a", Char, "")], "a device with a number"),
         ("no-programs", vec![("etc", Directory, "")], "--arch"),
     ] {
         refused(&stand, &archive(&stand, name, &entries), said).await;
@@ -79,7 +79,7 @@ async fn tree_errors(stand: &Stand, root: &Path) {
     std::fs::remove_file(root.join("boot/vmlinuz")).unwrap();
     symlink("vmlinuz-loop", root.join("boot/vmlinuz")).unwrap();
     symlink("vmlinuz", root.join("boot/vmlinuz-loop")).unwrap();
-    refused(stand, root, "circle").await;
+    refused(stand, root, "loop").await;
     for link in ["boot/vmlinuz", "boot/vmlinuz-loop"] {
         std::fs::remove_file(root.join(link)).unwrap();
     }

@@ -213,7 +213,7 @@ async fn bad_exports_fail_record_by_record(objects: Objects) {
     fs::write(&document, twice.to_string()).unwrap();
     let before = images(&to).await.len();
     let log = fails(&to, &["data", "import", path(&dir)]).await;
-    assert!(log.contains("another record of the id"), "{log}");
+    assert!(log.contains("already contains a record with the id"), "{log}");
     assert_eq!(images(&to).await.len(), before);
 
     fs::write(&document, text.replace("\"1.0\"", "\"9.0\"")).unwrap();
@@ -316,7 +316,7 @@ async fn the_trash_goes_along_and_gives_ids_back(objects: Objects) {
     succeeds(&from, &["image", "verify", &image]).await;
     let third = Stand::start(objects).await;
     let log = fails(&third, &["data", "import", path(&live), "--keep-ids"]).await;
-    assert!(log.contains("IMS gives ids itself"), "{log}");
+    assert!(log.contains("IMS assigns ids itself"), "{log}");
     assert_eq!(images(&third).await, Vec::<String>::new());
 }
 

@@ -1,4 +1,4 @@
-//! What the job asks of IMS, a method each.
+//! The requests of a job to IMS, one method each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use net::{CLEAN_UP_LIMIT, Policy, Trust};
 /// Path segments between the base URL and a collection.
 ///
 /// Empty: the unversioned paths, which are v2 and which every client of the pod contract uses. They
-/// answer as v3 does, and their DELETE is final, so that a roll-back leaves no `deleted/` record.
+/// answer as v3 does, and their DELETE is final, so that a rollback leaves no `deleted/` record.
 const VERSION: &[&str] = &[];
 
-/// Where IMS is and how it is spoken to.
+/// The address of IMS, credentials and timeouts.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `IMS_URL`.
@@ -71,20 +71,21 @@ impl Client {
         Self { sender: Arc::new(Sender { http, tokens }), ..self }
     }
 
-    /// The same service with other rules for trying again.
+    /// The same service with another retry policy.
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }
     }
 
-    /// The same service, waited for through a restart: for requests on which a user's work depends.
-    pub fn patient(&self) -> Self {
+    /// The same service with a deadline that is long enough for its restart: for requests on which
+    /// a user's work depends.
+    pub fn with_long_deadline(&self) -> Self {
         let deadline = self.policy.deadline.max(self.timeout);
         self.with_policy(Policy { deadline, ..self.policy })
     }
 
-    /// Sends what must arrive, with patience; once `stop` is cancelled, for as long as tidying up may
-    /// take. `request` may be called twice, so it must be one that can be repeated.
-    pub async fn insist<T, Fut>(
+    /// Sends a request that must arrive, with a long deadline; after `stop` is cancelled, for as
+    /// long as a cleanup may take. `request` may be called twice, so it must be repeatable.
+    pub async fn retry_past_shutdown<T, Fut>(
         &self,
         stop: &CancellationToken,
         request: impl Fn(Self, CancellationToken) -> Fut,
@@ -92,7 +93,7 @@ impl Client {
     where
         Fut: Future<Output = Result<T, Error>>,
     {
-        match request(self.patient(), stop.clone()).await {
+        match request(self.with_long_deadline(), stop.clone()).await {
             Err(Error::Cancelled) => {
                 let policy = Policy { deadline: CLEAN_UP_LIMIT, ..Policy::CLEAN_UP };
                 let last = request(self.with_policy(policy), CancellationToken::new());
@@ -107,8 +108,8 @@ impl Client {
         &self.base
     }
 
-    /// The bearer token for a request to `url`: only one to the very host of IMS (scheme, name and
-    /// port) gets it.
+    /// The bearer token for a request to `url`: only requests to the host of IMS (same scheme, name
+    /// and port) get it.
     pub async fn token_for(&self, url: &Url) -> Result<Option<SecretString>, Error> {
         match &self.sender.tokens {
             Some(tokens) if url.origin() == self.base.origin() => {
@@ -179,7 +180,7 @@ impl Client {
         self.patch(&["images", id], json!({ "link": link }), cancel).await
     }
 
-    /// Deletes an image record for good, not its artifacts; one that is gone is deleted already.
+    /// Deletes an image record for good, not its artifacts; success if it is already deleted.
     pub async fn delete_image(&self, id: &str, cancel: &CancellationToken) -> Result<(), Error> {
         self.delete(Collection::Images, id, cancel).await
     }
@@ -204,7 +205,7 @@ impl Client {
         request.record(&answer)
     }
 
-    /// Sends a request that may be repeated without harm, again while its failure is transient.
+    /// Sends a repeatable request, with retries while its failure is transient.
     pub(super) async fn send(
         &self,
         method: Method,

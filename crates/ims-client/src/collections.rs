@@ -1,7 +1,7 @@
-//! Whole collections, their trash, and records as they come: what moving data between services needs.
+//! Whole collections, their trash, and unparsed records, to move data between services.
 //!
-//! Spoken in v3, which alone has the trash and the metadata of images (contract section 7). Records are
-//! JSON as it came, so that no field is lost that this program does not know.
+//! Uses v3, because only v3 has the trash and the metadata of images (contract section 7). Records
+//! stay JSON as received, so that no unknown field is lost.
 
 use jiff::Timestamp;
 use reqwest::Method;
@@ -67,7 +67,7 @@ impl Client {
         }
     }
 
-    /// Makes a record of these fields, without a link yet; once, although answers may be lost.
+    /// Creates a record of these fields, without a link yet; once, although answers may be lost.
     pub async fn create_in(
         &self,
         collection: Collection,
@@ -77,7 +77,7 @@ impl Client {
         self.create(self.versioned(V3, &[collection.path()]), fields, cancel).await
     }
 
-    /// The records of these fields without a link that were made since `begun`: one may be that of a
+    /// The records of these fields without a link that were created since `begun`: one may be that of a
     /// process which ended before it could write down the id.
     pub async fn made_in(
         &self,
@@ -112,7 +112,7 @@ impl Client {
         request.record(&answer)
     }
 
-    /// Deletes a record for good, not its artifacts; one that is gone is deleted already.
+    /// Deletes a record for good, not its artifacts; success if it is already deleted.
     pub async fn delete(
         &self,
         collection: Collection,

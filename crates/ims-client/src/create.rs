@@ -1,4 +1,4 @@
-//! Makes records, once each, although answers may be lost on their way.
+//! Creates records exactly once, even if responses are lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::Arch;
 const CLOCK_SLACK: Duration = Duration::from_secs(3);
 
 impl Client {
-    /// Makes an image record, without a link yet.
+    /// Creates an image record, without a link yet.
     pub async fn create_image(
         &self,
         name: &str,
@@ -30,8 +30,8 @@ impl Client {
         self.create(self.url(&["images"]), image_fields(name, arch), cancel).await
     }
 
-    /// The images of this name without a link that were made since `begun`: what a request that was given
-    /// up may have made.
+    /// The images of this name without a link that were created since `begun`: candidates for the
+    /// record of a request that was given up.
     pub async fn images_made(
         &self,
         name: &str,
@@ -46,12 +46,12 @@ impl Client {
         made.into_iter().map(|record| request.parse(record)).collect()
     }
 
-    /// Makes a record of `body`, without a link yet.
+    /// Creates a record of `body`, without a link yet.
     ///
     /// A POST whose answer was lost may have made a record. Before such a POST is tried again, the
     /// collection is listed: a single record with our fields, without a link, made since the first try
-    /// began, is the one and is used. (Another client that made a record of the very same fields
-    /// within those seconds could not be told from it.) Otherwise the POST is sent again.
+    /// began, is used. (Another client that made a record of the same fields within those seconds
+    /// could not be distinguished from it.) Otherwise the POST is sent again.
     pub(super) async fn create<T: DeserializeOwned>(
         &self,
         collection: Url,
@@ -68,11 +68,13 @@ impl Client {
                 match (made.pop(), made.is_empty()) {
                     (None, _) => {}
                     (Some(record), true) => {
-                        tracing::info!(id = %record["id"], "the record was made although the answer was lost");
+                        tracing::info!(id = %record["id"], "IMS created the record, but its \
+                            response was lost; using that record");
                         return request.parse(record);
                     }
                     (Some(_), false) => tracing::warn!(
-                        "an answer was lost and several records could be ours: none is used"
+                        "a response of IMS was lost and several records could be ours: using none \
+                         of them"
                     ),
                 }
             }
@@ -89,7 +91,7 @@ impl Client {
         Ok(self.policy.run(&what, cancel, Error::is_transient, create).await?)
     }
 
-    /// The records of `fields` without a link that were made since `begun` by this machine's clock.
+    /// The records of `fields` without a link that were created since `begun` by this machine's clock.
     pub(super) async fn made_since(
         &self,
         collection: &Url,

@@ -1,4 +1,4 @@
-//! Why IMS did not do what it was asked, in its own words.
+//! Why a request to IMS failed, with the problem that IMS reports.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -11,35 +11,35 @@ use net::{Failure, body, trust};
 pub enum Error {
     #[error("{request}: IMS answered {status} {problem}")]
     Refused { request: String, status: u16, problem: String },
-    #[error("{request}: no answer from IMS")]
+    #[error("{request}: no response from IMS")]
     Unanswered { request: String, source: reqwest::Error },
-    #[error("{request}: cannot read the answer of IMS")]
+    #[error("{request}: cannot read the response of IMS")]
     Body { request: String, source: body::Error },
-    #[error("{request}: IMS answered with something else than the record")]
+    #[error("{request}: the response of IMS is not the record")]
     NotARecord { request: String, source: serde_json::Error },
     #[error("the token endpoint {endpoint} answered {status} {problem}")]
     TokenRefused { endpoint: String, status: u16, problem: String },
-    #[error("no answer from the token endpoint {endpoint}")]
+    #[error("no response from the token endpoint {endpoint}")]
     TokenUnanswered { endpoint: String, source: reqwest::Error },
     #[error("cannot read the token file {path}")]
     TokenFile { path: std::path::PathBuf, source: std::io::Error },
-    #[error("the token endpoint {endpoint} answered without a usable token")]
+    #[error("the token endpoint {endpoint} returned no usable token")]
     NotAToken { endpoint: String },
     #[error("{0} cannot be the base URL of IMS")]
     BadBase(String),
     #[error("cannot set up the client of IMS")]
     Trust(#[from] trust::Error),
-    #[error("stopped before IMS had answered")]
+    #[error("cancelled before IMS responded")]
     Cancelled,
 }
 
-/// What passes: a service that is overloaded or stumbled, a gateway before one that restarts.
+/// Transient statuses: an overloaded or failing service, a gateway in front of one that restarts.
 fn passes(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502..=504)
 }
 
 impl Error {
-    /// True where the same request may well succeed later.
+    /// True if the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Refused { status, .. } | Error::TokenRefused { status, .. } => passes(*status),
@@ -51,12 +51,12 @@ impl Error {
         }
     }
 
-    /// True where a site can repair what failed: credentials, certificates, the service itself.
+    /// True if the site can repair the cause: credentials, certificates, the service itself.
     pub fn is_repairable(&self) -> bool {
         !matches!(self, Error::BadBase(_) | Error::Cancelled)
     }
 
-    /// True where the request may have been carried out although no answer says so.
+    /// True if the request may have been executed without a response.
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Error::Refused { status, .. } => passes(*status),

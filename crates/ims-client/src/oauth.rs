@@ -185,13 +185,17 @@ impl Tokens {
     }
 }
 
-/// The file is read anew when the service refuses what was in it.
+/// The file is read again when the service refuses what was in it.
 async fn from_file(path: &Path) -> Result<Token, Error> {
     let failed = |source| Error::TokenFile { path: path.to_owned(), source };
     let text = tokio::fs::read_to_string(path).await.map_err(failed)?;
     let value = text.trim();
     if value.is_empty() || value.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        let why = io::Error::new(io::ErrorKind::InvalidData, "it has no token on one line");
+        let why = io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it does not contain a token on a \
+            single line",
+        );
         return Err(failed(why));
     }
     Ok(Token { value: value.into(), stale: Instant::now() + UNSAID_LIFE })

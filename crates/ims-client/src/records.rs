@@ -1,9 +1,9 @@
-//! The records of IMS (contract section 7). Fields this program does not use are kept as they came.
+//! The records of IMS (contract section 7). Unknown fields are kept.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Where a record's artifact lies.
+/// Where a record's artifact is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// `s3://bucket/key`.

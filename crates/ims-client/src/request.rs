@@ -1,4 +1,4 @@
-//! One request to IMS: authorized, bounded, its problems made readable.
+//! One request to IMS: authorized, with a bounded response and readable errors.
 
 use std::time::Duration;
 

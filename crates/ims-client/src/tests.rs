@@ -38,7 +38,7 @@ fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
 }
 
-/// A token endpoint that gives `t0`, `t1`, ... with the life it is told.
+/// A token endpoint that issues `t0`, `t1`, ... with the given lifetime.
 async fn token_endpoint(expires_in: f64) -> (Server, OAuthConfig) {
     let server = Server::start(move |number, _| {
         json_answer(
@@ -228,9 +228,9 @@ async fn what_must_arrive_is_sent_after_a_stop_too() {
     let client = client(&ims.url, None);
     let tell =
         |ims: Client, stop| async move { ims.set_job_status("24", Status::Error, &stop).await };
-    client.insist(&stop, tell).await.unwrap();
+    client.retry_past_shutdown(&stop, tell).await.unwrap();
     assert_eq!(ims.seen().len(), 2);
-    client.insist(&stop, tell).await.unwrap();
+    client.retry_past_shutdown(&stop, tell).await.unwrap();
     assert_eq!(ims.seen().len(), 3);
 }
 
@@ -243,7 +243,11 @@ async fn patience_lasts_as_long_as_the_site_says() {
         Config { base: ims.url.clone(), trust: Trust::System, oauth: None, timeout, policy: hasty };
     let client = Client::new(config).unwrap();
     let (start, stop) = (std::time::Instant::now(), never());
-    client.patient().set_job_status("24", Status::WaitingOnUser, &stop).await.unwrap_err();
+    client
+        .with_long_deadline()
+        .set_job_status("24", Status::WaitingOnUser, &stop)
+        .await
+        .unwrap_err();
     assert!(start.elapsed() > timeout / 2);
     assert!(ims.seen().len() > 10, "{} requests", ims.seen().len());
 }
@@ -277,7 +281,7 @@ async fn the_base_may_have_a_path_and_ids_cannot_leave_it() {
     assert_eq!(ims.lines(), ["GET /apis/ims/jobs/..%2Fimages"; 2]);
 }
 
-/// An IMS that makes a record and then says nothing of it, if it is told so.
+/// An IMS that creates a record and, if asked to, sends no response.
 async fn forgetful(makes: bool, listed: Vec<Value>) -> Server {
     let made = Arc::new(AtomicBool::new(false));
     Server::start(move |number, seen| match (seen.line().as_str(), number) {

@@ -1,7 +1,7 @@
 //! Programs of another processor architecture, run by qemu through binfmt_misc (the kernel's document
 //! admin-guide/binfmt-misc).
 //!
-//! Registrations are the whole kernel's: one that is there is used, and never changed or removed.
+//! Registrations belong to the whole kernel: an existing one is used, and never changed or removed.
 
 use std::fs;
 use std::io;
@@ -50,9 +50,9 @@ impl Machine {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "programs for {machine} cannot be run here: {DIRECTORY} is not there and cannot be mounted. \
-         Load the kernel's module binfmt_misc on the host, or register qemu there, or run the job on \
-         a host of that architecture (REMOTE_BUILD_NODE)"
+        "programs for {machine} cannot be run here: {DIRECTORY} does not exist and cannot be \
+         mounted. Load the kernel module binfmt_misc on the host, register qemu there, or run the \
+         job on a host of that architecture (REMOTE_BUILD_NODE)"
     )]
     Missing { machine: &'static str, source: io::Error },
     #[error("cannot read the registrations in {DIRECTORY}")]

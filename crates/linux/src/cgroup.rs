@@ -1,4 +1,4 @@
-//! How much processor and memory this container may use, by its control groups.
+//! The CPU and memory limits of this container, from its control groups.
 //!
 //! For sizing threads and buffers. Knows cgroup v2, v1 and the hybrid of both, with or
 //! without a cgroup namespace.

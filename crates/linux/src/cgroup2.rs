@@ -2,8 +2,8 @@
 //! attached to it.
 //!
 //! It does not matter where the system has the hierarchy: unified, hybrid, or nowhere beside v1, and whether
-//! a container may write to it. No controller is turned on in it: what limits the processes goes on to do
-//! so.
+//! a container may write to it. No controller is turned on in it: existing limits on the processes
+//! continue to do so.
 
 use std::ffi::CString;
 use std::io;

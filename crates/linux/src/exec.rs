@@ -22,7 +22,7 @@ impl fmt::Debug for SingleThreaded {
 }
 
 impl SingleThreaded {
-    /// Fails where other threads run, or where `/proc` cannot tell.
+    /// Fails if other threads run, or if `/proc` cannot be read.
     pub fn check() -> io::Result<SingleThreaded> {
         match std::fs::read_dir("/proc/self/task")?.count() {
             1 => Ok(SingleThreaded(PhantomData)),

@@ -23,7 +23,10 @@ pub fn limit_behind(error: &io::Error) -> Option<String> {
         return None;
     }
     let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).ok()?;
-    let text = format!("files of this process may have {limit} bytes: RLIMIT_FSIZE, ulimit -f");
+    let text = format!(
+        "this process may write files of at most {limit} bytes: RLIMIT_FSIZE, \
+                        ulimit -f"
+    );
     (limit != RLIM_INFINITY).then_some(text)
 }
 

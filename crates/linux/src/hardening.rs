@@ -1,4 +1,4 @@
-//! What keeps the agent's own process and binary closed to the sessions.
+//! Protects the agent's process and binary from the sessions.
 
 use std::fs::File;
 use std::io::{self, Seek};

@@ -1,5 +1,5 @@
-//! Landlock: no connection to abstract sockets, no signal to a process outside, and, where there are no
-//! mounts to hide them with, no reading of secret files.
+//! Landlock: blocks connections to abstract sockets and signals to processes outside, and, if
+//! mounts cannot hide them, reading secret files.
 //!
 //! Abstract Unix sockets belong to the network namespace, which a session shares with its pod;
 //! nothing but this keeps the jail away from them.

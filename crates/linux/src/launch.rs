@@ -21,7 +21,7 @@ use super::service;
 pub enum Orphaned {
     /// SIGTERM: it tidies up.
     Ended,
-    /// SIGKILL: it changes nothing any more, so that another can go on where it was.
+    /// SIGKILL: it changes nothing any more, so that another can continue where it was.
     Killed,
 }
 

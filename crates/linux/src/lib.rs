@@ -1,4 +1,5 @@
-//! What the program asks of the Linux kernel: mounts, namespaces, processes, capabilities, files.
+//! The interfaces of the Linux kernel that the program uses: mounts, namespaces, processes,
+//! capabilities, files.
 //!
 //! The only crate of the workspace that may use `unsafe`, `libc` and `nix`. It knows nothing of jobs.
 //! Error numbers, signals and process ids are nix's types under names of this crate.

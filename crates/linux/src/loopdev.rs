@@ -59,8 +59,9 @@ pub enum Error {
     #[error("the kernel has no free loop device")]
     NoFree(#[source] Errno),
     #[error(
-        "{device} is not in this container and cannot be made; a privileged pod shows the devices \
-         that existed when it started, so the host needs more of them (loop.max_loop)"
+        "{device} does not exist in this container and cannot be created; a privileged pod has \
+         only the devices that existed when it started, so create more of them on the host \
+         (loop.max_loop)"
     )]
     NoNode { device: PathBuf, source: Errno },
     #[error("cannot open {device}")]
@@ -69,7 +70,7 @@ pub enum Error {
     File { file: PathBuf, source: io::Error },
     #[error("cannot attach {file} to {device}")]
     Configure { file: PathBuf, device: PathBuf, source: Errno },
-    #[error("other processes took every loop device before it could be used")]
+    #[error("other processes took every free loop device first; try again")]
     Raced,
 }
 

@@ -81,7 +81,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::warn!(error = %crate::error::chain(&error), "mount is left behind");
+            tracing::warn!(error = %crate::error::chain(&error), "cannot unmount, the mount stays");
         }
     }
 }
@@ -150,7 +150,7 @@ fn undo(mounts: Vec<Mount>) -> Result<Undone, Error> {
                 tracing::warn!(
                     mount = %mount.point.display(),
                     fs_type = %mount.fs_type,
-                    "mount is busy, detaching it: what uses it keeps it until it ends"
+                    "mount is busy, detaching it: processes that use it keep it until they end"
                 );
                 umount2(&mount.point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
                     .map_err(|source| Error::Unmount { point: mount.point.clone(), source })?;

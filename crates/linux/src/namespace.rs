@@ -86,7 +86,7 @@ pub fn make_read_only(path: &Path) -> io::Result<()> {
 /// Lets a mount that hangs nowhere be written to. Needs no single thread.
 pub fn make_writable(mount: impl AsFd) -> io::Result<()> {
     let attr = MountAttr { attr_set: 0, attr_clr: MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
-    // SAFETY: the empty path and the attribute are live for the call, the size is told.
+    // SAFETY: the empty path and the attribute are live for the call, the size is passed.
     let rc = unsafe {
         let (mount, path, size) = (mount.as_fd().as_raw_fd(), c"".as_ptr(), size_of::<MountAttr>());
         libc::syscall(libc::SYS_mount_setattr, mount, path, libc::AT_EMPTY_PATH, &attr, size)
@@ -98,7 +98,7 @@ pub fn make_writable(mount: impl AsFd) -> io::Result<()> {
 fn set_below(path: &Path, attributes: u64) -> io::Result<()> {
     let attr = MountAttr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: path and attribute are live for the call, the size is told; nix has no
+    // SAFETY: path and attribute are live for the call, the size is passed; nix has no
     // mount_setattr.
     let rc = unsafe {
         let (here, flags, size) = (libc::AT_FDCWD, libc::AT_RECURSIVE, size_of::<MountAttr>());
@@ -107,7 +107,7 @@ fn set_below(path: &Path, attributes: u64) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Mounts a fresh file system of `fstype` at `target`; never executable or setuid unless told.
+/// Mounts a fresh file system of `fstype` at `target`; never executable or setuid unless requested.
 pub fn mount_fresh(fstype: &str, target: &Path, flags: MsFlags, data: &str) -> io::Result<()> {
     Ok(mount(Some(fstype), target, Some(fstype), flags, Some(data))?)
 }
@@ -118,7 +118,7 @@ pub fn mount_fresh(fstype: &str, target: &Path, flags: MsFlags, data: &str) -> i
 pub fn bind_device(source: impl AsFd, target: &Path) -> io::Result<()> {
     let source = format!("/proc/self/fd/{}", source.as_fd().as_raw_fd());
     mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    // A bind mount takes over the flags of where it comes from; this sets them anew.
+    // A bind mount takes over the flags of where it comes from; this sets them again.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     Ok(mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?)
 }

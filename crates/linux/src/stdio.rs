@@ -51,7 +51,7 @@ pub fn write_within(limit: Duration, file: impl AsFd, bytes: Vec<u8>) -> io::Res
     std::thread::Builder::new()
         .spawn(move || done.send(write_all(&file, &bytes).map_err(|error| error.source)))?;
     written.recv_timeout(limit).unwrap_or_else(|_| {
-        let text = format!("nobody has read it within {} s", limit.as_secs_f32());
+        let text = format!("no reader took the output within {} s", limit.as_secs_f32());
         Err(io::Error::new(io::ErrorKind::TimedOut, text))
     })
 }

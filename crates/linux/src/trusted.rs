@@ -1,6 +1,6 @@
-//! Directories and files that nobody but root and the user of this process can have written.
+//! Directories and files that only root and the user of this process can have written.
 //!
-//! For what says where a secret is to be sent: read by `standalone::here`.
+//! For files that name the destination of a secret: read by `standalone::here`.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,7 @@ pub fn directory(path: &Path) -> io::Result<Dir> {
     let dir = Dir::open(path)?;
     let found = dir.stat_self()?;
     if (named.dev(), named.ino()) != (found.st_dev, found.st_ino) {
-        return Err(refused("it is a link"));
+        return Err(refused("it is a symbolic link"));
     }
     check(found.st_uid, found.st_mode)?;
     Ok(dir)
@@ -30,7 +30,7 @@ pub fn file(dir: &Dir, name: &Path) -> io::Result<std::fs::File> {
     let file = dir.open_file(name)?;
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(refused("it is no regular file"));
+        return Err(refused("it is not a regular file"));
     }
     check(found.uid(), found.mode())?;
     Ok(file)
@@ -41,7 +41,7 @@ fn check(owner: u32, mode: u32) -> io::Result<()> {
         return Err(refused("it belongs to another user"));
     }
     if mode & 0o022 != 0 {
-        return Err(refused("others may write it"));
+        return Err(refused("other users can write to it"));
     }
     Ok(())
 }

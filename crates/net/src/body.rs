@@ -1,12 +1,12 @@
-//! Reading a response of which the size is bounded: records, manifests, error texts.
+//! Reads a response up to a size limit: records, manifests, error texts.
 
 /// Why a bounded read failed.
 #[allow(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the answer broke off")]
+    #[error("the connection broke before the end of the response")]
     Broken(#[source] reqwest::Error),
-    #[error("the answer is longer than {limit} bytes")]
+    #[error("the response is longer than {limit} bytes")]
     TooLong { limit: usize },
 }
 

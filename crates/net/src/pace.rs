@@ -1,5 +1,5 @@
-//! The least speed of a body that is worth waiting for. A server that sends a byte now and then is never
-//! silent for long, so no limit for silence ends it.
+//! The minimum transfer rate of a body. An idle timeout is not enough: a server that sends a byte
+//! now and then is never idle for long.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout};
 /// Bytes a second that a body must bring on average.
 pub const LEAST: u64 = 1024;
 
-/// A body that came too slowly.
+/// A body that was too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it came at {rate} B/s, less than {LEAST} B/s for {} s", .window.as_secs_f32())]
+#[error("the transfer rate was {rate} B/s, less than {LEAST} B/s for {} s", .window.as_secs_f32())]
 pub struct Slow {
     /// Bytes a second.
     pub rate: u64,

@@ -1,7 +1,8 @@
-//! When to try again, as a value: exponential backoff with jitter until a deadline.
+//! The retry policy, as a value: exponential backoff with jitter until a deadline.
 //!
-//! The deadline decides, not a number of attempts: a service that restarts is away for minutes. Each try
-//! has a limit of its own, far below the deadline, so that a lost answer costs one try and not the job.
+//! The deadline decides, not a number of attempts: a service that restarts is unavailable for
+//! minutes. Each try has its own timeout, far below the deadline, so that a lost response costs one
+//! try and not the job.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 /// How often and how long an operation is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Tries in all, the first one included; `u32::MAX` where the deadline alone decides.
+    /// Number of tries, including the first; `u32::MAX` if only the deadline decides.
     pub attempts: u32,
     /// Pause after the first failure; doubled after each further one.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
-    /// No try starts later than this after the first, but for the second one: a try that took all of
-    /// the time is still worth another.
+    /// No try starts later than this after the first, except the second: after a try that took all
+    /// of the time there is always another.
     pub deadline: Duration,
-    /// How long the answer to one small request may take in all. What moves an image's bytes has limits
-    /// of its own.
+    /// Total time for the response to one small request. Transfers of image data have their own
+    /// limits.
     pub answer: Duration,
 }
 
@@ -38,7 +39,7 @@ impl Default for Policy {
     }
 }
 
-/// The longest that tidying up after a failure may take in all: the pod may be about to be killed.
+/// Total time for a cleanup after a failure: the pod may be about to be killed.
 pub const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the answer to a request that changes something is waited for after a cancellation.
@@ -54,7 +55,7 @@ pub enum Failure<E> {
 }
 
 impl Policy {
-    /// For tidying up after a failure, within [`CLEAN_UP_LIMIT`].
+    /// For a cleanup after a failure, within [`CLEAN_UP_LIMIT`].
     pub const CLEAN_UP: Policy = Policy {
         attempts: u32::MAX,
         first_pause: Duration::from_millis(250),
@@ -151,7 +152,7 @@ impl Policy {
         Err(Failure::Cancelled)
     }
 
-    /// Starts to count failures, for an operation that goes on where it broke.
+    /// Starts to count failures, for an operation that resumes after an interruption.
     pub fn tries(self) -> Tries {
         Tries { policy: self, failures: 0, start: Instant::now() }
     }
@@ -166,7 +167,7 @@ pub struct Tries {
 }
 
 impl Tries {
-    /// Starts anew: the operation got further, so the peer is alive.
+    /// Starts over: the operation made progress, so the peer is alive.
     pub fn progressed(&mut self) {
         self.failures = 0;
         self.start = Instant::now();
@@ -174,7 +175,7 @@ impl Tries {
 
     /// Counts a failure and waits until the next try is due.
     ///
-    /// Gives `error` back when there is none: it is not transient, or the policy is used up.
+    /// Returns `error` if there is no next try: it is not transient, or the policy is used up.
     pub async fn failed<E: std::error::Error + 'static>(
         &mut self,
         what: &str,

@@ -1,4 +1,4 @@
-//! A scripted HTTP server for tests: answers by a closure, remembers what it was asked.
+//! A scripted HTTP server for tests: a closure creates the responses; requests are recorded.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -128,7 +128,7 @@ pub fn trickle(bytes: impl Into<Bytes>) -> Body {
     }))
 }
 
-/// A body that is cut off after `bytes`: the connection is reset before the rest comes.
+/// A body that is interrupted after `bytes`: the connection is reset before the rest comes.
 pub fn cut_off(bytes: impl Into<Bytes>) -> Body {
     let bytes = bytes.into();
     Body::from_stream(futures::stream::unfold(Some(bytes), |bytes| async {

@@ -1,4 +1,4 @@
-//! Whom a client believes: the system's CAs, a CA file as well, or anyone.
+//! Which certificates a client trusts: the system's CAs, also a CA file, or any certificate.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::verifier;
 
-/// How the certificate of a server is judged.
+/// How the certificate of a server is verified.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Trust {
     /// The CA certificates of the operating system.
@@ -25,9 +25,9 @@ pub enum Trust {
 pub enum Error {
     #[error("cannot read the CA file {path}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("the CA file {path} holds no usable PEM certificate")]
+    #[error("the CA file {path} contains no usable PEM certificate")]
     Parse { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the CA file {path} holds no PEM certificate")]
+    #[error("the CA file {path} contains no PEM certificate")]
     Empty { path: PathBuf },
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
@@ -51,7 +51,8 @@ impl Trust {
     }
 }
 
-/// Whether a request failed because the server's certificate is not believed, which does not pass.
+/// Whether a request failed because the server's certificate is not trusted, which is not
+/// transient.
 pub fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
     // By what rustls says: its error lies within others that hide it from `source`.
     linux::error::chain(error).contains("invalid peer certificate")
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
     use crate::testing::{TlsServer, openssl};
 
-    /// An HTTPS server whose certificate nobody knows.
+    /// An HTTPS server with an unknown certificate.
     fn stranger(directory: &Path) -> TlsServer {
         let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"];
         let names = ["-keyout", "key", "-out", "certificate", "-subj", "/CN=localhost"];

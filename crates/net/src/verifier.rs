@@ -1,4 +1,4 @@
-//! TLS that believes the system's CAs and a file of certificates, of CAs or of the servers themselves.
+//! A TLS verifier that trusts the system's CAs and a file of certificates, of CAs or of servers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use rustls::{
 
 use super::trust::Error;
 
-/// TLS as the HTTP client sets it up itself, but for who is believed.
+/// TLS with the settings of the HTTP client, except for the verifier.
 pub(super) fn tls(path: &Path, named: Vec<CertificateDer<'static>>) -> Result<ClientConfig, Error> {
-    // What of the system's cannot be used, or is not there, is not needed either: there is the file.
+    // Missing or unusable CAs of the system are ignored: the file is enough.
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -30,11 +30,11 @@ pub(super) fn tls(path: &Path, named: Vec<CertificateDer<'static>>) -> Result<Cl
     Ok(config)
 }
 
-/// Believes what a known CA has signed, and a server whose very certificate is named.
+/// Trusts certificates that a known CA has signed, and servers whose exact certificate is in the file.
 ///
-/// A certificate that a server has signed for itself says by default that it is a CA's (openssl), and as
-/// such it is refused to servers by the library, which curl and Python do not do. Named byte for byte it
-/// needs no issuer; its dates and the server's name are checked as ever, and that the server has its key.
+/// By default, openssl marks a self-signed certificate as that of a CA. The library refuses such a
+/// certificate for a server; curl and Python accept it. If the file contains it byte for byte, it
+/// needs no issuer; its dates, the server's name and the possession of the key are still checked.
 #[derive(Debug)]
 struct Named {
     known: Arc<WebPkiServerVerifier>,
@@ -42,7 +42,7 @@ struct Named {
 }
 
 impl Named {
-    /// `roots` are the CAs that are believed besides.
+    /// `roots` are the CAs that are trusted besides.
     fn new(
         path: &Path,
         mut roots: RootCertStore,
@@ -107,8 +107,8 @@ impl ServerCertVerifier for Named {
     }
 }
 
-/// Whether a certificate was refused for who has signed it, or for being a CA's. Its dates were right then:
-/// the library looks at them first, and tests hold it to that.
+/// Whether a certificate was refused because of its issuer, or because it is that of a CA. Its
+/// dates are valid then: the library checks them first, and a test verifies this.
 fn is_about_issuer(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(why) = error else { return false };
     matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature) || is_ca(why)
@@ -119,7 +119,7 @@ fn is_ca(why: &CertificateError) -> bool {
     matches!(why.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// Says in words what the library names only.
+/// Replaces the library's error by a readable text.
 fn in_words(error: rustls::Error) -> rustls::Error {
     match error {
         rustls::Error::InvalidCertificate(why) if is_ca(&why) => {
@@ -130,7 +130,7 @@ fn in_words(error: rustls::Error) -> rustls::Error {
 }
 
 #[derive(thiserror::Error)]
-#[error("the server has the certificate of a CA, which is none of those in the CA file")]
+#[error("the server uses a CA certificate that is not in the CA file")]
 struct NotNamed;
 
 /// The library shows errors that are not its own in this form.
@@ -150,10 +150,10 @@ mod tests {
 
     const DAY: u64 = 24 * 3600;
 
-    /// What openssl makes that is told names and nothing else.
+    /// What openssl creates from names and nothing else.
     const NAMES: [&str; 2] = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
 
-    /// Makes `NAME.crt` and `NAME.key`, good for two days.
+    /// Creates `NAME.crt` and `NAME.key`, good for two days.
     fn make(directory: &Path, name: &str, more: &[&str]) -> CertificateDer<'static> {
         let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
         let mut command = openssl(directory, &["req", "-x509", "-nodes", "-days", "2"]);
@@ -202,7 +202,7 @@ mod tests {
             assert_eq!(judge(&[&server], &server, name, 0), Ok(()));
             assert_eq!(judge(&[&other, &server], &server, name, 0), Ok(()));
         }
-        refuses(judge(&[&server], &other, "localhost", 0), "none of those in the CA file");
+        refuses(judge(&[&server], &other, "localhost", 0), "that is not in the CA file");
         refuses(judge(&[&server], &server, "example.org", 0), "not valid for name");
         refuses(judge(&[&server], &server, "localhost", 3), "expired");
         refuses(judge(&[&server], &server, "localhost", -1), "not valid yet");
@@ -231,7 +231,7 @@ mod tests {
         }
         // Of the same name as the one that has signed, which is all that is known of it at first.
         refuses(judge(&[&another], &server, "localhost", 0), "");
-        // A self-signed one that is no CA's was never refused.
+        // A self-signed one that is not a CA's was never refused.
         let lone = make(directory.path(), "lone", &[&["-config", &config][..], &NAMES].concat());
         assert_eq!(judge(&[&lone], &lone, "localhost", 0), Ok(()));
     }
@@ -252,6 +252,6 @@ mod tests {
         let error = get("other.crt", "localhost").await.unwrap_err();
         let text = linux::error::chain(&error);
         assert!(crate::trust::is_untrusted(&error), "{text}");
-        assert!(text.contains("none of those in the CA file"), "{text}");
+        assert!(text.contains("that is not in the CA file"), "{text}");
     }
 }

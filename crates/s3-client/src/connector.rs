@@ -1,4 +1,5 @@
-//! The SDK's HTTP connector over our own client, so that one TLS stack and one `net::Trust` serve all.
+//! An HTTP connector of the SDK that uses our own client, so that there is one TLS stack and one
+//! `net::Trust`.
 //!
 //! Bodies stream both ways. Nothing is logged here: requests carry keys and signatures in headers and
 //! presigned queries.

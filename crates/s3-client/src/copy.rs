@@ -1,4 +1,4 @@
-//! Copies inside the store: no bytes come here.
+//! Copies inside the store, without a transfer to this machine.
 
 use aws_sdk_s3::types::CompletedPart;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ pub(super) struct PartCopy<'a> {
 }
 
 impl Store {
-    /// Makes one part of an upload that was begun, and gives its etag, without quotes.
+    /// Creates one part of an upload that was begun, and gives its etag, without quotes.
     pub(super) async fn copy_part(
         &self,
         copy: &PartCopy<'_>,
@@ -88,8 +88,8 @@ impl Store {
         self.multipart(to, &head.metadata, cancel, parts).await?;
         // Where the last answer was lost, something older may lie there instead.
         let made = self.head(to, cancel).await?;
-        let told = |head: &Head| format!("{} bytes, {:?}", head.size, head.metadata);
-        let (expected, found) = (told(head), told(&made));
+        let shown = |head: &Head| format!("{} bytes, {:?}", head.size, head.metadata);
+        let (expected, found) = (shown(head), shown(&made));
         if expected == found {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What can go wrong at the store, and whether trying again can help.
+//! Errors of the store, and whether a retry can help.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use net::{Failure, body, trust};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Error codes with which a store asks to be asked again, whatever the HTTP status.
+/// Error codes that ask for a retry, regardless of the HTTP status.
 const TRANSIENT_CODES: [&str; 6] = [
     "InternalError",
     "OperationAborted",
@@ -24,7 +24,7 @@ const TRANSIENT_CODES: [&str; 6] = [
 const NOT_IMPLEMENTED: u16 = 501;
 const INSUFFICIENT_STORAGE: u16 = 507;
 
-/// Error codes of stores that have no room, whatever the HTTP status: a quota of Ceph, MinIO.
+/// Error codes for no space, regardless of the HTTP status: a quota of Ceph, MinIO.
 const FULL_CODES: [&str; 4] =
     ["QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"];
 
@@ -38,13 +38,13 @@ pub enum Error {
         "cannot {operation} {target}: the store has no space left (it answered {status} {code} {message})"
     )]
     Full { operation: &'static str, target: String, status: u16, code: String, message: String },
-    #[error("cannot {operation} {target}: no answer from the store")]
+    #[error("cannot {operation} {target}: no response from the store")]
     Unanswered { operation: &'static str, target: String, source: BoxError },
-    #[error("cannot {operation} {target}: the request cannot be made")]
+    #[error("cannot {operation} {target}: cannot build the request")]
     Request { operation: &'static str, target: String, source: BoxError },
     #[error("cannot read what is to be uploaded as {target}")]
     Local { target: String, source: io::Error },
-    #[error("{target} was {sent} bytes long when it was hashed, and has another length now")]
+    #[error("{target} had {sent} bytes when it was hashed, and its size has changed since")]
     Resized { target: String, sent: u64 },
     #[error("what was to be uploaded as {target} has md5 {found}, not {expected}")]
     Wrong { target: String, expected: String, found: String },
@@ -54,7 +54,7 @@ pub enum Error {
     Answer { target: String, source: body::Error },
     #[error("cannot set up the client of the object store")]
     Trust(#[from] trust::Error),
-    #[error("stopped before the object store was done")]
+    #[error("cancelled before the object store was done")]
     Cancelled,
 }
 
@@ -134,7 +134,7 @@ impl Error {
 
     /// No answer within the `limit` of one try.
     pub(super) fn late(operation: &'static str, target: &str, limit: Duration) -> Self {
-        let source = format!("it did not come within {} s", limit.as_secs_f32()).into();
+        let source = format!("no data within {} s", limit.as_secs_f32()).into();
         Error::Unanswered { operation, target: target.to_owned(), source }
     }
 

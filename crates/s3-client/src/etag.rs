@@ -1,8 +1,8 @@
-//! Etag arithmetic: how S3 stores name the content of an object (contract section 5).
+//! Computes etags, as S3 stores do, from the content of an object (contract section 5).
 //!
 //! A single put has the md5 of its bytes; a multipart upload the md5 of the concatenated binary md5s
-//! of its parts, a dash, and the number of parts. Pure functions, used by `put` to foretell what the
-//! store must answer.
+//! of its parts, a dash, and the number of parts. Pure functions, used by `put` to compute the etag
+//! that the store must return.
 
 use md5::{Digest, Md5};
 

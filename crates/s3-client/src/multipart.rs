@@ -1,4 +1,4 @@
-//! Multipart uploads: begin, make the parts, complete; aborted on every other way out.
+//! Multipart uploads: begin, upload or copy the parts, complete; aborted on every other path.
 //!
 //! Called by `put`, whose parts are sent, and by `copy`, whose parts the store makes.
 
@@ -15,7 +15,7 @@ use linux::error::chain;
 use net::{CLEAN_UP_LIMIT, Policy};
 
 impl Store {
-    /// Makes an object of the parts that `parts` makes for the upload id it gets. On failure or
+    /// Creates an object from the parts that `parts` uploads for the upload id it gets. On failure or
     /// cancellation nothing of it stays in the store.
     pub(super) async fn multipart<Fut>(
         &self,
@@ -62,7 +62,7 @@ impl Store {
         answer.upload_id.ok_or_else(|| Error::Unanswered {
             operation: what,
             target,
-            source: "the answer has no upload id".into(),
+            source: "the response has no upload id".into(),
         })
     }
 
@@ -103,7 +103,8 @@ impl Store {
                     %object,
                     upload_id,
                     error = %chain(&error),
-                    "cannot abort the multipart upload; its parts take space until it is aborted by hand"
+                    "cannot abort the multipart upload; its parts use space until you abort it by \
+                     hand"
                 );
             }
         }
@@ -121,7 +122,7 @@ impl Store {
         let aborted = async {
             for (found, id) in store.unfinished_uploads(bucket, prefix).await? {
                 if ours(&found) {
-                    tracing::info!(object = %found, "an upload that was left unfinished is aborted");
+                    tracing::info!(object = %found, "aborted an unfinished upload");
                     store.abort_upload(&found, &id).await?;
                 }
             }
@@ -132,8 +133,7 @@ impl Store {
             tracing::warn!(
                 uploads = format!("s3://{bucket}/{prefix}*"),
                 error = %chain(&error),
-                "cannot look for uploads that were left unfinished; their parts take space until they are \
-                 aborted by hand"
+                "cannot list unfinished uploads; their parts use space until you abort them by hand"
             );
         }
     }
@@ -164,7 +164,7 @@ impl Store {
             let is_last = !page.is_truncated.unwrap_or_default();
             found.extend(page.uploads.unwrap_or_default().into_iter().filter_map(named));
             let next = (page.next_key_marker, page.next_upload_id_marker);
-            // A store that goes nowhere must not be asked for ever.
+            // A store that returns no progress must not cause an endless loop.
             if is_last || next == after || next.0.is_none() {
                 return Ok(found);
             }
@@ -172,7 +172,7 @@ impl Store {
         }
     }
 
-    /// Aborts an upload; one that is gone is aborted already.
+    /// Aborts an upload; success if it is already aborted.
     pub async fn abort_upload(&self, object: &Object, id: &str) -> Result<(), Error> {
         let never = CancellationToken::new();
         let abort = || {
@@ -186,9 +186,8 @@ impl Store {
     }
 }
 
-/// Tells of an upload that nobody completed or aborted because its future was dropped.
-///
-/// A drop cannot wait for the store, so cancelling goes by the token; this is the last resort.
+/// Logs an upload that was neither completed nor aborted because its future was dropped.  A drop
+/// cannot wait for the store, so cancelling goes by the token; this is the last resort.
 struct Unfinished {
     target: Option<String>,
 }
@@ -202,10 +201,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(object) = &self.target {
-            tracing::error!(
-                object,
-                "multipart upload dropped half-way, it must be aborted by hand"
-            );
+            tracing::error!(object, "multipart upload dropped before its end; abort it by hand");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A client of one S3 endpoint: small requests, each tried again while that can help.
+//! A client of one S3 endpoint: small requests, with retries.
 //!
 //! Uploads are in `put`, downloads of images in `get`. No request is logged: keys and signatures
 //! are in their headers.
@@ -36,7 +36,7 @@ use net::{Policy, Trust};
 /// Region named in signatures. A RADOS gateway has none and takes any that is signed consistently.
 const REGION: &str = "us-east-1";
 
-/// How long a presigned URL of ours works; a fresh one is made when it has expired.
+/// How long a presigned URL of ours works; a fresh one is created when it has expired.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 
 /// How long one try may take that moves a part's bytes, at most. 8 MiB in that time are 35 KB/s.
@@ -113,13 +113,14 @@ impl Store {
         Ok(Self { client, http, policy, timeout: config.timeout, unanswered })
     }
 
-    /// The same store with other rules for trying again.
+    /// The same store with another retry policy.
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }
     }
 
-    /// The same store, waited for through a restart: for requests on which a user's work depends.
-    pub fn patient(&self) -> Self {
+    /// The same store with a deadline that is long enough for its restart: for requests on which a
+    /// user's work depends.
+    pub fn with_long_deadline(&self) -> Self {
         let deadline = self.policy.deadline.max(self.timeout);
         self.with_policy(Policy { deadline, ..self.policy })
     }
@@ -282,7 +283,7 @@ impl Store {
         presigned.uri().parse().map_err(|error: url::ParseError| failed(error.into()))
     }
 
-    /// Makes the bucket unless it is there and ours.
+    /// Creates the bucket unless it is there and ours.
     pub async fn create_bucket(
         &self,
         bucket: &str,
@@ -294,7 +295,7 @@ impl Store {
             })
             .await;
         match made {
-            // Whose it is, stores tell in different words: what counts is that we can use it.
+            // Stores report the owner in different ways; all we need is that we can use it.
             Err(error) if error.code().is_some_and(|code| code.starts_with("BucketAlready")) => {
                 let look = || self.client.head_bucket().bucket(bucket).send();
                 self.call("look up bucket", bucket, cancel, look).await.map(|_| ())

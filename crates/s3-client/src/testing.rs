@@ -1,4 +1,4 @@
-//! A small S3 server for tests (s3s-fs in a temporary directory) that fails as it is told.
+//! A small S3 server for tests (s3s-fs in a temporary directory) that fails on demand.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Requests that change something and got no answer: the store, or a gateway before it, may carry one out
-//! after its client has gone. Whoever tidies up looks again.
+//! Requests that change something and got no response: the store, or a gateway in front of it, may
+//! execute one after its client has disconnected. Therefore a cleanup checks again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Error;
 use super::store::Store;
 
-/// How long after such a request its effect is looked for.
+/// How long after such a request its effect is checked.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// Time between two looks.

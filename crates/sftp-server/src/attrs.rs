@@ -11,7 +11,7 @@ const PERMISSIONS: u32 = 4;
 const ACMODTIME: u32 = 8;
 const EXTENDED: u32 = 0x8000_0000;
 
-/// What a client sets, or is told. Times are seconds since 1970.
+/// What a client sets or gets. Times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attrs {
     /// Bytes.

@@ -90,7 +90,7 @@ impl Packet {
         packet
     }
 
-    /// A string of at most `most` bytes that `fill` writes, and tells how many there are.
+    /// A string of at most `most` bytes that `fill` writes; `fill` returns their number.
     pub fn string_with<E>(
         self,
         most: usize,

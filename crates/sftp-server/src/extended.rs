@@ -1,4 +1,4 @@
-//! OpenSSH's extensions to protocol 3 (its file PROTOCOL, section 4). One function each.
+//! OpenSSH's extensions to protocol 3 (its file PROTOCOL, section 4). One function per extension.
 
 use std::fs::File;
 use std::io;
@@ -146,7 +146,7 @@ pub(crate) fn copy_data(
     copy_range(&from.file, &to.file, copy).into()
 }
 
-/// Less than asked for, where the source ends before, is no error.
+/// Less than requested, if the source ends before, is not an error.
 fn copy_range(from: &File, to: &File, copy: &Copy) -> io::Result<()> {
     let mut chunk = vec![0; MAX_DATA];
     let (mut read_at, mut write_at) = (copy.offset, copy.to_offset);

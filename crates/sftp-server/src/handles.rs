@@ -1,4 +1,4 @@
-//! What a client has open: files and directories by small numbers, as OpenSSH gives them out.
+//! Open files and directories of a client, under small numbers, as OpenSSH assigns them.
 
 use std::collections::BTreeMap;
 use std::fs::{File, ReadDir};
@@ -11,7 +11,7 @@ use super::request::HandleName;
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     pub file: File,
-    /// Writes go to the end whatever their offset says.
+    /// Writes go to the end, regardless of their offset.
     pub append: bool,
     /// Device and inode: what handles on the same file have in common.
     pub identity: (u64, u64),

@@ -1,5 +1,5 @@
-//! One function for each request that names a path or needs a handle alone; reads and writes are in
-//! `transfer`. Each returns the packet to answer with.
+//! One function for each request that has a path or only needs a handle; reads and writes are in
+//! `transfer`. Each returns the response packet.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -138,7 +138,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Status {
             Ok(()) => {
                 let removed = fs::remove_file(from);
                 if removed.is_err() {
-                    // The spare link; if that fails too, the first error is the one to tell.
+                    // The spare link; if that fails too, the first error is reported.
                     let _ = fs::remove_file(to);
                 }
                 return removed.into();
@@ -158,7 +158,7 @@ fn no_hard_links(error: &io::Error) -> bool {
     matches!(linux::errno_of(error), Some(Errno::EOPNOTSUPP | ENOSYS | EXDEV | EMLINK | EPERM))
 }
 
-/// What of the attributes is set, in OpenSSH's order; the last failure is told.
+/// Sets the given attributes, in OpenSSH's order; the last failure is reported.
 fn set_each(steps: [Option<io::Result<()>>; 4]) -> Status {
     let failed = steps.into_iter().flatten().filter_map(Result::err).last();
     failed.map_or(Status::Ok, |error| Status::of(&error))

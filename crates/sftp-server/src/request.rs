@@ -1,4 +1,4 @@
-//! What a client asks: one packet as one value. Pure; the fuzzer's target.
+//! Requests of a client: one packet as one value. Pure; the fuzzer's target.
 
 use bytes::Bytes;
 
@@ -80,7 +80,7 @@ pub enum Request {
     Unknown,
 }
 
-/// Names and versions of the extensions, as told in the version packet.
+/// Names and versions of the extensions, as sent in the version packet.
 pub const EXTENSIONS: &[(&str, &str)] = &[
     ("posix-rename@openssh.com", "1"),
     ("statvfs@openssh.com", "2"),

@@ -1,4 +1,4 @@
-//! The server's loop: packets in, each to its operation, answers out.
+//! The server's loop: reads packets, runs their operations, writes responses.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -23,11 +23,11 @@ use linux::files;
 pub(crate) enum Ended {
     #[error("cannot read from the client")]
     Input(#[from] io::Error),
-    #[error("a packet of {0} bytes where {MAX_PACKET} are the most")]
+    #[error("a packet of {0} bytes, the maximum is {MAX_PACKET}")]
     Oversize(usize),
-    #[error("a packet that cannot be answered")]
+    #[error("a packet without a usable request id")]
     Malformed,
-    #[error("a request before the version was agreed upon")]
+    #[error("a request before the version exchange")]
     NotGreeted,
 }
 

@@ -1,4 +1,4 @@
-//! Status codes of the protocol, and which of them an error is, as OpenSSH's server tells it.
+//! Status codes of the protocol, and the code for each error, as in OpenSSH's server.
 
 use std::io;
 

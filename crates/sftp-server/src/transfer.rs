@@ -72,7 +72,7 @@ impl Transfer {
         }
     }
 
-    /// The bytes it touches; an appending write touches what nobody can know before.
+    /// The bytes it touches; the range of an appending write is not known in advance.
     fn range(&self) -> (u64, u64) {
         let length = match &self.kind {
             Kind::Read(length) => u64::from(*length),
@@ -100,7 +100,8 @@ impl Transfer {
 
     fn read(&self, most: usize) -> Packet {
         let fill = |room: &mut [u8]| match self.file.file.read_at(room, self.offset) {
-            // Nothing asked for is nothing found: neither the end nor, in a directory, an error.
+            // A request for zero bytes returns zero bytes: neither EOF nor, for a directory, an
+            // error.
             _ if room.is_empty() => Ok(0),
             Ok(0) => Err(Status::Eof),
             Ok(count) => Ok(count),
@@ -209,7 +210,7 @@ impl Drop for Transfers {
     fn drop(&mut self) {
         self.queue = None;
         for thread in self.threads.drain(..) {
-            // A panic there has been told on stderr; the session ends anyway.
+            // A panic there was printed on stderr; the session ends anyway.
             let _ = thread.join();
         }
     }

@@ -404,7 +404,7 @@ fn what_cannot_be_answered_ends_the_session_and_nothing_else() {
         assert_eq!(peer.end().code(), Some(1));
     }
     let mut peer = Peer::ours(dir.path());
-    // A string longer than its packet; then the session goes on.
+    // A string longer than its packet; then the session continues.
     assert_eq!(peer.ask(Packet::new(17).u32(7).u32(1000))[..9], [101, 0, 0, 0, 7, 0, 0, 0, 5]);
     assert_eq!(peer.ask(by_path(99, b""))[..9], [101, 0, 0, 0, 7, 0, 0, 0, 8]);
     assert_eq!(peer.ask(by_path(17, b"."))[0], 105);

@@ -1,8 +1,9 @@
-//! What of the network sessions get. On a host of its own, a pod, all of it. Where they share the network
-//! with a host (`standalone`), no service on loopback but their own.
+//! Network access of sessions. In a pod, which has its own network, they use all of it. If they
+//! share the network with a host (`standalone`), they reach no service on loopback except their
+//! own.
 //!
-//! The processes of a job's sessions are in a control group of their own (cgroup v2), to which programs
-//! are attached that the kernel runs for their sockets. What they do is in `programs`.
+//! The processes of a job's sessions are in their own control group (cgroup v2). BPF programs are
+//! attached to it, which the kernel runs for their sockets; they are in `programs`.
 
 mod programs;
 mod rules;
@@ -29,11 +30,11 @@ use programs::Parts;
     serde::Deserialize,
 )]
 pub enum Network {
-    /// All that the agent has: for a pod, which has a network of its own
+    /// The same network as the agent: for a pod, which has its own network
     #[default]
     Host,
-    /// Other hosts, and on loopback nothing but what sessions of the job serve themselves: for a host
-    /// that has services of its own
+    /// Other hosts, and on loopback only services that sessions of the job started: for a host
+    /// with other services
     Filtered,
 }
 
@@ -48,13 +49,13 @@ pub struct Filter(Arc<Mutex<Group>>);
 /// Why sessions cannot be kept from the services of this host.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot make a control group (cgroup v2) for them")]
+    #[error("cannot create a control group (cgroup v2) for the sessions")]
     Group(#[source] io::Error),
-    #[error("cannot mark their sockets (BPF)")]
+    #[error("cannot mark the sockets of sessions (BPF)")]
     Marks(#[source] io::Error),
     #[error("cannot load the filter for {hook:?} (BPF): {objections}")]
     Load { hook: Hook, objections: String, source: io::Error },
-    #[error("cannot attach the filter for {0:?} to their control group")]
+    #[error("cannot attach the filter for {0:?} to the control group of the sessions")]
     Attach(Hook, #[source] io::Error),
     #[error("cannot list the addresses of this host")]
     Addresses(#[source] io::Error),

@@ -1,4 +1,4 @@
-//! What a filter is made by: of this host, and of the job.
+//! The rules of a filter: facts about this host, and settings of the job.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ const MOST_RESOLVERS: usize = 3;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// What sessions may not do, and what they may all the same.
+/// What is forbidden to sessions, and the exceptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Ports that sessions reach at no address of this host, and can bind to at none.

@@ -1,4 +1,5 @@
-//! System calls that only an escape needs, each made for real from inside, by every table of the machine.
+//! System calls that only an escape needs: each is called from inside, through every syscall table
+//! of the machine.
 
 use super::escape::{host_jail, python};
 use super::*;

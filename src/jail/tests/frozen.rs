@@ -1,4 +1,4 @@
-//! What a session can do to the processes that hold its jail: nothing that outlasts it.
+//! Attacks of a session on the processes of its jail: none has a lasting effect.
 
 use super::escape::{host_jail, python};
 use super::*;
@@ -85,7 +85,7 @@ time.sleep(600)
 #[test]
 fn the_process_that_starts_sessions_is_not_among_them() {
     let (image, jail) = host_jail(Options::default());
-    let init = jail.link().unwrap().line.pid;
+    let init = jail.init().unwrap().line.pid;
     let script = format!(
         r#"
 print(os.getppid())
@@ -101,7 +101,7 @@ print([open('/proc/%s/comm' % name).read().strip() for name in os.listdir('/proc
 
 /// As a debugger or a stopped container does it, from outside.
 fn stop(jail: &Jail) -> i32 {
-    let init = jail.link().unwrap().line.pid;
+    let init = jail.init().unwrap().line.pid;
     linux::process::signal(init, Signal::SIGSTOP).unwrap();
     init
 }
@@ -118,7 +118,7 @@ fn one_that_does_not_answer_is_replaced_and_its_sessions_end() {
     assert!(asked.elapsed() < Duration::from_secs(40), "{:?}", asked.elapsed());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(child.wait()).is_err());
-    assert_ne!(jail.link().unwrap().line.pid, init);
+    assert_ne!(jail.init().unwrap().line.pid, init);
     jail.close(Duration::ZERO);
 }
 

@@ -159,7 +159,7 @@ fn a_missing_shell_is_told_by_name() {
     let stdio = Stdio3::Pipes { stdin: fd(), stdout: fd(), stderr: fd() };
     let refused = jail.spawn(Spawn { program: Program::LoginShell, env: vec![], stdio });
     let text = refused.unwrap_err().to_string();
-    assert!(text.starts_with("/bin/zsh, the login shell of root"), "{text}");
+    assert!(text.starts_with("/bin/zsh, the login shell of root in etc/passwd"), "{text}");
     jail.close(Duration::ZERO);
 }
 
@@ -223,7 +223,7 @@ fn who_kills_init_ends_the_sessions_and_the_next_one_works() {
     let jail = image.jail();
     let (mut child, _stdin, mut stdout, _) = spawn(&jail, Program::Command(b"echo; cat".into()));
     stdout.read_exact(&mut [0]).unwrap();
-    let init = jail.link().unwrap().line.pid;
+    let init = jail.init().unwrap().line.pid;
     linux::process::signal(init, Signal::SIGKILL).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(child.wait()).is_err());

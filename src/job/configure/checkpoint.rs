@@ -1,4 +1,4 @@
-//! The directory of a run: the squashfs after the last good layer, and how far that is.
+//! The directory of a run: the squashfs after the last good layer, and the progress of the run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ fn plan(request: &Request) -> anyhow::Result<(Vec<usize>, Option<(PathBuf, State
     let applied = found.as_ref().map_or(0, |(_, state)| state.applied.len());
     if before == 0 {
         if let Some((directory, _)) = &found {
-            tracing::info!(directory = %directory.display(), "beginning again at the first layer");
+            tracing::info!(directory = %directory.display(), "starting over at the first layer");
             let _lock = lock(directory)?;
             clear(directory)?;
         }
@@ -143,12 +143,16 @@ fn plan(request: &Request) -> anyhow::Result<(Vec<usize>, Option<(PathBuf, State
     }
     anyhow::ensure!(
         applied == 0,
-        "the checkpoint of this image is after layer {}: leave --from out to go on there, or begin \
-         again with --from {}",
+        "the checkpoint of this image is after layer {}: omit --from to continue from it, or \
+         start over with --from {}",
         chosen[applied - 1],
         chosen[0]
     );
-    tracing::warn!(from, "there is no checkpoint: the layers before are taken to be in the image");
+    tracing::warn!(
+        from,
+        "there is no checkpoint: assuming that the image already contains the \
+        earlier layers"
+    );
     let chosen: Vec<_> = chosen.into_iter().skip(before).collect();
     let found = find(&request.work_dir, &request.chain(&chosen))?;
     Ok((chosen, found))
@@ -190,7 +194,7 @@ fn tell_resumed(state: &State) {
         Some(last) => tracing::info!(
             index = last.index,
             layer = last.name,
-            "going on from the checkpoint after this layer"
+            "continuing from the checkpoint after this layer"
         ),
     }
 }
@@ -198,9 +202,8 @@ fn tell_resumed(state: &State) {
 fn lock(directory: &Path) -> anyhow::Result<File> {
     let path = directory.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    file.try_lock().with_context(|| {
-        format!("another run works in {}; wait for its end", directory.display())
-    })?;
+    file.try_lock()
+        .with_context(|| format!("another run uses {}; wait until it ends", directory.display()))?;
     Ok(file)
 }
 

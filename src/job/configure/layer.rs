@@ -1,4 +1,4 @@
-//! One layer: cloned, played, packed, kept.
+//! One layer: clones, runs, packs and saves it.
 
 use std::path::{Path, PathBuf};
 
@@ -74,9 +74,14 @@ impl Run<'_> {
         let cloned = self.check_out("inventory", source).await;
         let (directory, commit) = cloned.context("cannot get the additional inventory")?;
         let (checked, stop) = (directory.clone(), self.stop.clone());
-        blocking(move || Ok(ansible::check_inventory(&checked, &stop)?)).await.with_context(|| {
-            format!("ansible finds no inventory in commit {commit} of {url}: neither hosts nor variables")
-        })?;
+        blocking(move || Ok(ansible::check_inventory(&checked, &stop)?)).await.with_context(
+            || {
+                format!(
+                    "ansible finds no inventory in commit {commit} of {url}: it has neither hosts \
+                     nor variables"
+                )
+            },
+        )?;
         self.inventory = Some((directory, commit));
         Ok(())
     }
@@ -105,7 +110,7 @@ impl Run<'_> {
         let result = self.play_and_pack(&workspace, base, play).await;
         let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
         if let (Err(error), Err(_)) = (&closed, &result) {
-            tracing::error!("the image root could not be closed: {}", chain(error.as_ref()));
+            tracing::error!("cannot close the image root: {}", chain(error.as_ref()));
         }
         let packed = result?;
         closed?;
@@ -132,7 +137,7 @@ impl Run<'_> {
         })
         .await;
         let by_hand = played?;
-        cleaned.context("cannot take out of the image what the session needed")?;
+        cleaned.context("cannot remove the files of the session from the image")?;
         let (out, kernel, stop) =
             (self.checkpoint.directory.join(NEXT), self.kernel(), self.stop.clone());
         let ranges = blocking(move || {
@@ -187,7 +192,7 @@ impl Checkpoint {
         std::fs::File::open(&next)
             .and_then(|file| file.sync_all())
             .and_then(|()| std::fs::rename(&next, &path))
-            .with_context(|| format!("cannot keep the checkpoint {}", path.display()))?;
+            .with_context(|| format!("cannot save the checkpoint {}", path.display()))?;
         tracing::info!(
             layer = applied.name,
             added = applied.added,

@@ -1,5 +1,5 @@
-//! A configuration applied to an image, layer by layer: fetch, play each layer in a session of our own,
-//! keep a checkpoint after each, publish.
+//! Applies a configuration to an image, layer by layer: fetches the image, runs each layer in its
+//! own session, saves a checkpoint after each, publishes.
 //!
 //! Called by `cli`. What a layer does is in `layer`, what it leaves in `checkpoint`.
 
@@ -62,7 +62,7 @@ pub struct Outcome {
 
 /// A layer could not be applied.
 #[derive(Debug, thiserror::Error)]
-#[error("layer {index} ({name}) failed; {kept}: the same command goes on from there")]
+#[error("layer {index} ({name}) failed; {kept}: run the same command again to continue from there")]
 pub struct LayerFailed {
     pub index: usize,
     pub name: String,
@@ -126,7 +126,12 @@ impl<'a> Run<'a> {
     ) -> anyhow::Result<Self> {
         let ansible = blocking({
             let stop = stop.clone();
-            move || ansible::version(&stop).context("layers are applied by ansible-playbook")
+            move || {
+                ansible::version(&stop).context(
+                    "cannot find ansible-playbook, which applies \
+                the layers",
+                )
+            }
         })
         .await?;
         let image = site
@@ -136,7 +141,7 @@ impl<'a> Run<'a> {
             .with_context(|| format!("cannot find image {}", request.image_id))?;
         let rootfs = fetch::rootfs(&site.store, &image, stop)
             .await
-            .context("cannot find out what to fetch")?;
+            .context("cannot determine what to download")?;
         let arch = arch(&image)?;
         let (chosen, checkpoint) = Checkpoint::open(site, request, &rootfs, stop).await?;
         let default_name = || format!("{}_cfs_{}", image.name, request.configuration.name);
@@ -169,7 +174,7 @@ impl<'a> Run<'a> {
             let index = self.chosen[position];
             let applied = self.layer(position, &digests[position + 1]).await;
             if self.stop.is_cancelled() {
-                applied.context("stopped while a layer was applied")?;
+                applied.context("cancelled while applying a layer")?;
                 continue;
             }
             applied.map_err(|error| error.context(self.failed(index)))?;

@@ -1,4 +1,4 @@
-//! Checkpoints as images: the last one, and those between if asked for.
+//! Publishes checkpoints as images: the last one, and on request those between.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! The session that a layer is played in: our own SSH server on a free port of loopback, with keys of
-//! this run alone.
+//! The session in which a layer runs: our own SSH server on a free port of loopback, with keys for
+//! this run only.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -101,7 +101,8 @@ async fn serve(
 ) -> anyhow::Result<bool> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot listen on 127.0.0.1")?;
-    let address = listener.local_addr().context("cannot tell the address of the SSH server")?;
+    let address =
+        listener.local_addr().context("cannot determine the address of the SSH server")?;
     let config = ssh::Config {
         host_keys: keys.host_keys.clone(),
         authorized_keys: keys.authorized_keys.clone(),
@@ -122,7 +123,7 @@ async fn serve(
         Err(error) => Err(error),
         Ok(()) => Ok(false),
     };
-    server.close("The layer is done: this session ends.\n", SESSION_GRACE).await;
+    server.close("The layer is done. This session ends now.\n", SESSION_GRACE).await;
     by_hand
 }
 
@@ -184,8 +185,8 @@ async fn by_hand(
         error = format!("{error:#}"),
         port = address.port(),
         key = %keys.private_key.display(),
-        "the layer failed and is left open: {ssh}; then touch /tmp/complete to take the image as it is \
-         then for the layer's result, or /tmp/failed to give up"
+        "the layer failed and is open for debugging: {ssh}; then touch /tmp/complete to use the \
+         image as the result of the layer, or /tmp/failed to give up"
     );
     match stop.run_until_cancelled(signals.next()).await {
         Some(signal) if signal.kind == Kind::Complete => Ok(true),

@@ -33,7 +33,7 @@ pub(in crate::job) async fn hand_over(job: &Job, site: &Site) -> anyhow::Result<
     tell(parent, files::READY, &serde_json::to_string(&ready)?);
     let stop = &job.reporter.stop;
     let signal = stop.run_until_cancelled(attended(job, site)).await;
-    signal.context("stopped while the user worked")?
+    signal.context("cancelled while the user worked")?
 }
 
 /// The container of the sessions may have the keys mounted, or look for them in a volume that both
@@ -94,8 +94,8 @@ async fn wait_for_server(listen: Listen) -> anyhow::Result<()> {
     };
     tokio::time::timeout(SERVER_DEADLINE, accepted).await.with_context(|| {
         format!(
-            "no SSH server accepted connections on {address} for {} s: is there a container in \
-             the pod that serves the sessions, and what does its log say?",
+            "no SSH server accepted connections on {address} for {} s: check that the pod has a \
+             container that serves the sessions, and read its log",
             SERVER_DEADLINE.as_secs()
         )
     })
@@ -106,7 +106,7 @@ pub(in crate::job) fn end(parent: &Path, outcome: &Outcome) {
     let ready = parent.join(files::READY);
     let handed_over = ready.exists();
     if handed_over && let Err(error) = std::fs::remove_file(&ready) {
-        tracing::warn!(path = %ready.display(), %error, "cannot be removed");
+        tracing::warn!(path = %ready.display(), %error, "cannot remove a file");
     }
     match outcome.end {
         // It has ended before.

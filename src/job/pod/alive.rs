@@ -21,8 +21,8 @@ const ORDERLY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the container that serves the sessions was killed and has not come back within {} s: its last \
-     state in the pod says why (OOMKilled, Evicted)",
+    "the container that serves the sessions was killed and did not come back within {} s: see its \
+     last state in the pod (OOMKilled, Evicted)",
     .0.as_secs()
 )]
 pub(super) struct Gone(Duration);
@@ -36,7 +36,7 @@ pub(super) async fn watch(layout: &Layout, board: &Board) -> Result<Infallible, 
 async fn watch_for(layout: &Layout, board: &Board, deadline: Duration) -> Result<Infallible, Gone> {
     let Some(mut watcher) = reach(layout, ORDERLY).await else {
         tracing::warn!(
-            "the container of the sessions is not this program: nobody watches whether it lives"
+            "the container of the sessions does not run this program: cannot monitor it"
         );
         return std::future::pending().await;
     };
@@ -50,9 +50,7 @@ async fn watch_for(layout: &Layout, board: &Board, deadline: Duration) -> Result
         watcher = match reach(layout, soon).await {
             Some(watcher) => watcher,
             None => {
-                tracing::warn!(
-                    "the container of the sessions was killed; waiting until it is back"
-                );
+                tracing::warn!("the container of the sessions was killed; waiting for its restart");
                 reach(layout, deadline - soon).await.ok_or(Gone(deadline))?
             }
         };

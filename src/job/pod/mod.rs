@@ -1,8 +1,8 @@
 //! A job whose parts run in several containers of one pod, as contract section 3 has it.
 //!
-//! The parts share the job's directory and talk by files in it: the agent makes `ready` when the
-//! user may come in, the container of the sessions `exiting` when all of them have ended, either of
-//! them `pod_error` when it cannot go on.
+//! The parts share the job's directory and communicate through files in it: the agent creates
+//! `ready` when the user may log in, the container of the sessions creates `exiting` when all of
+//! them have ended, and either creates `pod_error` when it cannot continue.
 
 mod agent;
 mod alive;
@@ -30,6 +30,7 @@ fn tell(parent: &Path, name: &str, why: &str) {
     let (path, new) = (parent.join(name), parent.join(format!(".{name}.new")));
     // Whoever sees the file reads it at once, and all of it must be there.
     if let Err(error) = std::fs::write(&new, why).and_then(|()| std::fs::rename(&new, &path)) {
-        tracing::warn!(path = %path.display(), %error, "the other containers of the pod cannot be told");
+        tracing::warn!(path = %path.display(), %error, "cannot notify the other containers of the \
+            pod");
     }
 }

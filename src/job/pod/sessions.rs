@@ -1,4 +1,4 @@
-//! The container that serves the sessions and nothing else: it has no secrets, and needs no IMS.
+//! The container that only serves the sessions: it has no secrets, and needs no IMS.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub struct SessionServer {
     pub after_build: bool,
 }
 
-/// Waits for the agent, serves the sessions and tells the agent when they have ended.
+/// Waits for the agent, serves the sessions and notifies the agent when they have ended.
 pub async fn serve_sessions(
     contract: SessionContract,
     server: SessionServer,
@@ -44,14 +44,14 @@ pub async fn serve_sessions(
             if signal.kind == Kind::Complete
                 && let Err(error) = std::fs::remove_file(&signal.path)
             {
-                tracing::warn!(path = %signal.path.display(), %error, "cannot be removed");
+                tracing::warn!(path = %signal.path.display(), %error, "cannot remove a file");
             }
             tell(&parent, files::EXITING, "");
             if signal.kind == Kind::Complete { End::Success } else { End::GaveUp }
         }
         Err(error) => {
             let error = chain(error.as_ref());
-            tracing::error!("the sessions cannot go on: {error}");
+            tracing::error!("the sessions cannot continue: {error}");
             if stop.is_cancelled() {
                 return End::Terminated;
             }
@@ -82,9 +82,9 @@ async fn run(
     let ready = async { Ok(watch::one_of(parent, &names).await) };
     let both = async { tokio::try_join!(ready, session::host_keys(parent, &board)) };
     let both = stop.run_until_cancelled(both).await;
-    let (said, host_keys) = both.context("stopped before the agent was ready")??;
+    let (said, host_keys) = both.context("cancelled before the agent was ready")??;
     if said != files::READY {
-        tracing::info!(said, "the agent ended before there was a session");
+        tracing::info!(said, "the agent ended before the first session");
         return Ok(None);
     }
     let authorized_keys = session::authorized_keys(first_that_exists(&server.authorized_keys))?;
@@ -92,7 +92,7 @@ async fn run(
         (layout.build().join("image-root"), "the build failed.", None)
     } else {
         let script = contract.session.customization_script.clone();
-        (layout.root(), "the image is yours to change.", script)
+        (layout.root(), "you can change the image now.", script)
     };
     // An agent that is not this program says nothing more.
     let ready = std::fs::read(parent.join(files::READY)).unwrap_or_default();

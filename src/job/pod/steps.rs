@@ -39,12 +39,12 @@ pub enum Step {
     WaitForRepositories,
     /// Makes the package of the CA certificate.
     BuildCaPackage { directory: PathBuf },
-    /// Builds the image root. A build that fails is told to the container that packages, and is no
-    /// failure of this one: the job goes on there.
+    /// Builds the image root. A failed build is reported to the container that packages, and is not
+    /// a failure of this one: the job continues there.
     BuildImage { ca_package: PathBuf, signing_keys: PathBuf, home: Option<PathBuf> },
 }
 
-/// Does the step. IMS is told how the job goes, and if the step fails.
+/// Does the step. Reports the status of the job to IMS, and a failure of the step.
 pub async fn run(step: Step, contract: StepContract, stop: CancellationToken) -> Outcome {
     let job_id = contract.job_id.to_string();
     let board = Board::new(job_id.clone());
@@ -120,7 +120,7 @@ async fn fetch_recipe(
     })
     .await?;
     download(&contract, url, &archive, reporter).await.context("cannot fetch the recipe")?;
-    // What is wrong with the description is told here already, not by the container that waits.
+    // Errors of the description are reported here, not by the container that waits.
     create::prepare(archive, into, template_dictionary, reporter).await.map(drop)
 }
 
@@ -192,8 +192,8 @@ async fn download(
     Ok(())
 }
 
-/// Pod templates do not tell this step how to judge the store, whose certificate often is nobody's.
-/// With an md5 of IMS the bytes are proved by that.
+/// Pod templates do not configure this step to verify the store, whose certificate often has no
+/// known CA. With an md5 of IMS the bytes are proved by that.
 fn trust(contract: &StepContract) -> Trust {
     match (&contract.store_trust, &contract.md5) {
         (Some(trust), _) => trust.clone(),

@@ -1,5 +1,6 @@
 //! A job whose work is done on a remote build node (`REMOTE_BUILD_NODE`). This is the pod's end: it
-//! keeps the secrets, tells IMS, lets the users through, and publishes what the node has made.
+//! keeps the secrets, reports to IMS, forwards the users' connections, and publishes the results of
+//! the node.
 //!
 //! The node gets a URL of the image that expires, the keys that users log in with, and no credentials.
 
@@ -46,7 +47,8 @@ struct Remote<'a> {
     store: Store,
     layout: Layout,
     access: Access,
-    /// The job's directory on the node, named as the incumbent does: IMS looks for these.
+    /// The job's directory on the node, with the name that the original job image uses: IMS looks
+    /// for these.
     directory: PathBuf,
     patience: Duration,
 }
@@ -85,7 +87,7 @@ impl<'a> Remote<'a> {
             "a job on a remote build node cannot have containers of its own for the steps of a build"
         );
         if job.options.record.is_some() {
-            tracing::warn!("terminals on a remote build node are not recorded");
+            tracing::warn!("cannot record terminals on a remote build node");
         }
         let layout = Layout::new(&job.contract.image_root_parent);
         layout
@@ -129,7 +131,7 @@ impl<'a> Remote<'a> {
         let published = Box::pin(self.work(work, None, Some(&source), base, door)).await?;
         let agent = self.layout.agent();
         if let Err(error) = std::fs::remove_dir_all(&agent) {
-            tracing::warn!(path = %agent.display(), %error, "cannot be removed");
+            tracing::warn!(path = %agent.display(), %error, "cannot remove a file");
         }
         Ok(published)
     }
@@ -142,7 +144,7 @@ impl<'a> Remote<'a> {
         let published = self.create_in(&directory, door).await;
         let leave = if published.is_ok() { Leave::Nothing } else { Leave::Everything };
         if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
-            tracing::error!("the build cannot be removed: {}", chain(error.as_ref()));
+            tracing::error!("cannot remove the build: {}", chain(error.as_ref()));
         }
         published
     }
@@ -179,17 +181,21 @@ impl<'a> Remote<'a> {
     ) -> anyhow::Result<Published> {
         let stop = &self.job.reporter.stop;
         let started = stop.run_until_cancelled(self.start(work, recipe)).await;
-        let mut link = started.context("stopped while the remote build node was set up")??;
+        let mut link = started.context("cancelled while setting up the remote build node")??;
         let mut talk = Talk::new(self, source, base, door);
         let followed = stop.run_until_cancelled(talk.follow(&mut link)).await;
-        let ended = followed
-            .unwrap_or_else(|| Err(anyhow::anyhow!("stopped while the remote build node worked")));
+        let ended = followed.unwrap_or_else(|| {
+            Err(anyhow::anyhow!(
+                "cancelled while the remote build node \
+                worked"
+            ))
+        });
         // From here on nobody is let in.
         talk.relay = None;
         if !talk.over {
             link.hang_up();
             if timeout(END_TIME, last_words(&mut link)).await.is_err() {
-                tracing::warn!("the remote build node takes its time to end");
+                tracing::warn!("the remote build node did not end in time, not waiting any longer");
             }
         }
         if let Err(error) = &ended {
@@ -197,7 +203,10 @@ impl<'a> Remote<'a> {
         }
         match (talk.published, ended) {
             (Some(published), Err(error)) => {
-                tracing::warn!("the remote build node did not end well: {}", chain(error.as_ref()));
+                tracing::warn!(
+                    "the remote build node ended with an error: {}",
+                    chain(error.as_ref())
+                );
                 Ok(published)
             }
             (Some(published), Ok(())) => Ok(published),
@@ -247,7 +256,7 @@ impl<'a> Remote<'a> {
             if !occupied || start.elapsed() > self.patience {
                 return sent;
             }
-            tracing::info!("the node still works on an earlier run of this job");
+            tracing::info!("the node is still busy with an earlier run of this job");
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -297,14 +306,14 @@ impl<'a> Remote<'a> {
                 {
                     tracing::warn!(
                         directory = %self.directory.display(),
-                        "what the job left on the node cannot be removed: {}",
+                        "cannot remove the job's files from the node: {}",
                         chain(&error)
                     );
                 }
             }
             Some(_) => tracing::warn!(
                 seconds = self.patience.as_secs(),
-                "the node ends the work and removes it when it has not heard from here for so long"
+                "the node ends and removes the work if it receives nothing for this long"
             ),
             None => {}
         }

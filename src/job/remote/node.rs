@@ -1,4 +1,5 @@
-//! The node's end of a job on a remote build node: does the work, and leaves nothing behind.
+//! The node's end of a job on a remote build node: does the work, and removes everything at the
+//! end.
 //!
 //! Runs as the first process of a pid and a mount namespace of its own (`unshare`, by the pod).
 
@@ -47,7 +48,7 @@ pub async fn work_for_pod(
         Ok((pod, task)) => (Arc::new(pod), task),
         Err(error) => {
             remove(directory).await?;
-            return Err(error.context("no task came from the pod"));
+            return Err(error.context("received no task from the pod"));
         }
     };
     if std::process::id() == 1 {
@@ -57,7 +58,7 @@ pub async fn work_for_pod(
         let (lost, stop) = (pod.lost.clone(), stop.clone());
         async move {
             lost.cancelled().await;
-            tracing::warn!("the pod is gone: the work ends");
+            tracing::warn!("lost the connection to the pod, ending the work");
             stop.cancel();
         }
     });
@@ -96,10 +97,9 @@ impl Node {
             Work::Customize(work) => self.customize(work).await,
             Work::Create(work) => self.create(work).await,
         };
-        let undone = blocking(move || {
-            bound.close().context("what the job has mounted on the node cannot be unmounted")
-        })
-        .await;
+        let undone =
+            blocking(move || bound.close().context("cannot unmount the job's mounts on the node"))
+                .await;
         worked.and(undone)
     }
 
@@ -232,7 +232,7 @@ impl Node {
         let made = self.made(packed).await?;
         let taken =
             self.stop.run_until_cancelled(self.pod.hand_over(ToPod::Made(Box::new(made)))).await;
-        anyhow::ensure!(taken == Some(true), "stopped before the pod had what was made");
+        anyhow::ensure!(taken == Some(true), "cancelled before the pod had received the results");
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl Node {
             anyhow::Ok(self.pod.hand_over(ToPod::BuildLog(log)).await)
         };
         if let Some(Err(error)) = self.stop.run_until_cancelled(handed_over).await {
-            tracing::warn!("the pod does not get kiwi's log: {}", chain(error.as_ref()));
+            tracing::warn!("cannot send kiwi's log to the pod: {}", chain(error.as_ref()));
         }
     }
 

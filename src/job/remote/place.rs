@@ -1,4 +1,4 @@
-//! A job's directory on its node: taken, put where users expect it, and removed.
+//! A job's directory on its node: locked, mounted where users expect it, and removed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The pod's side of the talk with a node: what the node says is done, until it says how it ended.
+//! The pod's side of the protocol with a node: handles its messages until its final result.
 
 use std::path::PathBuf;
 
@@ -57,7 +57,7 @@ impl<'a> Talk<'a> {
                     reporter.enter_if_possible(status).await;
                 }
                 ToPod::NeedUrl => {
-                    let source = self.source.context("the node asks for an image to build")?;
+                    let source = self.source.context("the node requested an image build")?;
                     let url = source.url().await.map(|url| url.to_string());
                     link.say(ToNode::Url(url.map_err(|error| chain(error.as_ref())))).await;
                 }
@@ -100,10 +100,16 @@ impl<'a> Talk<'a> {
 
     /// Lets the users in, and says so to IMS.
     async fn open(&mut self, port: u16) -> anyhow::Result<()> {
-        let mut door = self.door.take().context("the node wants users that nobody asked for")?;
+        let mut door = self.door.take().context(
+            "unexpected message: the node is ready for users \
+            of a job without sessions",
+        )?;
         let listener = door.listen()?;
-        let address = listener.local_addr().context("cannot tell the address of the SSH port")?;
-        tracing::info!(%address, "users are let through to the remote build node");
+        let address = listener.local_addr().context(
+            "cannot determine the address of the SSH \
+            port",
+        )?;
+        tracing::info!(%address, "forwarding SSH connections to the remote build node");
         let access = self.remote.access.clone();
         self.relay = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             match crate::remote::relay(listener, access, port).await {}
@@ -121,7 +127,7 @@ pub(super) async fn last_words(link: &mut Link) {
 async fn unexpected(link: &mut Link) -> anyhow::Error {
     match link.next().await {
         Ok(ToPod::Ended(Ended::Failed(why))) => anyhow::anyhow!("the node failed: {why}"),
-        Ok(other) => anyhow::anyhow!("the node says what nobody asked for: {other:?}"),
+        Ok(other) => anyhow::anyhow!("unexpected message from the node: {other:?}"),
         Err(error) => error.into(),
     }
 }

@@ -1,7 +1,7 @@
-//! Kiwi's runtime configuration: the site's, with one thing more.
+//! Kiwi's runtime configuration: the site's, with one addition.
 //!
-//! Kiwi reads one file alone: that of `--config`, or `~/.config/kiwi/config.yml`, or
-//! `/etc/kiwi.yml`. So what the site has there goes into ours.
+//! Kiwi reads only one file: that of `--config`, or `~/.config/kiwi/config.yml`, or
+//! `/etc/kiwi.yml`. So our file includes the site's settings.
 
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) fn text(home: Option<&Path>) -> Result<Option<String>, Error> {
     merged.map_err(|source| Error::SiteConfig { path, source: Box::new(source) })
 }
 
-/// The tarball that kiwi makes of the root is thrown away, so it is made as quickly as can be. What
+/// The tarball that kiwi creates of the root is deleted, so it is created as fast as possible. What
 /// the site has set stays.
 fn merge(site: &[u8], threads: usize) -> Result<Option<String>, serde_saphyr::Error> {
     let site: Option<Map<String, Value>> = serde_saphyr::from_slice(site)?;

@@ -1,4 +1,4 @@
-//! Why a build failed, in kiwi's words where it has any, and what to do.
+//! Why a build failed, with kiwi's message if there is one, and what to do.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -14,38 +14,36 @@ pub enum Error {
     #[error("cannot read this process's capabilities")]
     Capabilities(#[source] io::Error),
     #[error(
-        "building an image needs CAP_SYS_ADMIN and CAP_SYS_CHROOT, for kiwi mounts /proc and /dev in \
-         the new root: run the job's container privileged"
+        "building an image needs CAP_SYS_ADMIN and CAP_SYS_CHROOT, because kiwi mounts /proc and \
+         /dev in the new root: run the job's container privileged"
     )]
     NotPrivileged,
-    #[error(
-        "{KIWI} is not installed here: run create jobs in the builder's image, or install kiwi"
-    )]
+    #[error("{KIWI} is not installed: run create jobs in the builder image, or install kiwi")]
     NoKiwi(#[source] io::Error),
     #[error("cannot use {path} for the build")]
     Io { path: PathBuf, source: io::Error },
-    #[error("kiwi's configuration {path} of this site is no YAML map")]
+    #[error("the site's kiwi configuration {path} is not a YAML map")]
     SiteConfig { path: PathBuf, source: Box<serde_saphyr::Error> },
     #[error(
-        "the volume of {path} is full ({} free), kiwi says: {said}; ask for a larger build \
+        "the volume of {path} is full ({} free), kiwi says: {said}; request a larger build \
          environment (build_env_size)",
         human(*.free)
     )]
     DiskFull { path: PathBuf, free: u64, said: String },
     #[error(
-        "the build was killed because memory ran out{}, kiwi says: {said}; ask for more memory \
+        "the build ran out of memory and was killed{}, kiwi says: {said}; request more memory \
          (job_mem_size)",
         of_limit(.limit)
     )]
     OutOfMemory { limit: Option<u64>, said: String },
     #[error(
-        "{KIWI} was killed by SIGKILL, most likely because memory ran out: ask for more memory \
+        "{KIWI} was killed by SIGKILL, most likely because memory ran out: request more memory \
          (job_mem_size)"
     )]
     Killed,
-    #[error("kiwi failed ({status}): {said}; all of it is in {log}")]
+    #[error("kiwi failed ({status}): {said}; the full log is {log}")]
     Failed { status: String, said: String, log: PathBuf },
-    #[error("the build was stopped")]
+    #[error("the build was cancelled")]
     Cancelled,
     #[error("cannot run {KIWI}")]
     Run(#[source] process::Error),

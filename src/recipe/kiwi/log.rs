@@ -1,4 +1,4 @@
-//! What kiwi says, line by line: into our log, and the progress and the errors kept.
+//! The output of kiwi, line by line: written to our log; progress and errors are extracted.
 //!
 //! `[ LEVEL   ]: 12:34:56 | message`, and for bars `[ INFO    ]: Processing: [###   ] 40%`.
 
@@ -7,7 +7,7 @@ use crate::telemetry::progress::Meter;
 /// Lines of an error that are kept.
 const ERROR_LINES: usize = 20;
 
-/// How volumes that are full are told of by kiwi, rpm, zypper and dnf.
+/// How kiwi, rpm, zypper and dnf report a full volume.
 const FULL: [&str; 4] =
     ["no space left on device", "errno 28", "more space on the", "disk space error"];
 
@@ -59,7 +59,7 @@ impl<'a> Log<'a> {
         (!text.trim().is_empty()).then(|| text.trim().to_owned())
     }
 
-    /// Whether somebody has complained of a full volume.
+    /// Whether a program reported a full volume.
     pub fn says_full(&self) -> bool {
         self.full
     }

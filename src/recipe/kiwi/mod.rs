@@ -1,4 +1,4 @@
-//! Building an image root with kiwi-ng, as a child that takes its mounts with it when it ends.
+//! Builds an image root with kiwi-ng, as a child process whose mounts disappear when it ends.
 
 mod config;
 mod error;
@@ -43,9 +43,9 @@ pub struct Build<'a> {
     pub scratch: &'a Path,
     /// The home directory, for the site's configuration of kiwi.
     pub home: Option<&'a Path>,
-    /// Kiwi tells more of what it does.
+    /// Kiwi logs more.
     pub debug: bool,
-    /// The image's architecture, where it is not this host's; its programs run all the same.
+    /// The image's architecture, if it is not this host's; its programs run with emulation.
     pub arch: Option<Arch>,
     /// Variables that scripts of the recipe have no business to see.
     pub secrets: &'a [&'a str],
@@ -146,7 +146,7 @@ fn signing_keys(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(keys)
 }
 
-/// Removes the tarball of the root, which kiwi makes and nobody reads: the room is needed.
+/// Removes the tarball of the root, which kiwi creates and nothing needs: the space is needed.
 fn remove_tarball(target: &Path) {
     let removed = tarball(target).and_then(|path| {
         let size = path.metadata()?.len();
@@ -155,18 +155,19 @@ fn remove_tarball(target: &Path) {
     match removed {
         Ok(size) => tracing::debug!(size = %disk::human(size), "removed kiwi's tarball"),
         Err(error) => {
-            tracing::warn!(%error, "kiwi's tarball cannot be removed, it takes room for nothing");
+            tracing::warn!(%error, "cannot remove kiwi's tarball, which is not needed and takes \
+                disk space");
         }
     }
 }
 
-/// A file right below the target, whatever the list says.
+/// A file directly in the target, regardless of the path in the list.
 fn tarball(target: &Path) -> io::Result<PathBuf> {
     let list: serde_json::Value = serde_json::from_slice(&std::fs::read(target.join(RESULT))?)?;
     let named = list["root_archive"]["filename"].as_str().map(Path::new);
     let name = named.and_then(Path::file_name);
     name.map(|name| target.join(name))
-        .ok_or_else(|| io::Error::other(format!("{RESULT} names no root_archive")))
+        .ok_or_else(|| io::Error::other(format!("{RESULT} contains no root_archive")))
 }
 
 #[cfg(test)]

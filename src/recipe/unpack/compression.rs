@@ -1,4 +1,4 @@
-//! How an archive is compressed, told by its first bytes: a name says nothing reliable.
+//! Detects the compression of an archive by its first bytes: a name is not reliable.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Error;
 
-/// Where the magic of a tar header lies (POSIX.1-1988, `ustar`).
+/// Where the magic of a tar header is (POSIX.1-1988, `ustar`).
 const TAR_MAGIC: std::ops::Range<usize> = 257..262;
 
 /// The uncompressed content of the archive at `path`.

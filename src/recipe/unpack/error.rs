@@ -10,21 +10,21 @@ pub enum Error {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error(
-        "{path} is no archive of a recipe: it is neither a tar file nor one compressed with gzip, \
+        "{path} is not a recipe archive: it is neither a tar file nor one compressed with gzip, \
          zstd or xz"
     )]
     NoArchive { path: PathBuf },
-    #[error("the recipe's archive {path} is broken or cut off")]
+    #[error("the recipe's archive {path} is damaged or truncated")]
     Broken { path: PathBuf, source: io::Error },
     #[error("the recipe's archive {path} is empty")]
     Empty { path: PathBuf },
     #[error("the recipe's archive is refused because of {name}: {why}")]
     Refused { name: String, why: Refused },
-    #[error("{name} of the recipe's archive is a link to {target}, which is not in it")]
+    #[error("{name} of the recipe's archive is a link to {target}, which is not in the archive")]
     LinkToNothing { name: String, target: String, source: io::Error },
     #[error("cannot unpack {name} of the recipe's archive")]
     Write { name: String, source: io::Error },
-    #[error("stopped while the recipe was unpacked")]
+    #[error("cancelled while unpacking the recipe")]
     Cancelled,
 }
 
@@ -37,18 +37,18 @@ pub enum Refused {
     Parent,
     #[error("its path leads through the link {link}")]
     ThroughLink { link: String },
-    #[error("it is a link that leads out of the recipe, to {target}")]
+    #[error("it is a link to {target}, outside the recipe")]
     LinkOutside { target: String },
-    #[error("it is a hard link to {target}, which is no regular file")]
+    #[error("it is a hard link to {target}, which is not a regular file")]
     LinkToNoFile { target: String },
     #[error("it is a device node")]
     Device,
     #[error("it is a fifo")]
     Fifo,
-    #[error("it is neither a file nor a directory nor a link")]
+    #[error("it is not a file, directory or link")]
     Unknown,
-    #[error("with it the archive is larger than {}", human(*.limit))]
+    #[error("the unpacked archive would be larger than {}", human(*.limit))]
     TooLarge { limit: u64 },
-    #[error("with it the archive has more than {limit} entries")]
+    #[error("the archive has more than {limit} entries")]
     TooMany { limit: u64 },
 }

@@ -1,4 +1,4 @@
-//! Symbolic links of an archive: none may lead out of the directory.
+//! Symbolic links of an archive: none may point outside the directory.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +8,7 @@ use super::names::{Name, shown};
 use super::{Error, Refused};
 use linux::dir::Dir;
 
-/// Kiwi copies what lies below into the image root; a link there is one of the image, and `/` in
+/// Kiwi copies everything below it into the image root; a link there is one of the image, and `/` in
 /// its target is the image's.
 const OVERLAY: &[u8] = b"root";
 
@@ -36,8 +36,8 @@ pub(super) fn stays_inside(name: &Name, target: &[u8]) -> bool {
     true
 }
 
-/// Whether the link at `path` leads outside now that all others are there: a chain of links can do
-/// what none of them does alone. A link to nothing is none.
+/// Whether the link at `path` points outside, now that all others exist: a chain of links can do
+/// what none of them does alone. A link without a target does not.
 pub(super) fn check(root: &Dir, path: &[u8]) -> Result<(), Error> {
     if path.starts_with(b"root/") {
         return Ok(());

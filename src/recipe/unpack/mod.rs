@@ -1,7 +1,8 @@
-//! Unpacking the archive of a recipe, which nobody has vouched for.
+//! Unpacks the archive of a recipe, which is not trusted.
 //!
-//! Nothing is written outside the directory: every name is taken apart, and every directory on the
-//! way is opened without following a link. What a recipe has no use for is refused by name.
+//! Nothing is written outside the directory: every name is split into components, and every parent
+//! directory is opened without following a link. File types that a recipe does not need are refused
+//! with the name of the entry.
 
 mod compression;
 mod error;
@@ -79,7 +80,7 @@ pub fn unpack(
 struct Unpacker<'a> {
     root: Dir,
     limits: &'a Limits,
-    /// Links that were made, to be looked at when all is there.
+    /// Created links, to be checked when everything is unpacked.
     links: Vec<Vec<u8>>,
     /// Directories and their times: what is put into one changes it.
     times: Vec<(Vec<u8>, u64)>,
@@ -169,7 +170,7 @@ impl Unpacker<'_> {
             .map_err(|source| name.not_written(source))
     }
 
-    /// The directory of these parts; what is missing of it is made.
+    /// The directory of these parts; what is missing of it is created.
     fn make_directories(&self, name: &Name, parts: &[Vec<u8>]) -> Result<Dir, Error> {
         let mut dir = self.root.descend(b"").map_err(|source| name.not_written(source))?;
         for part in parts {

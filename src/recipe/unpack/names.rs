@@ -1,4 +1,4 @@
-//! Names in an archive: taken apart, so that none leads out of the directory.
+//! Names in an archive: split into components, so that none points outside the directory.
 
 use std::io;
 
@@ -36,7 +36,7 @@ impl Name {
         &self.0
     }
 
-    /// The parts of the directory it lies in.
+    /// The parts of its directory.
     pub fn parent(&self) -> &[Vec<u8>] {
         &self.0[..self.0.len() - 1]
     }

@@ -1,4 +1,5 @@
-//! A first look through an archive, which writes nothing: is it whole, and does it fit?
+//! A first pass over an archive, which writes nothing: checks that it is complete and within the
+//! limits.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Archives that mean well, and archives that do not.
+//! Good and malicious archives.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 
-/// Makes archives; names and targets go in as they are.
+/// Creates archives; names and targets go in as they are.
 struct Maker(Builder<Vec<u8>>);
 
 impl Maker {
@@ -147,7 +147,7 @@ fn names_that_lead_outside_are_refused() {
 fn links_that_lead_outside_are_refused() {
     let place = Place::new();
     for target in ["/etc/passwd", "..", "../victim", "a/../../victim", "/"] {
-        place.refuses(Maker::new().link("evil", target), &["evil", "out of the recipe"]);
+        place.refuses(Maker::new().link("evil", target), &["evil", "outside the recipe"]);
     }
     place.refuses(Maker::new().link("a/evil", "../../victim"), &["a/evil"]);
     // `root` itself is part of the recipe, only what is in it is the image's.
@@ -163,11 +163,11 @@ fn a_chain_of_harmless_links_does_not_lead_outside() {
     let place = Place::new();
     let chain =
         Maker::new().file("a/b/file", "").link("a/top", "..").link("evil", "a/top/../victim");
-    place.refuses(chain, &["evil", "out of the recipe"]);
+    place.refuses(chain, &["evil", "outside the recipe"]);
     let place = Place::new();
     let through_image =
         Maker::new().link("root/etc/evil", "/etc/shadow").link("x", "root/etc/evil");
-    place.refuses(through_image, &["x", "out of the recipe"]);
+    place.refuses(through_image, &["x", "outside the recipe"]);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn devices_and_fifos_are_refused() {
         (EntryType::Char, "device"),
         (EntryType::Block, "device"),
         (EntryType::Fifo, "fifo"),
-        (EntryType::new(b'V'), "neither"),
+        (EntryType::new(b'V'), "not a file"),
     ] {
         Place::new()
             .refuses(Maker::new().entry("root/dev/x", kind, "", b""), &["root/dev/x", word]);
@@ -244,11 +244,11 @@ fn what_is_no_archive_or_only_half_of_one_is_an_error() {
     let place = Place::new();
     let half = &good()[..2000];
     for (archive, word) in [
-        (&b"<html>no such key</html>"[..], "no archive"),
-        (b"", "no archive"),
-        (&[0x1f, 0x8b, 8, 0, 0], "broken"),
-        (half, "broken"),
-        (&[0; 1024], "no archive"),
+        (&b"<html>no such key</html>"[..], "not a recipe archive"),
+        (b"", "not a recipe archive"),
+        (&[0x1f, 0x8b, 8, 0, 0], "truncated"),
+        (half, "truncated"),
+        (&[0; 1024], "not a recipe archive"),
     ] {
         let error = place.unpack(archive, &Limits::default()).unwrap_err().to_string();
         assert!(error.contains(word), "{word}: {error}");

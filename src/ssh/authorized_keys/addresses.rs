@@ -28,7 +28,7 @@ impl PatternList {
         text.split(',').map(pattern).collect::<Result<_, String>>().map(Self)
     }
 
-    /// A negated match refuses, whatever else matches.
+    /// A negated match refuses, regardless of other matches.
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let matching = |negated| {
@@ -42,7 +42,7 @@ impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
         let Some((address, bits)) = text.split_once('/') else {
             return match text.is_empty() {
-                true => Err("an empty pattern".into()),
+                true => Err("it contains an empty pattern".into()),
                 false => Ok(Self::Wildcard(text.to_ascii_lowercase())),
             };
         };

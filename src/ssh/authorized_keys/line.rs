@@ -67,7 +67,7 @@ fn is_key_type(word: &str) -> bool {
         && !word.contains(['=', '"'])
 }
 
-/// Refuses what a server should not take, whoever offers it.
+/// Refuses keys that a server should not accept.
 pub fn acceptable(key: &KeyData) -> Result<(), String> {
     match key {
         KeyData::Rsa(rsa) if rsa.key_size() < REQUIRED_RSA_SIZE => Err(format!(

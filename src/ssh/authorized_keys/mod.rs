@@ -1,4 +1,4 @@
-//! The authorized_keys file, as sshd(8) describes it. Read once, at start, by `ssh::Config`'s maker.
+//! The authorized_keys file, as sshd(8) describes it. Read once, at the start of the server.
 
 mod addresses;
 mod line;
@@ -22,8 +22,8 @@ pub enum Error {
         source: std::io::Error,
     },
     #[error(
-        "the authorized keys file {} holds no usable key (its {bad} bad lines are named in the log); \
-         nobody could log in", path.display()
+        "the authorized keys file {} contains no usable key (the log lists its {bad} bad lines), \
+         so nobody could log in", path.display()
     )]
     Empty { path: PathBuf, bad: usize },
 }
@@ -57,7 +57,8 @@ impl AuthorizedKeys {
             std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let (keys, bad) = Self::parse(&text);
         for BadLine { line, reason } in &bad {
-            tracing::warn!(file = %path.display(), line, reason, "authorized key left out");
+            tracing::warn!(file = %path.display(), line, reason, "ignoring a line of the \
+                authorized keys file");
         }
         match keys.entries.is_empty() {
             true => Err(Error::Empty { path: path.to_owned(), bad: bad.len() }),

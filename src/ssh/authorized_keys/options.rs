@@ -7,7 +7,7 @@ use super::addresses::PatternList;
 /// What a key may be used for. The default is a line without options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Run instead of whatever the client asks for.
+    /// Run instead of the program that the client requests.
     pub command: Option<String>,
     pub environment: Vec<(String, String)>,
     pub from: Option<PatternList>,
@@ -99,8 +99,8 @@ impl Options {
             "agent-forwarding" => self.agent_forwarding = true,
             "no-agent-forwarding" => self.agent_forwarding = false,
             "cert-authority" => self.cert_authority = true,
-            // There is no X11 forwarding and no rc file here, whatever the line says; and whether a
-            // security key was touched is not checked.
+            // The server has no X11 forwarding and no rc file, regardless of these options; and it
+            // does not check whether a security key was touched.
             "x11-forwarding" | "no-x11-forwarding" | "user-rc" | "no-user-rc"
             | "no-touch-required" => {}
             "verify-required" => return Err("verify-required cannot be enforced".into()),

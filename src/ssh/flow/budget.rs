@@ -13,7 +13,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `memory` and `disk` in bytes; spill files are made (and unlinked at once) in `directory`.
+    /// `memory` and `disk` in bytes; spill files are created (and unlinked at once) in `directory`.
     pub fn new(memory: u64, disk: u64, directory: PathBuf) -> Self {
         Self {
             memory: Pool::new(memory),
@@ -38,7 +38,8 @@ impl Budget {
         if let (Err(error), false) = (result, failed) {
             tracing::warn!(
                 directory = %self.directory.display(), error = %error,
-                "cannot queue more session input on disk; clients wait until programs have read theirs"
+                "cannot queue more session input on disk; clients wait until programs read their \
+                 input"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What a client has sent to one channel and the channel's program has not taken yet.
+//! Data that a client has sent to one channel and the channel's program has not read yet.
 
 use std::collections::VecDeque;
 use std::io;
@@ -73,7 +73,7 @@ impl Inbox {
         self.shared.arrived.notify_one();
     }
 
-    /// The client sends no more (EOF, or the channel or connection is gone).
+    /// The client sends no more (EOF, or the channel or connection is closed).
     pub fn end(&self) {
         self.shared.lock().ended = true;
         self.shared.arrived.notify_one();

@@ -36,7 +36,7 @@ impl Spill {
         self.written - self.punched
     }
 
-    /// A write of one packet to the page cache. It is made in the connection's own task: a disk that
+    /// A write of one packet to the page cache. It happens in the connection's own task: a disk that
     /// stalls here holds this client back, which is what should happen.
     pub(super) fn append(&mut self, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, self.written)?;

@@ -1,4 +1,5 @@
-//! The TCP stream as the SSH library sees it: throttled, counted, and cut when the server says so.
+//! The TCP stream as the SSH library sees it: throttled, counted, and closed on request of the
+//! server.
 
 use std::io;
 use std::pin::Pin;
@@ -77,7 +78,7 @@ impl SessionStream {
                 }
                 Gate::Wait(time) => time,
             };
-            // The waker is registered before the gate is asked for the last time: no wake-up is lost.
+            // The waker is registered before the last check of the gate: no wake-up is lost.
             if !std::mem::replace(&mut self.sleeping, true) {
                 self.sleep.as_mut().reset((now + time).into());
                 continue;

@@ -52,7 +52,7 @@ pub(super) struct Load {
 #[derive(Debug, PartialEq)]
 pub(super) enum Gate {
     Open,
-    /// Read no more than this many bytes, and tell [`Pace`] how many they were.
+    /// Read at most this many bytes, and report to [`Pace`] how many they were.
     AtMost(usize),
     /// Ask again after this time, or when the waker is called.
     Wait(Duration),

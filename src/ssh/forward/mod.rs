@@ -1,6 +1,6 @@
 //! Forwarded connections: TCP (`tcp`), Unix sockets and the client's ssh-agent (`unix`).
 //!
-//! What the two have in common: who may, how many, and the copying in both directions.
+//! Shared by both: permissions, limits, and the copying in both directions.
 
 pub(super) mod tcp;
 pub(super) mod unix;
@@ -88,8 +88,8 @@ fn registered(
     Some((entry.inbox.clone(), entry.closed.clone()))
 }
 
-/// The inbox of a channel that was opened towards the client. Whoever hears first that it is open makes
-/// it: the handler, or this.
+/// The inbox of a channel that was opened towards the client. Created by the first that learns that
+/// it is open: the handler, or this function.
 fn opened(connection: &Connection, write: &ChannelWriteHalf<Msg>) -> (Inbox, CancellationToken) {
     let mut channels = connection.channels();
     let entry = channels.entry(write.id()).or_insert_with(|| connection.entry(State::Forward));
@@ -102,7 +102,7 @@ fn opened(connection: &Connection, write: &ChannelWriteHalf<Msg>) -> (Inbox, Can
     (inbox, closed)
 }
 
-/// Connects to what a client asked for and answers its request; the rest goes on in its own task.
+/// Connects to the requested target and replies to the request; the rest continues in its own task.
 /// `target` is for the log.
 fn direct<R, W, E>(
     connection: Arc<Connection>,
@@ -124,7 +124,12 @@ fn direct<R, W, E>(
                 join(read, write, inbox, Outlet::new(channel, connection, closed)).await;
             }
             Err(error) => {
-                tracing::debug!(target, error = crate::telemetry::chain(&error), "not forwarded");
+                tracing::debug!(
+                    target,
+                    error = crate::telemetry::chain(&error),
+                    "cannot forward \
+                    a connection"
+                );
                 connection.channels().remove(&id);
                 reply.reject(ChannelOpenFailure::ConnectFailed).await;
             }
@@ -154,7 +159,7 @@ async fn join(
     outlet: Outlet,
 ) {
     let up = async {
-        // What came before the client's close is delivered, unless nobody takes it.
+        // Data from before the client's close is delivered, unless nothing reads it.
         let late = async {
             outlet.closed.cancelled().await;
             tokio::time::sleep(LAST_UPLOAD).await;

@@ -1,8 +1,8 @@
 //! TCP forwarding: `direct-tcpip` (`ssh -L`, `-D`, `-W`) and `tcpip-forward` (`ssh -R`).
 //!
-//! Connections are made and accepted in the network of the agent's container, which sessions share. Where
-//! sessions are kept from the services of the host, a process of theirs opens the sockets: what it cannot
-//! reach is not reached.
+//! Connections are opened and accepted in the network of the agent's container, which sessions share.
+//! If the network of sessions is filtered, a process inside the jail opens the sockets, so the
+//! filter applies to them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -148,8 +148,9 @@ fn may_listen(connection: &Connection, address: &str, port: u16) -> bool {
             || options.permit_listen.iter().any(|listen| listen.fits(address, port)))
 }
 
-/// Always on the loopback interface (sshd's `GatewayPorts no`), whatever address was asked for: on both
-/// of its addresses, if not one of them was named; one of the two may be taken. Gives the port as well.
+/// Always on the loopback interface (sshd's `GatewayPorts no`), regardless of the requested
+/// address: on both of its addresses, unless one of them was named; one of the two may be in use.
+/// Also returns the port.
 async fn bind(
     connection: &Connection,
     address: &str,

@@ -2,7 +2,7 @@
 //! (`ssh -R /path:...`) and the socket that leads to the client's ssh-agent (OpenSSH's PROTOCOL, 2.4,
 //! and draft-miller-ssh-agent).
 //!
-//! The jail opens them, so that a path is the session's. They end with their connection.
+//! The jail opens them, so paths are those of the session. They are closed with their connection.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use crate::jail::{self, Jail, SocketFile};
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("the jail refuses")]
+    #[error("the jail refused the request")]
     Jail(#[from] jail::Error),
-    #[error("the jail does not answer in time")]
+    #[error("the jail did not respond in time")]
     Slow(#[from] tokio::time::error::Elapsed),
-    #[error("the jail's caller has failed")]
+    #[error("the request to the jail failed")]
     Panic(#[from] tokio::task::JoinError),
     #[error("the socket cannot be used")]
     Socket(#[from] std::io::Error),
-    #[error("the server ends")]
+    #[error("the server is shutting down")]
     Closed(#[from] tokio::sync::AcquireError),
 }
 
@@ -136,7 +136,11 @@ pub(in super::super) async fn agent(
             Some(path)
         }
         Err(error) => {
-            tracing::warn!(error = crate::telemetry::chain(&error), "no agent forwarding");
+            tracing::warn!(
+                error = crate::telemetry::chain(&error),
+                "cannot forward the client's \
+                SSH agent"
+            );
             None
         }
     }
@@ -175,7 +179,11 @@ fn serve(
         drop(listener);
         let removed = in_jail(&connection, START, move |jail| jail.remove(&file)).await;
         if let Err(error) = removed {
-            tracing::warn!(error = crate::telemetry::chain(&error), "a client's socket is left");
+            tracing::warn!(
+                error = crate::telemetry::chain(&error),
+                "cannot remove a client's \
+                socket"
+            );
         }
     });
 }

@@ -1,4 +1,4 @@
-//! A session's program: started here for the handler, then owned by one task until it has ended.
+//! A session's program: started here for the handler, then owned by one task until it ends.
 
 mod pump;
 mod record;
@@ -39,15 +39,15 @@ pub(super) enum Request {
 /// Why a session was not started; the client only hears that it was not.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("the channel is no session that waits for a program")]
+    #[error("the channel is not a session that waits for a program")]
     NotWaiting,
     #[error("there is no subsystem {0:?}; sftp is the only one")]
     Subsystem(String),
-    #[error("cannot make the program's pipes")]
+    #[error("cannot create the program's pipes")]
     Pipes(#[source] std::io::Error),
     #[error("cannot start the program")]
     Spawn(#[source] jail::Error),
-    #[error("the program's start has failed")]
+    #[error("the task that starts the program failed")]
     Panic(#[source] tokio::task::JoinError),
     #[error("the program did not start within {} s", START.as_secs())]
     Slow,
@@ -107,7 +107,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// Begins the recording of a terminal, where one is wanted. That it cannot be had is told, and no more.
+/// Begins the recording of a terminal, where one is wanted. A failure is only logged.
 async fn record(
     connection: &Connection,
     live: &Live,
@@ -118,7 +118,7 @@ async fn record(
         Ok(recorder) => Some(Arc::new(recorder)),
         Err(error) => {
             let directory = directory.display();
-            tracing::error!(session = live.id, %directory, %error, "a session is not recorded");
+            tracing::error!(session = live.id, %directory, %error, "cannot record a session");
             None
         }
     }

@@ -92,8 +92,9 @@ async fn last_words(mut pipe: pipe::Receiver) -> io::Result<()> {
     Ok(())
 }
 
-/// What a terminal shows, until nobody has it open, the client has left, or the session's program has
-/// `exited` and all is read: others may keep the terminal open in the background, as under sshd.
+/// Sends the output of a terminal, until no process has it open, the client has disconnected, or
+/// the session's program has `exited` and everything is read: background processes may keep the
+/// terminal open, as under sshd.
 pub(super) async fn screen(
     outlet: &Outlet,
     live: &Live,

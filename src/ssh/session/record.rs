@@ -1,5 +1,5 @@
-//! Recordings of terminals as asciicast v2 (docs.asciinema.org/manual/asciicast/v2): what was shown and
-//! when, not what was typed. Used by the task of a session.
+//! Recordings of terminals as asciicast v2 (docs.asciinema.org/manual/asciicast/v2): output with
+//! its time, no input. Used by the task of a session.
 
 use std::io;
 use std::path::Path;
@@ -29,7 +29,7 @@ struct Open {
 }
 
 impl Recorder {
-    /// Begins a file of its own in `directory`, readable by root alone.
+    /// Creates a new file in `directory`, readable only by root.
     pub(super) async fn begin(
         directory: &Path,
         live: &Live,
@@ -85,11 +85,12 @@ impl Recorder {
     }
 
     fn complain(&self, error: &io::Error) {
-        tracing::error!(session = self.session, %error, "the recording of a session ends here");
+        tracing::error!(session = self.session, %error, "cannot write the recording of a session, \
+            it ends here");
     }
 }
 
-/// Takes whole characters; what is none becomes U+FFFD, the beginning of one is left.
+/// Takes whole characters; invalid bytes become U+FFFD, an incomplete character stays.
 fn take_text(bytes: &mut Vec<u8>) -> String {
     let mut text = String::new();
     let mut taken = 0;

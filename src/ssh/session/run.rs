@@ -1,7 +1,7 @@
 //! The task that owns a running program.
 //!
-//! A program is never killed because its channel or connection is gone: CFS closes as soon as its
-//! request is accepted. A terminal hangs up, though, as a terminal does.
+//! A program is never killed because its channel or connection closes: CFS closes its connection as
+//! soon as its request is accepted. But a terminal hangs up.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -25,7 +25,7 @@ use crate::jail::Child;
 use linux::Signal;
 use linux::pty::{Master, Window};
 
-/// How long a program may take to end after it was told to, before its channel is closed anyway.
+/// How long a program may take to end after a signal, before its channel is closed anyway.
 const HANGUP: Duration = Duration::from_secs(1);
 /// How long after the end of its output a program that ends may take to do so.
 const ENDING: Duration = Duration::from_millis(200);
@@ -36,7 +36,7 @@ const LAST_INPUT: Duration = Duration::from_secs(1);
 
 /// What a client sees of a session whose end is not its program's.
 const LOST: &str =
-    "The process that starts sessions has ended, and this session with it. Log in again.\n";
+    "The process that starts sessions has ended, and so has this session. Log in again.\n";
 
 pub(super) struct Running {
     pub child: Child,
@@ -51,7 +51,7 @@ pub(super) struct Running {
     pub recorder: Option<Arc<Recorder>>,
 }
 
-/// The parts that go on while the streams are pumped.
+/// The parts that continue while the streams are pumped.
 struct Controller {
     child: Child,
     live: Arc<Live>,
@@ -84,12 +84,12 @@ impl Running {
         let status = match stdio {
             Stdio::Pipes { stdin, stdout, stderr } => {
                 let input = feed(inbox.clone(), Arc::clone(&live), stdin);
-                let told = CancellationToken::new();
+                let sent = CancellationToken::new();
                 // What runs on in the background may keep the streams open: the status does not wait.
                 let program = async {
                     let status = controller.run(None).await;
-                    tell(&outlet, &handle, status.as_ref().ok()).await;
-                    told.cancel();
+                    send_status(&outlet, &handle, status.as_ref().ok()).await;
+                    sent.cancel();
                     status
                 };
                 let streams = async {
@@ -98,8 +98,9 @@ impl Running {
                         pump::output(&outlet, &live, stderr, Stream::Stderr),
                     );
                     complain(&live, out.and(err));
-                    // Some clients close at the EOF: a program that is ending tells its status first.
-                    let _ = tokio::time::timeout(ENDING, told.cancelled()).await;
+                    // Some clients close at the EOF: wait until the status of a program that is
+                    // ending is sent.
+                    let _ = tokio::time::timeout(ENDING, sent.cancelled()).await;
                     outlet.eof().await;
                 };
                 let (status, ()) = tokio::join!(program, streams);
@@ -109,7 +110,7 @@ impl Running {
             Stdio::Terminal(master) => {
                 let status = on_terminal(controller, &outlet, &live, &inbox, master).await;
                 outlet.eof().await;
-                tell(&outlet, &handle, status.as_ref().ok()).await;
+                send_status(&outlet, &handle, status.as_ref().ok()).await;
                 status
             }
         };
@@ -200,7 +201,7 @@ impl Controller {
                         recorder.resized(window).await;
                     }
                     if let Some(Err(error)) = terminal.as_ref().map(|m| m.resize(window)) {
-                        tracing::debug!(session = self.live.id, %error, "terminal not resized");
+                        tracing::debug!(session = self.live.id, %error, "cannot resize a terminal");
                     }
                 }
                 () = self.live.hangup.cancelled() => break,
@@ -214,12 +215,12 @@ impl Controller {
     async fn hang_up(&mut self, terminal: &mut Option<Master>) -> io::Result<ExitStatus> {
         if self.live.hangup.is_cancelled() {
             self.signal(Signal::SIGHUP);
-            // A stopped program hears of it when it goes on.
+            // A stopped program gets the signal when it continues.
             self.signal(Signal::SIGCONT);
             if let Ok(status) = tokio::time::timeout(HANGUP, self.child.wait()).await {
                 return status;
             }
-            // It goes on alone; the jail ends what is left.
+            // The program continues without a client; the jail ends it at the end of the job.
             self.outlet.close().await;
         }
         // Given up one moment after the screen's, so that what was typed last still arrives.
@@ -248,14 +249,14 @@ impl Controller {
     }
 }
 
-/// Tells the registry when the client has left a program that goes on.
+/// Informs the registry when the client has left a program that continues.
 async fn forget(outlet: Arc<Outlet>, live: Arc<Live>) {
     outlet.closed.cancelled().await;
     outlet.connection.shared.registry.disconnected(&live);
 }
 
 /// Tells how the program ended.
-async fn tell(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
+async fn send_status(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
     let id = outlet.write.id();
     match status {
         Some(status) if let Some(code) = status.code() => {
@@ -289,7 +290,7 @@ fn report(live: &Live, status: &io::Result<ExitStatus>) {
 
 fn complain(live: &Live, result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::warn!(session = live.id, %error, "a session's stream failed");
+        tracing::warn!(session = live.id, %error, "a stream of a session failed");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The objects that go with a record: into the trash, back, or away.
+//! The objects of a record: moved to the trash, restored, or deleted.
 //!
 //! In the trash an object's key is `deleted/` and its old key. An image in the trash links to
 //! `deleted/<id>/deleted_manifest.json`, which lists what was moved, the old manifest included.
@@ -152,7 +152,7 @@ impl Artifacts for Image {
 
 /// The manifest of an image and what it lists; `None` if there is none that can be read.
 ///
-/// A record must be deletable whatever became of its manifest.
+/// A record must be deletable even if its manifest is missing or damaged.
 async fn listed(link: Option<&Link>, objects: &Objects) -> Result<Option<(Object, Vec<Artifact>)>> {
     let Some((link, at)) = link.and_then(|link| linked(link).map(|at| (link, at))) else {
         return Ok(None);
@@ -211,6 +211,6 @@ fn revived(object: &Object) -> Option<Object> {
 }
 
 fn lost<T>(record: T, object: &Object) -> Moved<T> {
-    tracing::warn!(%object, "the artifact of a record is missing");
+    tracing::warn!(%object, "an artifact of a record is missing");
     Moved::unchanged(record)
 }

@@ -1,5 +1,5 @@
-//! Who may use the API: its owner, with the token of this service, and jobs, each with a token of its
-//! own for its own record and images.
+//! Authenticates requests to the API: the owner has the token of this service; each job has its own
+//! token for its own record and images.
 //!
 //! Jobs get the token the way pods do, from an OAuth endpoint by client credentials: `grant` is
 //! that endpoint (contract section 2, `OAUTH_CLIENT_*`).
@@ -60,7 +60,7 @@ pub async fn check(
     Ok(next.run(request).await)
 }
 
-/// What a job is told that asks for more than its own.
+/// The answer to a job that requests more than its own.
 pub fn forbidden() -> Problem {
     Problem::new(
         StatusCode::FORBIDDEN,

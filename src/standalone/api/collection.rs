@@ -1,4 +1,4 @@
-//! What collections have in common: reading, deleting, and the trash of v3.
+//! Shared by all collections: reading, deleting, and the trash of v3.
 
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -15,7 +15,7 @@ use crate::standalone::records::{Deleted, Record, Stamp};
 use crate::telemetry::chain;
 use s3_client::Object;
 
-/// `?cascade=`: whether v2 removes the artifacts of a record too. It does unless told not to.
+/// `?cascade=`: whether v2 removes the artifacts of a record too. It does by default.
 #[derive(Debug, Deserialize)]
 pub struct Cascade {
     cascade: Option<String>,
@@ -158,10 +158,11 @@ where
     Ok(())
 }
 
-/// Removes objects that no record needs any more; the record's change stands even if that fails.
+/// Removes objects that no record needs any more; the record's change stays even if that fails.
 async fn sweep(app: &App, originals: &[Object]) {
     if let Err(error) = app.objects.delete_all(originals).await {
-        tracing::error!(error = %chain(&error), "objects of a moved record stay in the store");
+        tracing::error!(error = %chain(&error), "cannot move the objects of a record, they stay \
+            in the store");
     }
 }
 

@@ -1,6 +1,6 @@
-//! `standalone/jobs/ID/host-keys`: how the SSH server of a job proves itself.
+//! `standalone/jobs/ID/host-keys`: the SSH host keys of a job.
 //!
-//! An address of our own: IMS's job record has no room for it, and its clients may check the schema.
+//! Our own resource: IMS's job record has no field for it, and its clients may check the schema.
 
 use axum::extract::State;
 use axum::routing::get;
@@ -15,7 +15,7 @@ pub fn routes() -> Router<Shared> {
     Router::new().route("/standalone/jobs/{id}/host-keys", get(one))
 }
 
-/// Not found before the job has made its keys, and after its directory is gone.
+/// Not found before the job has made its keys, and after its directory was removed.
 async fn one(State(app): State<Shared>, Id(id): Id) -> Result<Json<Value>> {
     let read = tokio::task::spawn_blocking(move || app.launcher.host_keys(id)).await;
     let Ok(Ok(keys)) = read else { return Err(Problem::not_found()) };

@@ -60,7 +60,7 @@ impl Input {
     }
 }
 
-/// `application/json` and its kin, whatever the parameters.
+/// `application/json` and related types, with any parameters.
 fn is_json(kind: &str) -> bool {
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))

@@ -1,4 +1,4 @@
-//! Links of records: set once, to what exists and belongs to no other record.
+//! Links of records: set once, to an existing object that belongs to no other record.
 
 use super::App;
 use super::manifest;

@@ -1,4 +1,4 @@
-//! Manifests 1.0 of images (contract section 5): read, and judged before an image links to one.
+//! Manifests 1.0 of images (contract section 5): read and checked before an image links to one.
 
 use serde_json::Value;
 

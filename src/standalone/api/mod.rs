@@ -1,8 +1,8 @@
 //! The REST API of IMS (contract section 7): v2, v3, and unversioned, which is v2.
 //!
-//! One file a collection; what they share is in `collection` (read, delete, undelete), `artifacts`
-//! (objects that go with a record), `manifest` (may this link be set), `own` (what a job's images may
-//! be), `schema` (bodies as data).
+//! One file per collection; shared code is in `collection` (read, delete, undelete), `artifacts`
+//! (objects of a record), `manifest` (whether a link may be set), `own` (permissions of a job),
+//! `schema` (bodies as data).
 
 mod artifacts;
 mod auth;

@@ -1,5 +1,5 @@
-//! What a job may do with images: it sees those that are its own and the one it works on, and links its
-//! own to what it has made itself.
+//! Permissions of a job on images: it sees its own images and the one it works on, and links its
+//! own images to its own objects.
 
 use uuid::Uuid;
 
@@ -30,8 +30,8 @@ pub async fn make(app: &App, caller: Caller, id: Uuid, link: Option<&Link>) -> R
     }
 }
 
-/// Checks a link that a caller sets. What a job links is its own, and stays as it is from then on: were
-/// it to change what its manifest lists, whoever deletes the image would delete that.
+/// Checks a link that a caller sets. A job links only its own objects, and cannot change them
+/// afterwards: otherwise the deletion of the image would delete whatever a changed manifest lists.
 pub async fn check_link(app: &App, caller: Caller, image: &Image, link: &Link) -> Result<()> {
     let Caller::Job(job) = caller else {
         return links::check::<Image>(app, image.link.as_ref(), Some(link)).await;

@@ -1,5 +1,5 @@
-//! Error answers: `application/problem+json` (RFC 7807) as IMS writes it, and the plain `message`
-//! objects that its web framework gives for requests which never reach it.
+//! Error responses: `application/problem+json` (RFC 7807) as IMS writes it, and the plain `message`
+//! objects of its web framework for requests that never reach it.
 
 use std::path::Path;
 
@@ -81,7 +81,7 @@ impl Problem {
         problem
     }
 
-    /// A failure of this program or of what it stands on; logged here.
+    /// A failure of this program or of its stores; logged here.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = %chain(error), "an IMS request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error))
@@ -138,7 +138,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// 204 as IMS answers: without a body, with a content type all the same.
+/// 204 as IMS responds: without a body, but with a content type.
 pub fn no_content() -> Response {
     (StatusCode::NO_CONTENT, [(header::CONTENT_TYPE, "application/json")]).into_response()
 }

@@ -1,4 +1,4 @@
-//! `public-keys`: who may log in to a job's session.
+//! `public-keys`: the keys for logins to a job.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -36,7 +36,7 @@ struct New {
     public_key: String,
 }
 
-/// As in IMS, what is stored need not be a key; a job that uses it tells.
+/// As in IMS, what is stored need not be a key; a job that uses it fails then.
 async fn create(State(app): State<Shared>, input: Input) -> Result<(StatusCode, Json<PublicKey>)> {
     let New { name, public_key } = input.read(NEW)?;
     let key = PublicKey { name, public_key, id: Uuid::new_v4(), created: Stamp::now() };

@@ -1,4 +1,4 @@
-//! `recipes`: what images are built from, with a link to an archive.
+//! `recipes`: sources of images, with a link to an archive.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -52,7 +52,7 @@ struct New {
     arch: Arch,
 }
 
-/// IMS builds with DKMS unless told not to.
+/// IMS builds with DKMS by default.
 fn yes() -> bool {
     true
 }

@@ -1,4 +1,4 @@
-//! What bodies may hold, as data; all faults of a body are found at once, by field.
+//! The schema of bodies, as data; all faults of a body are found at once, by field.
 //!
 //! Texts and leniency follow IMS, which uses marshmallow: `"true"` is a boolean, `"15"` a number.
 
@@ -157,7 +157,7 @@ fn whole(value: &Value) -> Option<i64> {
     }
 }
 
-/// Faults of a list are told by position, as marshmallow does.
+/// Faults of a list are reported by position, as marshmallow does.
 fn list(fields: &[Field], value: &Value) -> Result<Value, Value> {
     let items = value.as_array().ok_or_else(|| json!(["Not a valid list."]))?;
     let mut values = Vec::new();

@@ -1,4 +1,4 @@
-//! The body that makes a session: v3, or the camel case of v2.
+//! The body of a request that creates a session: v3, or the camel case of v2.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::store::check_name;
 use crate::configure::{inventory, report};
 
-/// What is asked for. Fields that concern no image (`ansible_limit`, `tags` and so on) are left alone.
+/// The requested session. Fields that do not concern images (`ansible_limit`, `tags` and so on) are
+/// ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Session {
     pub name: String,
@@ -42,7 +43,7 @@ struct Named {
 }
 
 impl Session {
-    /// What is wrong is told in words.
+    /// The error says in words what is wrong.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         let session: Self = serde_json::from_slice(body)
             .map_err(|error| format!("The body is no session of an image: {error}."))?;

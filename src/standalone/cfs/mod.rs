@@ -1,7 +1,8 @@
-//! What the procedure for incremental configuration needs of CFS: configurations and sessions, under
-//! `/apis/cfs/v3` (and `/apis/cfs/v2`, which the cray CLI asks where no version is given).
+//! The part of CFS for the procedure of incremental configuration: configurations and sessions,
+//! under `/apis/cfs/v3` (and `/apis/cfs/v2`, the default of the cray CLI).
 //!
-//! A session is `ims-job-agent configure` as a child, see `run`; `store` keeps what clients made.
+//! A session is `ims-job-agent configure` as a child, see `run`; `store` keeps what clients
+//! created.
 
 mod input;
 mod run;
@@ -71,9 +72,10 @@ impl Cfs {
         for mut session in sessions.list()? {
             if session["status"]["session"]["status"] != "complete" {
                 run::end(&mut session, false);
-                // Without room for that it is said again at the next start.
+                // If there is no space for that, it is stored at the next start.
                 if let Err(error) = sessions.put(&session) {
-                    tracing::warn!(session = %session["name"], %error, "cannot store the end of a session");
+                    tracing::warn!(session = %session["name"], %error, "cannot store the status \
+                        of an ended session");
                 }
             }
         }

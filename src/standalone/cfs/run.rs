@@ -201,7 +201,10 @@ impl Shared {
         };
         let printed = std::fs::read(result.path())?;
         serde_json::from_slice(&printed).map_err(|_| {
-            io::Error::other(format!("ims-job-agent configure ended with {status} and no result"))
+            io::Error::other(format!(
+                "ims-job-agent configure ended with {status} and printed no \
+                result"
+            ))
         })
     }
 

@@ -1,4 +1,4 @@
-//! Named JSON values, a file each.
+//! Named JSON values, one file each.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{name:?} is no name: up to {NAME} letters, digits, - _ and . that begin and end with a letter \
-         or digit"
+        "{name:?} is not a valid name: use up to {NAME} letters, digits, - _ and ., with a letter \
+         or digit first and last"
     ))
 }
 
@@ -76,7 +76,7 @@ impl Store {
             match self.get(&name) {
                 Ok(value) => values.extend(value),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    tracing::error!(%error, "left out of a list");
+                    tracing::error!(%error, "skipping a file that cannot be read");
                 }
                 Err(error) => return Err(error),
             }
@@ -91,7 +91,7 @@ impl Store {
         self.sync()
     }
 
-    /// Makes one; false if there is one of this name.
+    /// Creates one; false if there is one of this name.
     pub fn create(&self, value: &Value) -> io::Result<bool> {
         let (path, file) = self.file(value)?;
         match file.persist_noclobber(path) {

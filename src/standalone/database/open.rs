@@ -1,4 +1,5 @@
-//! Opening a database file: whole or not at all, checked, never made anew over something.
+//! Opens a database file completely or not at all: checked, and never created over an existing
+//! file.
 
 use std::fs::File;
 use std::io;
@@ -34,7 +35,7 @@ pub fn open(path: &Path, tables: &Tables, check: bool) -> Result<Database, Error
     let advice = tables.advice;
     match path.metadata() {
         Ok(found) if found.len() == 0 => {
-            let what = "it is empty, but was not".to_owned();
+            let what = "it is empty, but it was not empty before".to_owned();
             return Err(Error::Damaged { path: path.into(), what, advice });
         }
         Ok(_) => {}
@@ -68,7 +69,7 @@ fn placed<T>(
     }
 }
 
-/// The file has its name only once it is a database: one that is empty was cut off later.
+/// The file has its name only once it is a database: an empty one was truncated later.
 fn make(path: &Path, tables: &Tables) -> Result<Database, redb::Error> {
     let draft = path.with_extension("new");
     match std::fs::remove_file(&draft) {
@@ -94,7 +95,7 @@ fn existing(path: &Path, check: bool) -> Result<Database, redb::Error> {
     let mut database = builder.open(path)?;
     // After a crash redb itself has looked at every page.
     if check && !repaired.load(Ordering::Relaxed) && !database.check_integrity()? {
-        tracing::warn!(path = %path.display(), "the database was damaged and is repaired");
+        tracing::warn!(path = %path.display(), "the database was damaged and has been repaired");
     }
     Ok(database)
 }
@@ -104,7 +105,7 @@ fn schema(database: &Database) -> Result<u64, redb::Error> {
     Ok(meta.get(SCHEMA)?.map_or(0, |value| value.value()))
 }
 
-/// Whether the database can be written: a change that is made durable, as large as records may be, and
+/// Whether the database can be written: a durable change, as large as records may be, and
 /// undone. A smaller one may find room in the file where the next record does not. Blocking.
 pub fn probe(database: &Database) -> Result<(), redb::Error> {
     let txn = database.begin_write()?;

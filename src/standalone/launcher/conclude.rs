@@ -1,5 +1,5 @@
-//! The end of a job whose agent has not said how it ended: what it had begun to publish is withdrawn, or
-//! is the result if it is complete.
+//! Ends a job whose agent has not reported its end: what it began to publish is rolled back, or is
+//! the result if it is complete.
 
 use std::io::Read;
 use std::path::Path;
@@ -56,8 +56,8 @@ impl Inner {
             tracing::error!(
                 %job,
                 error,
-                "what the job had begun to publish is not withdrawn and may stay: an image without a link, \
-                 objects below its id, unfinished uploads"
+                "cannot roll back what the job began to publish; delete by hand what is left: an \
+                 image without a link, objects below its id, unfinished uploads"
             );
             None
         });
@@ -72,7 +72,7 @@ impl Inner {
         if let Some((_, true)) = changed.await? {
             match result {
                 Some(image) => {
-                    tracing::info!(%job, %image, reason, "the job had published its image")
+                    tracing::info!(%job, %image, reason, "the job has already published its image")
                 }
                 None => tracing::error!(%job, reason, "job failed"),
             }
@@ -80,7 +80,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the images without a link that a job has made, with all that lies in the store for them.
+    /// Removes the images without a link that a job has made, with all that is in the store for them.
     /// Gives the one that is complete instead, if there is one.
     async fn withdraw(&self, job: &Job) -> Result<Option<Uuid>, String> {
         let said = |error: records::Error| chain(&error);
@@ -104,7 +104,7 @@ impl Inner {
                 images.push(image.id);
             }
         }
-        // Its record may be gone, its objects not.
+        // Its record may be deleted while its objects still exist.
         images.extend(written.filter(|_| !recorded));
         for image in images {
             let below = format!("{image}/");
@@ -114,7 +114,7 @@ impl Inner {
             let record = self.setup.records.remove::<Image>(image).await.map_err(said)?;
             tracing::warn!(
                 job = %job.id, %image, record, objects, uploads,
-                "withdrew what the job had begun to publish"
+                "rolled back what the job began to publish"
             );
         }
         Ok(None)
@@ -136,7 +136,7 @@ impl Inner {
     }
 }
 
-/// The image that the agent has written down.
+/// The image that the agent has recorded.
 fn journal(agent: &Path) -> Option<Uuid> {
     let path = agent.join(JOURNAL);
     let mut json = Vec::new();
@@ -145,7 +145,8 @@ fn journal(agent: &Path) -> Option<Uuid> {
     match serde_json::from_slice::<Journal>(&json) {
         Ok(journal) => journal.image_id,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "what a job had begun to publish is not known");
+            tracing::warn!(path = %path.display(), %error, "cannot determine what a job began to \
+                publish");
             None
         }
     }

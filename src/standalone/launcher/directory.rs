@@ -23,7 +23,7 @@ impl Directory {
         Self { path: jobs.join(job.to_string()) }
     }
 
-    /// Makes the directory with what the agent needs to find in it.
+    /// Creates the directory with what the agent needs to find in it.
     pub fn create(&self, public_key: &str, download: &Download) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         // As the root of a volume in a pod: everyone may pass, sessions look around in it.

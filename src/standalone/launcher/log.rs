@@ -1,4 +1,5 @@
-//! What children print, kept within bounds: their logs lie on the volume of everything else.
+//! The output of children, limited in size, because their logs are on the volume of everything
+//! else.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -10,7 +11,7 @@ use std::time::Duration;
 const LIMIT: u64 = 64 << 20;
 /// How much of its end is kept, as `log.old`.
 const KEPT: u64 = 16 << 20;
-/// How often somebody looks.
+/// How often the size is checked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Cuts the log in `path` whenever it has become too long. Its writers must append.
@@ -20,7 +21,7 @@ pub async fn keep_short(path: &Path) -> Infallible {
         let path = path.to_owned();
         let cut = tokio::task::spawn_blocking(move || cut(&path, LIMIT, KEPT)).await;
         if let Ok(Err(error)) = cut {
-            tracing::warn!(%error, "a job's log cannot be cut");
+            tracing::warn!(%error, "cannot truncate the log of a job");
         }
     }
 }
@@ -39,14 +40,13 @@ fn cut(path: &Path, limit: u64, kept: u64) -> io::Result<()> {
     if let Err(error) = keep_end(path, &old, size, kept) {
         // No space, most likely: then the log is what must give it back.
         let _ = std::fs::remove_file(&old);
-        tracing::warn!(log = %path.display(), %error, "the end of a long log cannot be kept");
+        tracing::warn!(log = %path.display(), %error, "cannot keep the end of a long job log");
     }
     let mut log = OpenOptions::new().append(true).open(path)?;
     log.set_len(0)?;
     writeln!(
         log,
-        "The log was longer than {limit} bytes and begins anew here; the last {kept} bytes of what was \
-         before are in {}.",
+        "The log exceeded {limit} bytes and starts over here; its last {kept} bytes are in {}.",
         old.display()
     )
 }
@@ -77,10 +77,7 @@ mod tests {
         cut(&path, 10, 4).unwrap();
         write!(writer, "next").unwrap();
         let log = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            log.starts_with("The log was longer than 10 bytes") && log.ends_with("\nnext"),
-            "{log}"
-        );
+        assert!(log.starts_with("The log exceeded 10 bytes") && log.ends_with("\nnext"), "{log}");
         assert_eq!(std::fs::read_to_string(dir.path().join("log.old")).unwrap(), "abcd");
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs as child processes: `ims-job-agent run`, each with a /mnt/image of its own.
+//! Jobs as child processes: `ims-job-agent run`, each with its own /mnt/image.
 //!
 //! Called by `api` (POST and DELETE of jobs) and by `standalone` (start and end).
 
@@ -50,9 +50,9 @@ const PROMPT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot make {IMAGE_ROOT_PARENT}, over which each job's own directory is mounted")]
+    #[error("cannot create {IMAGE_ROOT_PARENT}, the mount point for the directory of each job")]
     MountPoint(#[source] io::Error),
-    #[error("cannot make the directory of jobs {path}")]
+    #[error("cannot create the directory of jobs {path}")]
     Jobs { path: PathBuf, source: io::Error },
     #[error("cannot start the thread that starts jobs")]
     Thread(#[source] io::Error),
@@ -61,7 +61,7 @@ pub enum Error {
     #[error("cannot prepare the directory of job {job}")]
     Directory { job: Uuid, source: io::Error },
     #[error(
-        "cannot start {program} in a mount namespace of its own, which takes root (CAP_SYS_ADMIN)"
+        "cannot start {program} in its own mount namespace; run standalone as root (CAP_SYS_ADMIN)"
     )]
     Spawn { program: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -79,7 +79,7 @@ pub struct Setup {
     pub agent_binary: PathBuf,
     /// Where jobs' SSH servers listen.
     pub ssh_ip: IpAddr,
-    /// What users are told to connect to.
+    /// The host in the records, for users to connect to.
     pub ssh_host: String,
     pub services: Services,
 }
@@ -114,7 +114,7 @@ struct Running {
     ended: CancellationToken,
 }
 
-/// A port that is a job's before the job runs, so that its record can tell it.
+/// A port that is reserved for a job before the job runs, so that its record can contain it.
 #[derive(Debug)]
 pub struct Port {
     listener: TcpListener,
@@ -143,7 +143,7 @@ impl Launcher {
         let Some(running) = self.inner.enter(job.id) else {
             let stop = CancellationToken::new();
             stop.cancel();
-            return self.inner.conclude(job.id, "standalone is ending", &stop).await;
+            return self.inner.conclude(job.id, "standalone is shutting down", &stop).await;
         };
         match self.inner.launch(job, public_key, download, port).await {
             Ok(child) => {
@@ -184,7 +184,7 @@ impl Launcher {
         }
     }
 
-    /// Ends all jobs; their trees stay. Those in which a user has worked go on at the next start.
+    /// Ends all jobs; their trees stay. Those in which a user has worked continue at the next start.
     pub async fn shut_down(&self) {
         self.inner.close();
         self.inner.watchers.close();
@@ -259,7 +259,8 @@ impl Inner {
         if job.require_dkms && !services.allow_dkms {
             tracing::info!(
                 job = %job.id,
-                "sessions of this job may not mount: standalone was started without --allow-dkms"
+                "sessions of this job cannot mount file systems: start standalone with \
+                 --allow-dkms to allow this"
             );
         }
         let credentials = services.give_again(job.id, Some(job.id), download.reads(job)).await;
@@ -316,13 +317,13 @@ impl Inner {
         process::end_leftovers(job);
         remove(&directory.process());
         if paused {
-            tracing::info!(%job, "the job stops here and goes on when standalone is started again");
+            tracing::info!(%job, "stopping the job; it continues when standalone is started again");
             return self.leave(job, &running);
         }
         self.setup.services.grants.take(job).await;
         let reason = match waited {
             Ok(status) => format!("the agent ended with {}", describe(status)),
-            Err(error) => format!("the agent cannot be waited for: {error}"),
+            Err(error) => format!("cannot wait for the agent: {error}"),
         };
         let reason = format!("{reason}, see {}", log.display());
         self.conclude(job, &reason, &running.stop).await;
@@ -330,7 +331,7 @@ impl Inner {
         self.leave(job, &running);
     }
 
-    /// Whether a job is only interrupted: standalone ends, and a user's work lies there.
+    /// Whether a job is only interrupted: standalone ends, and a user's work is there.
     fn is_to_be_paused(&self, job: Uuid, directory: &Directory) -> bool {
         let state = State::load(&Layout::new(&directory.mnt()));
         let worked = state.is_ok_and(|it| {
@@ -363,7 +364,7 @@ pub fn make_mount_point() -> io::Result<()> {
     path.ancestors().take(2).try_for_each(data::let_pass)
 }
 
-/// SIGKILL: the agent tells nobody that its job is over, and its directory stays as it is.
+/// SIGKILL: the agent does not report the end of its job, and its directory stays as it is.
 async fn pause(child: &mut Child) -> io::Result<ExitStatus> {
     if let Some(pid) = child.id() {
         launch::kill_group(pid);
@@ -378,7 +379,7 @@ pub async fn end(job: &str, child: &mut Child) -> io::Result<ExitStatus> {
     match tokio::time::timeout(GRACE, child.wait()).await {
         Ok(waited) => waited,
         Err(_) => {
-            tracing::warn!(job, pid, "the job did not end when asked and is killed");
+            tracing::warn!(job, pid, "the job did not end after SIGTERM, killing it");
             launch::kill_group(pid);
             child.wait().await
         }

@@ -1,4 +1,4 @@
-//! A job's processes: the agent, what it left behind, and what a crash of standalone left.
+//! The processes of a job: the agent, and what the agent or a crash of standalone left behind.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,13 +50,13 @@ impl Identity {
         if !self.lives() {
             return;
         }
-        tracing::warn!(pid = self.pid, "ending a job that outlived its standalone");
+        tracing::warn!(pid = self.pid, "ending a job of a standalone process that has exited");
         launch::terminate(self.pid);
         if !self.gone_within(grace).await {
             launch::kill_group(self.pid);
             launch::kill_now(self.pid);
             if !self.gone_within(KILL_TIME).await {
-                tracing::error!(pid = self.pid, "a job's process cannot be killed");
+                tracing::error!(pid = self.pid, "cannot kill a process of a job");
             }
         }
     }
@@ -71,7 +71,7 @@ impl Identity {
     }
 }
 
-/// Ends whatever still carries the job's id in its environment: sessions of an agent that died.
+/// Ends all processes with the job's id in their environment: sessions of an agent that died.
 ///
 /// Users keep the id in their environment too (the procedures of IMS export it). But no job runs in
 /// the mount namespace of standalone, and no user of this machine in that of a job.

@@ -1,8 +1,8 @@
-//! Jobs that an earlier run of standalone left unfinished: their agents are started again.
+//! Restarts the agents of jobs that an earlier run of standalone left unfinished.
 //!
 //! An agent dies with its standalone (SIGKILL, so that it changes nothing any more). Started again in its
-//! directory it goes on where it was: with its sessions, or with publishing; what it had begun to publish
-//! it takes up or withdraws itself. This happens beside the service, which is there at once.
+//! directory it resumes its sessions or its publishing; it continues or rolls back what it had
+//! begun to publish. This happens in parallel with the service, which is available at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{Error, GRACE, Inner, Launcher, Port, Running, remove};
 use crate::standalone::records::Job;
 use crate::telemetry::chain;
 
-/// So often an agent is started again, before its job is given up.
+/// How often an agent is started again before its job ends with an error.
 const RESTARTS: u32 = 10;
 /// How long the port of an agent that was killed may be busy: with a connection of anybody's, if not with
 /// that agent.
@@ -52,7 +52,7 @@ impl Inner {
         let (id, directory) = (job.id, self.directory(job.id));
         let over = job.status.is_terminal();
         if let Some(identity) = identity {
-            // One that has told its end may tidy up.
+            // One that has reported its end may clean up.
             identity.end(if over { GRACE } else { Duration::ZERO }).await;
         }
         process::end_leftovers(id);
@@ -66,7 +66,8 @@ impl Inner {
             Ok(child) => self.watch(id, child, running).await,
             Err(reason) => {
                 let reason = format!(
-                    "standalone ended while the job ran, and {reason}; what was done lies in {}",
+                    "standalone ended while the job ran, and the job cannot continue: {reason}; \
+                     its work is in {}",
                     directory.mnt().display()
                 );
                 self.setup.services.grants.take(id).await;
@@ -84,19 +85,19 @@ impl Inner {
     ) -> Result<Child, String> {
         let directory = self.directory(job.id);
         if running.stop.is_cancelled() {
-            return Err("it is to end".into());
+            return Err("it was being deleted".into());
         }
         if !directory.is_whole() {
-            return Err("its directory is not whole".into());
+            return Err("its directory is incomplete".into());
         }
         match directory.count_restart() {
             Ok(count) if count > RESTARTS => {
-                return Err(format!("its agent was started again {RESTARTS} times before"));
+                return Err(format!("its agent has already been restarted {RESTARTS} times"));
             }
             Ok(_) => {}
             // A full disk, most likely; that is the agent's to handle.
             Err(error) => {
-                tracing::warn!(job = %job.id, %error, "a restart of a job is not counted")
+                tracing::warn!(job = %job.id, %error, "cannot count a restart of a job")
             }
         }
         let port = match port {
@@ -105,11 +106,12 @@ impl Inner {
         };
         let download = directory.download_again();
         let child = self.spawn(&job, &download, port).await.map_err(|error| chain(&error))?;
-        tracing::info!(job = %job.id, pid = child.id(), "the job goes on after a restart of standalone");
+        tracing::info!(job = %job.id, pid = child.id(), "the job continues after a restart of \
+            standalone");
         Ok(child)
     }
 
-    /// The job's port, or another, which its record tells then.
+    /// The job's port, or another one, which is then written to its record.
     async fn port_again(&self, job: &Job) -> Result<Port, String> {
         if let Some(known) = known_port(job) {
             let deadline = tokio::time::Instant::now() + PORT_TIME;
@@ -122,18 +124,19 @@ impl Inner {
         }
         let port = self.port(0).map_err(|error| chain(&error))?;
         let number = port.port;
-        let told = self.setup.records.update(job.id, move |job: &mut Job| {
+        let updated = self.setup.records.update(job.id, move |job: &mut Job| {
             let connections =
                 job.ssh_containers.iter_mut().flat_map(|it| it.connection_info.values_mut());
             connections.for_each(|connection| connection.port = number);
         });
-        told.await.map_err(|error| chain(&error))?;
-        tracing::warn!(job = %job.id, port = number, "the port of a job is taken; it has another now");
+        updated.await.map_err(|error| chain(&error))?;
+        tracing::warn!(job = %job.id, port = number, "the port of a job is in use; assigned \
+            another one");
         Ok(port)
     }
 }
 
-/// Where users were told to connect to.
+/// Where users connect to, according to the record.
 fn known_port(job: &Job) -> Option<u16> {
     let container = job.ssh_containers.first()?;
     container.connection_info.values().next().map(|connection| connection.port)

@@ -25,7 +25,7 @@ impl Spawner {
         std::thread::Builder::new().name("job-spawner".into()).spawn(move || {
             let _runtime = runtime.enter();
             for (mut command, reply) in inbox {
-                // A caller that went away leaves a child nobody watches: it is killed with its handle.
+                // If the caller is gone, no task watches the child: dropping its handle kills it.
                 if let Err(Ok(mut child)) = reply.send(command.spawn()) {
                     let _ = child.start_kill();
                 }
@@ -36,7 +36,7 @@ impl Spawner {
 
     pub async fn spawn(&self, command: Command) -> io::Result<Child> {
         let (reply, answer) = oneshot::channel();
-        let gone = || io::Error::other("the thread that starts jobs is gone");
+        let gone = || io::Error::other("the thread that starts jobs has ended");
         self.orders.try_send((command, reply)).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => io::Error::other("too many jobs start at once"),
             mpsc::TrySendError::Disconnected(_) => gone(),

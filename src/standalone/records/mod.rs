@@ -1,6 +1,7 @@
-//! The records of IMS in a crash-safe database: a table a collection, one JSON value a record.
+//! The records of IMS in a crash-safe database: one table per collection, one JSON value per
+//! record.
 //!
-//! Used by `api` and `launcher`. A method that returned has its change on disk.
+//! Used by `api` and `launcher`. When a method returns, its change is on disk.
 
 mod model;
 mod stamp;
@@ -22,8 +23,8 @@ const TABLES: Tables = Tables {
     // Of the tables and of the records in them.
     schema: 1,
     make,
-    advice: "Put back a backup of the file; or move the file away to begin without records: objects and \
-             the directories of jobs stay where they are",
+    advice: "Restore a backup of the file, or move the file away to start without records: \
+             objects and the directories of jobs stay",
 };
 
 fn make(txn: &WriteTransaction) -> std::result::Result<(), redb::Error> {
@@ -51,7 +52,7 @@ pub enum Error {
     Database(#[from] database::Error),
     #[error("a record of {table} cannot be read or written as JSON")]
     Value { table: &'static str, source: serde_json::Error },
-    #[error("the task of the record database was lost")]
+    #[error("the task of the record database failed")]
     Lost(#[source] tokio::task::JoinError),
 }
 
@@ -262,6 +263,6 @@ mod tests {
         txn.open_table(meta).unwrap().insert("schema", TABLES.schema + 1).unwrap();
         txn.commit().unwrap();
         drop(db);
-        assert!(refused().contains("has schema 2, this program knows 1"), "{}", refused());
+        assert!(refused().contains("has schema 2, this program supports 1"), "{}", refused());
     }
 }

@@ -1,4 +1,4 @@
-//! The records, field by field as IMS gives them (contract section 7).
+//! The records, with the fields of IMS (contract section 7).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Who may do what in the store: its owner everything, a job what its `grants` say.
+//! Permissions in the store: its owner may do everything, a job what its `grants` allow.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
@@ -44,7 +44,7 @@ impl Access {
         } else {
             Err(s3_error!(
                 AccessDenied,
-                "these keys are a job's: its own objects are below its images"
+                "these keys belong to a job, which may only use the objects of its images"
             ))
         }
     }
@@ -63,7 +63,7 @@ impl S3Auth for Access {
 
 #[async_trait::async_trait]
 impl S3Access for Access {
-    /// Comes before everything else. What is not here, nobody but the owner may do.
+    /// Runs before everything else. Operations that are not listed here are only for the owner.
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         let key = cx.credentials().map(|it| it.access_key.as_str());
         let (operation, path) = (cx.s3_op().name(), cx.s3_path());

@@ -1,7 +1,7 @@
 //! The bytes of objects: immutable files named by a UUID in one directory.
 //!
 //! The index (`index`) says which blobs belong to which object and how often each is used; this
-//! module makes blob files durable, and removes them once nobody reads them any more.
+//! module makes blob files durable, and removes them when nothing reads them any more.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -30,7 +30,7 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// What lies in the directory at the start.
+/// What is in the directory at the start.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Sizes of the files.
@@ -44,16 +44,13 @@ impl Survey {
         self.blobs.values().sum()
     }
 
-    /// Removes what no client was ever told to be there.
+    /// Removes blobs that were never reported to a client.
     pub fn remove_drafts(&self) -> io::Result<()> {
         for draft in &self.drafts {
             std::fs::remove_file(draft)?;
         }
         if !self.drafts.is_empty() {
-            tracing::warn!(
-                uploads = self.drafts.len(),
-                "removed uploads that had not been finished"
-            );
+            tracing::warn!(uploads = self.drafts.len(), "removed unfinished uploads");
         }
         Ok(())
     }
@@ -96,7 +93,7 @@ impl Blobs {
         Ok(())
     }
 
-    /// Gives an object of other blobs' bytes a blob that says what it is.
+    /// Creates a blob with the note of an object whose bytes are in other blobs.
     pub fn note(&self, blob: Uuid, at: (&str, &str), object: &mut Object) -> io::Result<()> {
         object.segments = note::noted(std::mem::take(&mut object.segments), blob);
         let (bucket, key) = (at.0.to_owned(), at.1.to_owned());
@@ -104,7 +101,7 @@ impl Blobs {
         self.seal(self.create(blob)?, entry)
     }
 
-    /// Whether a blob says what it is.
+    /// Whether a blob has a note.
     pub fn is_noted(&self, blob: Uuid) -> bool {
         note::read(&self.path(blob), blob).is_ok_and(|(_, entry)| entry.is_some())
     }
@@ -116,14 +113,14 @@ impl Blobs {
         draft.file.sync_all()
     }
 
-    /// Takes the note from a blob that is kept for its bytes alone. Where that fails, a rebuild of the
-    /// index may find an object again that was deleted; no more.
+    /// Removes the note from a blob that is kept only for its bytes. If that fails, a rebuild of
+    /// the index may restore a deleted object.
     pub fn strip(&self, blob: Uuid) {
         let path = self.path(blob);
         if let Err(error) = note::strip(&path, blob)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %path.display(), %error, "cannot take the note from a blob");
+            tracing::warn!(path = %path.display(), %error, "cannot remove the note from a blob");
         }
     }
 

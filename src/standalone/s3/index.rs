@@ -1,4 +1,4 @@
-//! Which objects there are: a redb database beside the blobs. Every change is one transaction.
+//! The index of objects: a redb database beside the blobs. Every change is one transaction.
 //!
 //! Blocking; `service` calls it from blocking tasks. Blobs carry a use count, so that copies share
 //! them; a change returns the blobs that nothing uses any more.
@@ -19,8 +19,8 @@ use crate::standalone::database::{self, Tables, from_redb};
 pub const TABLES: Tables = Tables {
     schema: 1,
     make,
-    advice: "Put back a backup of the file; or move the file away and run `ims-job-agent standalone \
-             --data=DIR --rebuild-index`, which makes it anew from the objects themselves",
+    advice: "Restore a backup of the file, or move the file away and run `ims-job-agent \
+             standalone --data=DIR --rebuild-index`, which rebuilds it from the objects",
 };
 
 /// Set once every object has a note.
@@ -61,7 +61,7 @@ pub enum Fault {
     PartOrder,
     #[error("part {0} is smaller than 5 MiB and not the last")]
     PartTooSmall(u32),
-    #[error("a condition of the request does not hold")]
+    #[error("a precondition of the request failed")]
     Precondition,
     #[error(transparent)]
     Database(#[from] database::Error),
@@ -193,7 +193,7 @@ impl Index {
         Ok((object, change.commit()?))
     }
 
-    /// Removes objects; those that do not exist are no error, as in S3.
+    /// Removes objects; those that do not exist are not an error, as in S3.
     pub fn remove(&self, bucket: &str, keys: &[&str]) -> Result<Freed> {
         self.check_bucket(bucket)?;
         let mut change = self.change()?;
@@ -345,7 +345,7 @@ impl Change {
         Ok(())
     }
 
-    /// Makes the change durable; returns what is of no use then.
+    /// Makes the change durable; returns the blobs that nothing uses then.
     pub fn commit(self) -> Result<Freed> {
         self.txn.commit()?;
         Ok(self.freed)

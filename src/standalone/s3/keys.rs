@@ -1,10 +1,10 @@
-//! Names of objects as text: which ones are taken, and how lists write them.
+//! Names of objects as text: which ones are accepted, and how lists encode them.
 
 use s3s::dto::EncodingType;
 use s3s::{S3Result, s3_error};
 
-/// Refuses keys that no list could name. S3 takes them; its lists are then no XML, but for clients that
-/// ask for them encoded.
+/// Refuses keys that a list could not contain. S3 accepts them; its lists are then invalid XML,
+/// except for clients that request encoded keys.
 pub fn check(key: &str) -> S3Result<()> {
     match key.chars().find(|c| !is_xml(*c)) {
         None => Ok(()),

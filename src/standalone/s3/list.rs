@@ -9,7 +9,7 @@ use super::model::Object;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     Object(String, Box<Object>),
-    /// Keys that go on after the delimiter, rolled up.
+    /// Keys that continue after the delimiter, rolled up.
     Prefix(String),
 }
 
@@ -56,7 +56,7 @@ impl Index {
                     continue;
                 }
                 let rolled = delimiter.and_then(|delimiter| roll_up(key, prefix, delimiter));
-                // A page may end on a rolled-up prefix: all keys below it are told already.
+                // A page may end on a rolled-up prefix: all keys below it are already listed.
                 if rolled.is_none_or(|rolled| after != Some(rolled)) {
                     if page.entries.len() == max {
                         page.truncated = true;
@@ -68,7 +68,7 @@ impl Index {
                     });
                 }
                 if let Some(rolled) = rolled {
-                    // U+10FFFF sorts after whatever a key may go on with.
+                    // U+10FFFF sorts after whatever a key may continue with.
                     start = format!("{rolled}\u{10FFFF}");
                     inclusive = true;
                     continue 'seek;

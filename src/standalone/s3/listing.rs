@@ -1,4 +1,4 @@
-//! The listing operations: pages of the index as S3 answers.
+//! The listing operations: pages of the index as S3 responses.
 
 use s3s::dto::*;
 use s3s::{S3Response, S3Result};

@@ -1,10 +1,10 @@
 //! The embedded object store: an S3 endpoint over a directory. Started by `standalone`.
 //!
-//! s3s does the protocol. Its companion s3s-fs is not used: it replaces an object before it has
-//! checked the body's digests, ignores If-Match on reads and Content-MD5 on parts, cannot hold the
-//! keys `a` and `a/b` at once, and does not survive a power cut between data and metadata.
-//! Here bytes are immutable `blobs` and the `index` changes in transactions: an object is there
-//! whole, or not at all.
+//! s3s implements the protocol. Its companion s3s-fs is not used: it replaces an object before it
+//! has checked the body's digests, ignores If-Match on reads and Content-MD5 on parts, cannot hold
+//! the keys `a` and `a/b` at once, and does not survive a power cut between data and metadata. Here
+//! bytes are immutable `blobs` and the `index` changes in transactions: an object is there whole,
+//! or not at all.
 
 mod access;
 mod blobs;
@@ -63,14 +63,14 @@ pub enum Error {
     #[error(transparent)]
     Database(#[from] database::Error),
     #[error(
-        "the object index {path} {what}, but {count} blobs ({bytes} bytes) of objects lie in {blobs}. \
-         Nothing was changed. Put back a backup of the index, or run `ims-job-agent standalone \
-         --data=DIR --rebuild-index`, which makes it anew from the blobs"
+        "the object index {path} {what}, but {blobs} contains {count} blobs ({bytes} bytes) of \
+         objects. Nothing was changed. Restore a backup of the index, or run `ims-job-agent \
+         standalone --data=DIR --rebuild-index`, which rebuilds it from the blobs"
     )]
     Headless { path: PathBuf, what: &'static str, blobs: PathBuf, count: usize, bytes: u64 },
     #[error(
-        "the object index {path} can be read, and knows {blobs} blobs: it is not rebuilt. If that is wanted \
-         all the same, move it away first"
+        "the object index {path} is readable and lists {blobs} blobs, so it is not rebuilt. To \
+         rebuild it anyway, move it away first"
     )]
     Readable { path: PathBuf, blobs: usize },
 }
@@ -97,7 +97,7 @@ impl Probe {
 struct Places {
     blobs: PathBuf,
     index: PathBuf,
-    /// Blobs that no object uses, for somebody to look at.
+    /// Blobs that no object uses, for the operator to check.
     lost: PathBuf,
 }
 
@@ -123,7 +123,7 @@ pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<Opened, Error> {
     let blobs = Blobs::open(places.blobs.clone()).map_err(directory)?;
     let survey = blobs.survey().map_err(directory)?;
     if !survey.blobs.is_empty() {
-        // An index made anew here would know of none of them.
+        // A new index would know none of them.
         match places.index.metadata() {
             Ok(found) if found.len() == 0 => return Err(places.headless("is empty", &survey)),
             Ok(_) => {}
@@ -140,7 +140,7 @@ pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<Opened, Error> {
     let failed = |source| Error::Index { path: places.index.clone(), source };
     let used = index.run(Index::used).map_err(failed)?;
     if used.is_empty() && survey.blobs.len() > FEW {
-        return Err(places.headless("knows none of its objects", &survey));
+        return Err(places.headless("lists none of these objects", &survey));
     }
     survey.remove_drafts().map_err(directory)?;
     compare(&places, &blobs, &survey, &used).map_err(directory)?;
@@ -154,10 +154,15 @@ pub fn open(dir: &Path, keys: &Keys, grants: Grants) -> Result<Opened, Error> {
         index.note_all(|blob| blobs.is_noted(blob), |blob, at, object| blobs.note(blob, at, object))
     }) {
         Ok(0) => {}
-        Ok(objects) => tracing::info!(objects, "objects of an older version say what they are now"),
+        Ok(objects) => tracing::info!(
+            objects,
+            "added notes to the blobs of objects of an older \
+            version"
+        ),
         // The next start tries again.
         Err(error) => {
-            tracing::warn!(error = %chain(&error), "objects of an older version get no notes")
+            tracing::warn!(error = %chain(&error), "cannot add notes to the blobs of objects of \
+                an older version")
         }
     }
     let service = Service { index: Arc::new(index), blobs };
@@ -182,7 +187,7 @@ fn compare(
         tracing::error!(
             blobs = missing,
             directory = %places.blobs.display(),
-            "blobs of objects are missing: these objects cannot be read"
+            "blobs of objects are missing, so these objects cannot be read"
         );
     }
     let orphans: Vec<Uuid> =
@@ -194,7 +199,8 @@ fn compare(
             blobs = orphans.len(),
             bytes,
             directory = %places.lost.display(),
-            "no object uses some blobs; they lie in this directory now, from where they can be deleted"
+            "moved blobs that no object uses to this directory; delete them unless the index is \
+             older than they are"
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What the index keeps of an object, an upload and a part, as JSON values.
+//! The index entries of an object, an upload and a part, as JSON values.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

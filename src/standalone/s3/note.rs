@@ -1,8 +1,8 @@
-//! What a blob file says about itself: after its bytes comes the entry that the index has of it.
+//! The note at the end of a blob file: a copy of its index entry.
 //!
-//! The index alone would name what the blobs are; with it every object would be lost. So each object and
-//! each part has a blob of its own that ends in its note: that of its bytes, or one without bytes where the
-//! bytes are those of other blobs (a completed upload, a copy). `rebuild` reads them.
+//! Without notes, the loss of the index would be the loss of every object. So each object and each
+//! part has its own blob that ends in its note: the blob of its bytes, or one without bytes if the
+//! bytes are in other blobs (a completed upload, a copy). `rebuild` reads the notes.
 //!
 //!     bytes | note as JSON | its length (u32 LE) | its MD5 | "ims-note"
 
@@ -25,7 +25,7 @@ const LIMIT: u64 = 8 << 20;
 /// An entry of the index, and the blob that says it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Note {
-    /// The file's own name: bytes of a client that look like a note are none.
+    /// The file's own name: so bytes of a client that look like a note are not accepted as one.
     blob: Uuid,
     pub entry: Entry,
 }

@@ -1,7 +1,7 @@
-//! The object index made anew, from what the blobs say of themselves (`note`).
+//! Rebuilds the object index from the notes in the blobs (`note`).
 //!
-//! Blobs that an older version wrote say nothing: those that a record of IMS leads to are known by their
-//! MD5. What is left over is kept under `lost+found/` in the bucket of images. Nothing is deleted.
+//! Blobs of an older version have no notes: those that a record of IMS references are identified by
+//! their MD5. The rest is kept under `lost+found/` in the bucket of images. Nothing is deleted.
 
 mod legacy;
 
@@ -20,7 +20,7 @@ use super::{BUCKETS, Error, Places};
 use crate::standalone::database;
 use crate::telemetry::chain;
 
-/// The bucket and the prefix of objects that nobody knows.
+/// The bucket and the prefix of unknown objects.
 const LOST_BUCKET: &str = BUCKETS[1];
 const LOST_PREFIX: &str = "lost+found/";
 
@@ -58,7 +58,7 @@ struct Found {
     parts: BTreeMap<(String, u32), (Upload, Part)>,
 }
 
-/// Makes `index.redb` in `dir` anew, while no standalone uses it. Blocking.
+/// Rebuilds `index.redb` in `dir`, while no standalone uses it. Blocking.
 pub fn rebuild(dir: &Path, hints: Vec<Hint>) -> Result<Report, Error> {
     let directory = |source| Error::Directory { path: dir.into(), source };
     let places = Places::of(dir);
@@ -149,7 +149,7 @@ fn read_notes<'b>(
     }
     broken.retain(|at| !found.objects.contains_key(at));
     report.broken = broken.into_iter().map(|(bucket, key)| format!("{bucket}/{key}")).collect();
-    // A part that became an object's is none any more.
+    // A part that became part of an object is no longer a part of an upload.
     let claimed = found.used();
     parts.retain(|(blob, ..)| !claimed.contains(blob));
     parts.sort_by_key(|(.., (_, part))| part.modified);

@@ -1,4 +1,5 @@
-//! From a request's body to a sealed blob: hashed while it is written, checked before it counts.
+//! Writes the body of a request to a sealed blob: hashed while it is written, checked before it is
+//! used.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -19,7 +20,7 @@ use super::blobs::{Blobs, Draft};
 use super::model::Segment;
 use super::service::{disk, internal};
 
-/// A client that sends nothing for this long is gone.
+/// A client that sends nothing for this long counts as disconnected.
 const SILENCE: Duration = Duration::from_secs(300);
 /// How long a body is still read of which nothing can be kept.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ pub struct Expected {
     pub sha256: Option<String>,
 }
 
-/// A body that arrived whole and as it was sent; gone again unless it is sealed.
+/// A body that arrived completely and unchanged; removed unless it is sealed.
 #[derive(Debug)]
 pub struct Received {
     pub draft: Draft,
@@ -85,7 +86,7 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
     loop {
         let chunk = tokio::time::timeout(SILENCE, body.next())
             .await
-            .map_err(|_| s3_error!(RequestTimeout, "the body stopped coming"))?;
+            .map_err(|_| s3_error!(RequestTimeout, "the body stopped before its end"))?;
         match chunk {
             Some(Ok(chunk)) => {
                 if sender.send(chunk).await.is_err() {
@@ -94,7 +95,7 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
                 }
             }
             Some(Err(error)) => {
-                let message = format!("the body broke off: {error}");
+                let message = format!("the connection broke before the end of the body: {error}");
                 return Err(S3Error::with_message(S3ErrorCode::IncompleteBody, message));
             }
             None => return Ok(()),
@@ -102,8 +103,8 @@ async fn pump(body: &mut StreamingBlob, sender: mpsc::Sender<Bytes>) -> S3Result
     }
 }
 
-/// Reads on and forgets. A client that is still sending when the connection closes sees that alone, and
-/// not the answer, which says what is wrong.
+/// Reads the rest and discards it. A client that is still sending when the connection closes would
+/// only see that, and not the response with the error.
 async fn drain(body: &mut StreamingBlob) {
     let rest = async { while let Some(Ok(_)) = body.next().await {} };
     let _ = tokio::time::timeout(DRAIN, rest).await;

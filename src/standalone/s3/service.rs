@@ -1,7 +1,7 @@
 //! The S3 operations that IMS clients use, over `index` and `blobs`: an implementation of s3s's
-//! trait, which itself does the protocol (routing, signatures, XML, streaming checksums).
+//! trait; s3s implements the protocol (routing, signatures, XML, streaming checksums).
 //!
-//! Operations that are not here answer `NotImplemented`.
+//! Other operations return `NotImplemented`.
 
 use std::io;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Service {
         answer.map_err(internal)?.map_err(S3Error::from)
     }
 
-    /// Makes a body that was received a blob.
+    /// Turns a received body into a blob.
     pub(super) async fn seal(&self, draft: Draft, entry: Entry) -> S3Result<()> {
         let blobs = self.blobs.clone();
         let sealed = tokio::task::spawn_blocking(move || blobs.seal(draft, entry));
@@ -60,7 +60,8 @@ impl Service {
                 Ok(value)
             }
             Err(fault) => {
-                // A change whose commit failed may be there all the same. What nobody can say of stays.
+                // A change whose commit failed may still be on disk. If this is not known, the blob
+                // stays.
                 let unused = |blob: &Uuid| index.run(|index| index.uses(*blob)).is_ok_and(|it| !it);
                 blobs.remove(new.into_iter().filter(unused).collect());
                 Err(fault)
@@ -70,23 +71,24 @@ impl Service {
     }
 }
 
-/// An error that is the store's own; told in full to the log, which s3s keeps, not to the client.
+/// An internal error of the store; the log of s3s gets all of it, the client does not.
 pub fn internal(error: impl std::error::Error + Send + Sync + 'static) -> S3Error {
     tracing::error!(error = %crate::telemetry::chain(&error), "the object store failed");
     S3Error::with_source(S3ErrorCode::InternalError, Box::new(error))
 }
 
-/// Whether the log has been told that there is no space, and nothing could be stored since.
+/// Whether "no space" was logged, and nothing could be stored since.
 static SAID_FULL: AtomicBool = AtomicBool::new(false);
 
-/// What the disk refused. A full one is an answer of its own, which no client takes for one that passes in
-/// a moment (as it takes every 500 and 503), and said once to the log.
+/// An error of the disk. A full disk has its own response, so that clients do not retry (as they do
+/// after 500 and 503), and is logged once.
 pub fn disk(error: io::Error) -> S3Error {
     if !database::is_full(&error) {
         return internal(error);
     }
     if !SAID_FULL.swap(true, Ordering::Relaxed) {
-        tracing::error!(%error, "the object store has no space left; uploads are refused until it has");
+        tracing::error!(%error, "the object store has no space left; uploads are refused until \
+            there is space again");
     }
     no_space(&error)
 }

@@ -86,7 +86,7 @@ impl Index {
         Ok(found)
     }
 
-    /// Makes the object of the listed parts (number and etag), and ends the upload.
+    /// Creates the object of the listed parts (number and etag), and ends the upload.
     pub fn complete(
         &self,
         (at, id): ((&str, &str), &str),

@@ -1,7 +1,7 @@
-//! How many connections there are, in all and of each source, and which of them does nothing.
+//! Counts connections, in total and per source, and knows which of them are idle.
 //!
-//! At the limit the one that has been idle longest makes room for a new one: whoever opens connections
-//! and does nothing with them keeps nobody out.
+//! At the limit, the connection that has been idle longest is closed for a new one, so that idle
+//! connections cannot block other clients.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! By which names we are called. A web page whose name leads to this machine (DNS rebinding) calls us by
-//! its own; a page of another origin says so in what its browser sends.
+//! Checks the names in requests. A web page whose name resolves to this machine (DNS rebinding)
+//! sends its own name as Host; the browser of a page of another origin sends that origin.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ impl Hosts {
         Self { listen: listen.ip().to_canonical(), names }
     }
 
-    /// Refuses what was meant for somebody else, and what a page of another origin sends.
+    /// Refuses requests for other hosts, and requests of pages of another origin.
     pub fn check<B>(&self, request: &http::Request<B>) -> Result<(), Problem> {
         let host = host(request.headers())?;
         let of_uri = request.uri().authority().map(|authority| authority.as_str());
@@ -33,8 +33,8 @@ impl Hosts {
                 return Err(Problem::new(
                     StatusCode::MISDIRECTED_REQUEST,
                     format!(
-                        "This service is not called {called:?}. Start standalone with --allowed-host \
-                         if it is to be."
+                        "{called:?} is not a name of this service. To allow it, start standalone \
+                         with --allowed-host."
                     ),
                 ));
             }

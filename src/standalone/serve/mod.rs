@@ -1,5 +1,5 @@
-//! Connections of the API and of the S3 endpoint, within the limits that a public server needs: how many
-//! there are, how long each may do nothing, how slowly a body may come, and by which names we are called.
+//! Connections of the API and of the S3 endpoint, with the limits that a public server needs:
+//! number of connections, idle time, minimum rate of a body, and allowed host names.
 
 mod connections;
 mod hosts;
@@ -33,12 +33,12 @@ const FIRST: Duration = Duration::from_secs(10);
 /// A connection without a request in progress is closed after this.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often failures to accept are logged.
-const TOLD: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause after one: out of file descriptors, most likely, and asking again at once would only spin.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Files that are not connections: databases, blobs, pipes of children.
 const OTHER_FILES: u64 = 256;
-/// Connections of one listener, whatever the limit of open files.
+/// Maximum number of connections of one listener, regardless of the limit of open files.
 const MOST: u64 = 4096;
 const FEWEST: u64 = 32;
 
@@ -49,7 +49,7 @@ pub struct Front {
     pub listener: TcpListener,
     pub router: Router,
     pub hosts: Hosts,
-    /// How long requests in progress may go on at the end.
+    /// How long requests in progress may continue at the end.
     pub grace: Duration,
 }
 
@@ -81,7 +81,7 @@ impl Front {
         drop(listener);
         tasks.close();
         if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
-            tracing::warn!(what, "requests were cut off by the end of standalone");
+            tracing::warn!(what, "standalone ended before these requests were complete");
         }
     }
 }
@@ -139,16 +139,16 @@ async fn run(
 /// Failures to accept: counted, and logged once in a while.
 #[derive(Default)]
 struct Failures {
-    untold: u64,
-    told: Option<Instant>,
+    unlogged: u64,
+    logged: Option<Instant>,
 }
 
 impl Failures {
     fn count(&mut self, what: &str, error: &std::io::Error) {
-        self.untold += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD) {
-            tracing::warn!(what, %error, times = self.untold, "cannot accept connections");
-            (self.untold, self.told) = (0, Some(Instant::now()));
+        self.unlogged += 1;
+        if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            tracing::warn!(what, %error, times = self.unlogged, "cannot accept connections");
+            (self.unlogged, self.logged) = (0, Some(Instant::now()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A request's body that must not come too slowly.
+//! A request body with a minimum transfer rate.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -30,7 +30,7 @@ pub struct Paced<B> {
 pub enum Error<E: std::error::Error + 'static> {
     #[error(transparent)]
     Body(E),
-    #[error("the body of the request comes too slowly: less than 1 KiB a second")]
+    #[error("the body of the request is too slow: less than 1 KiB per second")]
     Slow,
 }
 

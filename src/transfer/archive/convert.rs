@@ -1,4 +1,5 @@
-//! From an archive to an image: contents are packed as they stream by, then the tree that names them.
+//! Converts an archive to an image: contents are packed as they arrive, then the tree that names
+//! them.
 
 use std::io::Read;
 use std::path::Path;

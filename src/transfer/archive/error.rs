@@ -1,4 +1,4 @@
-//! Why an archive cannot become an image.
+//! Why an archive cannot be converted to an image.
 
 use std::io;
 
@@ -7,22 +7,22 @@ use std::io;
 pub enum Error {
     #[error("cannot read the archive at byte {position}")]
     Read { position: u64, source: io::Error },
-    #[error("the archive ends at byte {position}, before its end mark: it is cut short")]
+    #[error("the archive ends at byte {position}, before its end mark: it is truncated")]
     Truncated { position: u64 },
     #[error("the archive is damaged at byte {position}: {what}")]
     Damaged { position: u64, what: &'static str },
-    #[error("{path}: an entry of type {kind:?} has no place in an image root")]
+    #[error("{path}: an image root cannot contain an entry of type {kind:?}")]
     EntryType { path: String, kind: char },
     #[error("{path}: {what}; such an entry is refused")]
     Name { path: String, what: &'static str },
-    #[error("{path} is a hard link to {target}, which the archive has not held before it")]
+    #[error("{path} is a hard link to {target}, which is not earlier in the archive")]
     LinkTarget { path: String, target: String },
-    #[error("{path}: symbolic links on the way there lead round in a circle")]
+    #[error("{path}: symbolic links in this path form a loop")]
     LinkLoop { path: String },
-    #[error("{path}: {parent} is no directory")]
+    #[error("{path}: {parent} is not a directory")]
     NotADirectory { path: String, parent: String },
-    #[error("{path} takes the place of a directory that is not empty")]
+    #[error("{path} would replace a directory that is not empty")]
     FullDirectory { path: String },
-    #[error("{path}: {what} is more than squashfs can hold")]
+    #[error("{path}: {what} exceeds a limit of the squashfs format")]
     TooLarge { path: String, what: &'static str },
 }

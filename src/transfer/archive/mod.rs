@@ -1,7 +1,7 @@
 //! Archives of image roots, turned into squashfs in one pass and without unpacking them to disk.
 //!
-//! `reader` reads tar as GNU tar and libarchive write it, `tree` keeps what the archive has told, and
-//! `convert` feeds the packer: contents as they stream by, the tree at the end.
+//! `reader` reads tar as GNU tar and libarchive write it, `tree` keeps the entries of the archive,
+//! and `convert` feeds the packer: contents as they arrive, the tree at the end.
 
 mod convert;
 mod error;

@@ -1,6 +1,6 @@
 //! PAX extended headers (POSIX pax Interchange Format): records of length, keyword and value.
 //!
-//! Read by length and not by line: values of attributes are binary and hold newlines.
+//! Read by length and not by line: values of attributes are binary and may contain newlines.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,7 +58,7 @@ impl Pax {
         self.get(key).map(|value| std::str::from_utf8(value).ok()?.parse().ok())
     }
 
-    /// Whole seconds of a time like `1700000000.25`; what lies before 1970 rounds down.
+    /// Whole seconds of a time like `1700000000.25`; times before 1970 round down.
     pub fn seconds(&self, key: &str) -> Option<Option<i64>> {
         let value = self.get(key)?;
         let read = |value| -> Option<i64> {
@@ -72,7 +72,7 @@ impl Pax {
     }
 
     /// Extended attributes: those of star and GNU tar (binary), of libarchive (encoded), and GNU tar's
-    /// SELinux context. An attribute told in two ways is taken once.
+    /// SELinux context. An attribute given in two ways is used once.
     pub fn xattrs(&self) -> Xattrs {
         let mut found = Xattrs::new();
         for (key, value) in &self.records {

@@ -1,7 +1,7 @@
 //! Reads tar: ustar, PAX and GNU, with the names, attributes and sparse files of all of them.
 //!
-//! The fields of a header are `tar`'s. The stream around them is read here, because that library takes
-//! PAX records for lines of text, and attributes are binary.
+//! The library `tar` parses the fields of a header. This module reads the stream around them,
+//! because the library parses PAX records as lines of text, and attributes are binary.
 
 use std::io::{self, Read};
 
@@ -25,7 +25,7 @@ const MAX_MINOR: u32 = (1 << 20) - 1;
 /// Something in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// As it stands in the archive.
+    /// As in the archive.
     pub path: Vec<u8>,
     pub kind: Kind,
     /// Permission bits with setuid, setgid and sticky.
@@ -51,7 +51,7 @@ pub enum Kind {
     Fifo,
 }
 
-/// What stands before an entry's own header.
+/// The extension headers before an entry's own header.
 #[derive(Default)]
 struct Extensions {
     path: Option<Vec<u8>>,
@@ -90,7 +90,7 @@ impl<R: Read> Reader<R> {
                 return Err(self.damaged("a header whose checksum is wrong"));
             }
             let header = Header::from_byte_slice(&block);
-            self.left = self.field(header.entry_size(), "a size that is no number")?;
+            self.left = self.field(header.entry_size(), "a size that is not a number")?;
             self.padding = padding(self.left);
             match header.entry_type() {
                 EntryType::GNULongName => extensions.path = Some(self.long_name()?),
@@ -128,14 +128,15 @@ impl<R: Read> Reader<R> {
             .or_else(|| pax.get("path").map(<[u8]>::to_vec))
             .unwrap_or_else(|| header.path_bytes().into_owned());
         if let Some(size) = pax.number("size") {
-            self.left = size.ok_or_else(|| self.damaged("a size that is no number"))?;
+            self.left = size.ok_or_else(|| self.damaged("a size that is not a number"))?;
             self.padding = padding(self.left);
         }
         let link = extensions
             .link
             .or_else(|| pax.get("linkpath").map(<[u8]>::to_vec))
             .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-        // POSIX gives these no data, whatever size they tell: old tars put the file's size on its links.
+        // POSIX gives these no data, whatever size they have: old tars put the file's size on its
+        // links.
         let kind = header.entry_type();
         if has_no_data(kind) || kind == EntryType::Regular && path.ends_with(b"/") {
             (self.left, self.padding) = (0, 0);
@@ -148,19 +149,19 @@ impl<R: Read> Reader<R> {
                 None => blank_or(field, value).ok(),
             };
             let id = id.and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| self.damaged("an owner that is no number of 32 bits"))
+            id.ok_or_else(|| self.damaged("an owner that is not a 32-bit number"))
         };
         let mtime = match pax.seconds("mtime") {
-            Some(seconds) => seconds.ok_or_else(|| self.damaged("a time that is no number"))?,
-            None => {
-                self.field(blank_or(&old.mtime, header.mtime()), "a time that is no number")? as i64
-            }
+            Some(seconds) => seconds.ok_or_else(|| self.damaged("a time that is not a number"))?,
+            None => self
+                .field(blank_or(&old.mtime, header.mtime()), "a time that is not a number")?
+                as i64,
         };
         Ok(Entry {
             kind,
             mode: (self.field(
                 blank_or(&old.mode, header.mode().map(u64::from)),
-                "a mode that is no number",
+                "a mode that is not a number",
             )? & 0o7777) as u16,
             uid: id(pax.number("uid"), &old.uid, header.uid())?,
             gid: id(pax.number("gid"), &old.gid, header.gid())?,
@@ -180,7 +181,7 @@ impl<R: Read> Reader<R> {
     ) -> Result<Kind, Error> {
         let target = || {
             let target = link.clone().filter(|target| !target.is_empty() && !target.contains(&0));
-            target.ok_or(Error::Name { path: shown(path), what: "a link that leads nowhere" })
+            target.ok_or(Error::Name { path: shown(path), what: "a link without a target" })
         };
         match header.entry_type() {
             // The archives of Unix V7 have no type for directories.
@@ -209,7 +210,7 @@ impl<R: Read> Reader<R> {
         let number = |field: io::Result<Option<u32>>| field.ok().flatten();
         let device = number(header.device_major()).zip(number(header.device_minor()));
         let device = device.filter(|(major, minor)| *major <= MAX_MAJOR && *minor <= MAX_MINOR);
-        device.ok_or_else(|| self.damaged("a device without a number that Linux has"))
+        device.ok_or_else(|| self.damaged("a device with a number that is not valid on Linux"))
     }
 
     fn regular(&mut self, pax: &Pax) -> Result<Map, Error> {
@@ -220,7 +221,7 @@ impl<R: Read> Reader<R> {
             Some(None) => None,
         };
         map.filter(|map| map.stored() == self.left)
-            .ok_or_else(|| self.damaged("a map of a sparse file that does not fit its data"))
+            .ok_or_else(|| self.damaged("a sparse file map that does not match its data"))
     }
 
     fn map_in_data(&mut self, size: u64) -> Result<Option<Map>, Error> {
@@ -239,9 +240,9 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The map stands in the header, and in further blocks between it and the data.
+    /// The map is in the header, and in further blocks between it and the data.
     fn old_gnu_sparse(&mut self, header: &Header) -> Result<Map, Error> {
-        let damaged = "a map of a sparse file that makes no sense";
+        let damaged = "a malformed sparse file map";
         let gnu = header.as_gnu().ok_or_else(|| self.damaged(damaged))?;
         let size = self.field(gnu.real_size(), damaged)?;
         let mut pieces: Vec<Piece> = Vec::new();
@@ -263,7 +264,7 @@ impl<R: Read> Reader<R> {
 
     fn pieces(&self, headers: &[GnuSparseHeader], pieces: &mut Vec<Piece>) -> Result<(), Error> {
         for header in headers.iter().filter(|header| !header.is_empty()) {
-            let number = |field| self.field(field, "a map of a sparse file that makes no sense");
+            let number = |field| self.field(field, "a malformed sparse file map");
             pieces.push((number(header.offset())?, number(header.length())?));
         }
         Ok(())
@@ -276,7 +277,7 @@ impl<R: Read> Reader<R> {
         Ok(name)
     }
 
-    /// The data of an entry that tells of the next one.
+    /// The data of an entry that describes the next one.
     fn extension(&mut self) -> Result<Vec<u8>, Error> {
         if self.left > MAX_EXTENSION {
             return Err(self.damaged("an extended header that is longer than 16 MiB"));

@@ -1,4 +1,4 @@
-//! Where the data of a sparse file lies in it: GNU tar's old format, and its three in PAX headers
+//! Where the data of a sparse file is in it: GNU tar's old format, and its three in PAX headers
 //! (GNU tar manual, "Storing Sparse Files").
 
 use super::pax::Pax;
@@ -43,7 +43,7 @@ impl Map {
     }
 }
 
-/// The form in which PAX headers tell of a sparse file.
+/// The form in which PAX headers describe a sparse file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Form {
     /// The map is in the headers (formats 0.0 and 0.1).

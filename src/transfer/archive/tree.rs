@@ -1,7 +1,7 @@
 //! The tree that an archive describes, in memory: names, owners, modes, links. Contents are numbers.
 //!
-//! What comes later wins, as when tar unpacks. Symbolic links on the way to an entry are followed
-//! inside the root only.
+//! Later entries replace earlier ones, as when tar unpacks. Symbolic links in the path of an entry
+//! are followed, but only inside the root.
 
 use std::collections::BTreeMap;
 
@@ -206,7 +206,7 @@ impl Tree {
         Ok(way.pop())
     }
 
-    /// Makes room for an entry that is no directory.
+    /// Makes room for an entry that is not a directory.
     fn free(&self, path: &[u8], place: &Place) -> Result<Vec<u8>, Error> {
         let full = || Error::FullDirectory { path: shown(path) };
         let name = place.name.clone().ok_or_else(full)?;
@@ -242,7 +242,7 @@ impl Tree {
     }
 }
 
-/// A directory of which the archive has not told yet.
+/// A directory without an entry in the archive so far.
 fn directory(mtime: u32) -> Node {
     let attributes = Attributes { mode: 0o755, mtime, ..Attributes::default() };
     Node { attributes, kind: Kind::Directory(BTreeMap::new()) }

@@ -1,5 +1,5 @@
-//! An export into a directory: artifacts in parallel, each whole or not at all, then the documents and
-//! the list of sums. What is there already and right stays.
+//! An export to a directory: artifacts in parallel, each completely or not at all, then the
+//! documents and the list of checksums. Existing correct files are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub async fn export(
     });
     let fetched: Vec<_> = stream::iter(fetches).buffer_unordered(jobs.max(1)).try_collect().await?;
     meter.finish();
-    let files_kept = fetched.iter().filter(|(_, it)| it.was_there).count();
+    let files_kept = fetched.iter().filter(|(_, it)| it.existed).count();
     let mut sums: Vec<(String, String)> =
         fetched.into_iter().map(|(path, it)| (path, it.sums.sha256)).collect();
     for (part, document) in &plan.documents {

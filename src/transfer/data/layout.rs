@@ -1,6 +1,7 @@
-//! The files of an export, as the incumbent's script writes and reads them (contract section 9).
+//! The files of an export, as the original script ims-import-export.py writes and reads them
+//! (contract section 9).
 //!
-//! Beside its files there are ours, which it does not look at: the public keys and the list of sums.
+//! There are additional files, which the script ignores: the public keys and the list of checksums.
 
 use std::path::{Component, Path};
 
@@ -78,8 +79,8 @@ pub fn timestamp() -> String {
 pub struct ImageFiles {
     pub manifest_json: String,
     pub image_artifacts: Vec<ImageFile>,
-    /// What lies beside the manifest and is not listed there. Ours; the incumbent's script imports what
-    /// the manifest lists, and looks at nothing else.
+    /// What is beside the manifest and is not listed there. Only from this program;
+    /// ims-import-export.py imports what the manifest lists, and looks at nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryFile>,
 }
@@ -121,8 +122,8 @@ pub fn link(record: &Value) -> Option<Link> {
     (!link.path.is_empty()).then_some(link)
 }
 
-/// How a record without a link is written: the incumbent's script fails on `null`, and passes such a one
-/// over.
+/// How a record without a link is written: ims-import-export.py fails on `null`, and skips such a
+/// record.
 pub fn without_link() -> Value {
     json!({ "path": "", "etag": "", "type": "" })
 }

@@ -1,4 +1,5 @@
-//! The data of a whole IMS, out and in again (contract section 9): records, artifacts, public keys.
+//! Exports and imports the data of a whole IMS (contract section 9): records, artifacts, public
+//! keys.
 
 pub mod export;
 pub mod import;

@@ -1,5 +1,5 @@
-//! An export as one stream: a tar archive in zstd, for tapes and pipes. Documents come first, then every
-//! artifact, verified before it is written; the list of sums comes last.
+//! An export as one stream: a tar archive, compressed with zstd, for tapes and pipes. Documents are
+//! first, then every artifact, verified before it is written; the list of checksums is last.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -93,7 +93,8 @@ async fn send(
     Ok(())
 }
 
-/// Without [`Next::End`] the compressed stream is not ended: nobody takes it for whole.
+/// Without [`Next::End`] the compressed stream is not terminated, so that no reader accepts it as
+/// complete.
 fn write(
     out: Box<dyn Write + Send>,
     documents: Vec<(String, Vec<u8>)>,

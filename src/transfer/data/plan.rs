@@ -1,4 +1,4 @@
-//! What an export consists of: the records, and every object that belongs to them with its size.
+//! The contents of an export: the records, and all their objects with their sizes.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ impl Plan {
         }
         let id = layout::text(&record, "id").to_owned();
         let files = match part.collection {
-            _ if !layout::is_id(&id) => Err(format!("the id {id:?} cannot be a directory's name")),
+            _ if !layout::is_id(&id) => Err(format!("the id {id:?} is not a valid directory name")),
             Collection::Recipes => self.recipe(part, &id, &link.path).map_err(|it| chain(&it)),
             _ => match self.image(site, part, &id, &link.path, cancel).await {
                 Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
@@ -142,7 +142,8 @@ impl Plan {
             let found = object.and_then(|object| path(&object).map(|path| (object, path)));
             let Some((object, path)) = found else {
                 let bad = artifact.link.path;
-                self.problems.push(format!("{}: {bad:?} names no file", part.directory(id)));
+                self.problems
+                    .push(format!("{}: {bad:?} is not a valid file name", part.directory(id)));
                 continue;
             };
             self.file(path.clone(), object, artifact.md5.clone());
@@ -170,7 +171,7 @@ impl Plan {
         self.files.push(Planned { path, wanted: Wanted { object, md5 }, size: 0 });
     }
 
-    /// Looks up the size of every object; those that are not there are left out and told.
+    /// Looks up the size of every object; missing ones are left out and reported.
     async fn sizes(&mut self, site: &Site, cancel: &CancellationToken) -> Result<(), Error> {
         let files = std::mem::take(&mut self.files);
         let heads = stream::iter(files).map(|file| async {

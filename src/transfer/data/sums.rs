@@ -1,4 +1,4 @@
-//! The list of sums of an export, in the form of sha256sum(1).
+//! The list of checksums of an export, in the format of sha256sum(1).
 
 use std::collections::HashMap;
 

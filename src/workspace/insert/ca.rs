@@ -17,7 +17,7 @@ const LARGEST: u64 = 1 << 20;
 /// A private key is never copied. Nothing is written where the image already has the same file.
 pub(super) fn copy(root: &Dir, ca_cert: &Path) -> io::Result<()> {
     if !ca_cert.is_file() {
-        tracing::warn!(path = %ca_cert.display(), "no CA certificate to put into the image");
+        tracing::warn!(path = %ca_cert.display(), "no CA certificate to add to the image");
         return Ok(());
     }
     let source = ca_cert.parent().unwrap_or(Path::new("/"));
@@ -41,7 +41,7 @@ fn copy_file(source: &Path, target: &Dir, name: &Path) -> io::Result<()> {
     std::fs::File::open(source)?.take(LARGEST + 1).read_to_end(&mut content)?;
     let is_key = content.windows(KEY.len()).any(|window| window == KEY);
     if is_key || content.len() as u64 > LARGEST {
-        tracing::warn!(path = %source.display(), "not copied into the image: no certificate");
+        tracing::warn!(path = %source.display(), "not copied into the image: not a certificate");
         return Ok(());
     }
     if target.read(name, LARGEST).is_ok_and(|present| present == content) {

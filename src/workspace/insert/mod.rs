@@ -1,8 +1,8 @@
-//! What a session needs in the image root, and how all of it comes out again (contract section 4).
+//! Adds what a session needs to the image root, and removes all of it again (contract section 4).
 //!
 //! The CA certificates stay, by contract. `resolv.conf`, a `/tmp` that the image lacks and the
-//! signal files do not. What was there before is kept in the agent's directory, so that another
-//! process can put it back.
+//! signal files do not. The originals are kept in the agent's directory, so that another process
+//! can restore them.
 
 mod ca;
 mod resolv;

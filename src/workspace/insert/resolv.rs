@@ -53,7 +53,7 @@ pub(super) fn read_container(path: &Path) -> Option<Vec<u8>> {
             tracing::warn!(
                 path = %path.display(),
                 %error,
-                "cannot read the container's resolv.conf, the image keeps its own"
+                "cannot read the container's resolv.conf; the image keeps its own"
             );
             None
         }
@@ -83,7 +83,7 @@ pub(super) fn plan(
     let original = match entry {
         Entry::File(present) if present == content => return Ok(None),
         Entry::Other => {
-            tracing::warn!("/etc/resolv.conf of the image is no file or link, left as it is");
+            tracing::warn!("/etc/resolv.conf of the image is not a file or link; not changed");
             return Ok(None);
         }
         Entry::Absent => Original::Absent,

@@ -1,4 +1,4 @@
-//! Signal files (contract section 3) and the `/tmp` in which a jailed user makes them.
+//! Signal files (contract section 3) and the `/tmp` in which a jailed user creates them.
 
 use std::io;
 use std::path::Path;
@@ -56,13 +56,16 @@ pub(super) fn prepare(root: &Dir) -> io::Result<Option<Tmp>> {
         let root_time = root.time()?;
         root.make_dir("tmp", 0o1777)?;
         root.set_own_time(root_time)?;
-        tracing::info!("the image has no /tmp, made one for the session");
+        tracing::info!("the image has no /tmp; created one for the session");
         true
     } else {
         false
     };
     let Some(tmp) = open_tmp(root)? else {
-        tracing::warn!("/tmp of the image is no directory inside it: jailed users cannot signal");
+        tracing::warn!(
+            "/tmp of the image is not a directory inside it: jailed users cannot \
+                        create the signal files"
+        );
         return Ok(None);
     };
     Ok(Some(Tmp { made, time: tmp.time()?, names: hash_of_names(&tmp)? }))

@@ -1,6 +1,6 @@
-//! Puts BPF instructions together (RFC 9669): registers, loads, jumps to labels, calls of helpers.
+//! Assembles BPF instructions (RFC 9669): registers, loads, jumps to labels, calls of helpers.
 //!
-//! For little-endian machines, which both architectures are that this program is for.
+//! For little-endian machines, which all supported architectures are.
 
 /// An instruction, as the kernel takes it.
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! BPF programs on a control group (bpf(2)): loading, attaching, and the one kind of map that is needed.
+//! BPF programs on a control group (bpf(2)): load, attach, and the one type of map that is needed.
 //!
 //! `asm` puts instructions together.
 
@@ -178,7 +178,7 @@ pub fn load(hook: Hook, program: &[Insn]) -> io::Result<OwnedFd> {
     attr.prog_name[15] = 0;
     // The kernel gives up with EAGAIN when a signal comes while it checks.
     for _ in 0..5 {
-        // SAFETY: the structure is a ProgramAttr's, and points to a program of the length that is told
+        // SAFETY: the structure is a ProgramAttr's, and points to a program of the given length
         // and to a string; both live through the call.
         match unsafe { bpf(PROG_LOAD, &attr) } {
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -234,8 +234,8 @@ pub fn attach(hook: Hook, program: &OwnedFd, group: impl AsFd) -> io::Result<()>
 /// `attr` is the structure of `command`, and what it points to is live and as long as it says.
 unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     let size = size_of::<T>() as libc::c_uint;
-    // SAFETY: nix has no bpf(2). The structure is live for the call and its size is told; for the rest
-    // the caller answers.
+    // SAFETY: nix has no bpf(2). The structure is live for the call and its size is passed; for the
+    // rest the caller answers.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size) };
     if fd < 0 {
         return Err(io::Error::last_os_error());

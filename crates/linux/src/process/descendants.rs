@@ -1,4 +1,4 @@
-//! Who descends from a process, by `/proc`: used to find and name what sessions left running.
+//! The descendants of a process, from `/proc`: used to find and report what sessions left running.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! By what processes of sessions are known whose agent was killed: who starts sessions is told whose they
-//! are, and each session has it in its environment.
+//! Identifies processes of sessions whose agent was killed: the process that starts sessions learns
+//! whose they are, and each session has it in its environment.
 //!
 //! A mark names the agent's directory and the agent, so that neither the sessions of another job nor those
 //! of an agent that lives are taken for left ones.

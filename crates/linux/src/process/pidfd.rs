@@ -1,4 +1,4 @@
-//! Handles on processes (pidfd_open(2)): waiting for an end without being the parent.
+//! Handles of processes (pidfd_open(2)): wait for their end without being the parent.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

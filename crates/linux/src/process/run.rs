@@ -1,4 +1,4 @@
-//! The one way this program runs an external command and waits for it.
+//! Runs an external command and waits for it; the only way in this program.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -33,15 +33,15 @@ const LINE_BYTES: usize = 4096;
 pub enum Error {
     #[error("cannot start {program}{}", if_absent(.source))]
     Start { program: String, source: io::Error },
-    #[error("cannot give {program} namespaces of its own, which takes CAP_SYS_ADMIN")]
+    #[error("cannot create namespaces for {program}; this needs CAP_SYS_ADMIN")]
     Isolate { program: String, source: io::Error },
-    #[error("cannot follow {program}")]
+    #[error("lost track of {program}")]
     Follow { program: String, source: io::Error },
     #[error("{program} failed ({status}){}", with_colon(.stderr))]
     Failed { program: String, status: ExitStatus, stderr: String },
     #[error("{program} was cancelled")]
     Cancelled { program: String },
-    #[error("{program} was ended: it had not come to its end after {} s", .limit.as_secs())]
+    #[error("{program} did not finish within {} s and was killed", .limit.as_secs())]
     TimedOut { program: String, limit: Duration },
 }
 
@@ -86,8 +86,8 @@ pub fn run_within(
     run_to_end(command, None, Stop { cancel, limit: Some(limit) }, &mut on_line)
 }
 
-/// Like [`run`], with a terminal of 80 columns as stdout: some programs hardly tell their progress
-/// without one. Where there are no terminals they get a pipe.
+/// Like [`run`], with a terminal of 80 columns as stdout: some programs hardly report their
+/// progress without one. Where there are no terminals they get a pipe.
 pub fn run_on_terminal(
     command: &mut Command,
     cancel: &CancellationToken,

@@ -18,7 +18,7 @@ pub struct Process {
     pub name: String,
     /// One letter; `Z` is a zombie.
     pub state: char,
-    /// Clock ticks after boot; together with `pid` it tells a process from a later one.
+    /// Clock ticks after boot; together with `pid` it distinguishes a process from a later one.
     pub start_time: u64,
 }
 

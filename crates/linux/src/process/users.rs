@@ -1,4 +1,4 @@
-//! Who keeps a directory or a mount busy, like `fuser -m`.
+//! Finds the processes that keep a directory or a mount busy, like `fuser -m`.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -30,10 +30,10 @@ pub struct User {
 impl std::fmt::Display for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let how = match self.how {
-            Use::Root => "has its root in it",
+            Use::Root => "has its root directory in it",
             Use::WorkingDirectory => "has its working directory in it",
-            Use::Executable => "runs a program of it",
-            Use::OpenFile => "has a file of it open",
+            Use::Executable => "runs a program from it",
+            Use::OpenFile => "has an open file in it",
         };
         write!(f, "{} {how}", self.process)
     }

@@ -1,7 +1,8 @@
-//! The system calls a session never gets: what building an image does not need and an escape does.
+//! The system calls that are denied to sessions: those that an escape needs and building an image
+//! does not.
 //!
-//! What is denied answers EPERM, as it would for want of a capability, so that programs fall back as
-//! they do elsewhere; a socket of a denied family EAFNOSUPPORT, as where the kernel has none such.
+//! A denied call returns EPERM, as without the capability, so that programs use their usual
+//! fallback; a socket of a denied family returns EAFNOSUPPORT, as on a kernel without this family.
 //! Loaded by the jail's init while it still has CAP_SYS_ADMIN, because `no_new_privs` must stay off
 //! (setuid programs work in images); or where that is on anyway.
 

@@ -1,4 +1,4 @@
-//! What an answer to a ranged GET means (RFC 9110, sections 13 to 15).
+//! Interprets a response to a ranged GET (RFC 9110, sections 13 to 15).
 
 use reqwest::header::{CONTENT_RANGE, ETAG};
 use reqwest::{Response, StatusCode};

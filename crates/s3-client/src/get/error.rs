@@ -1,4 +1,4 @@
-//! Why a download failed, and whether trying again can help.
+//! Why a download failed, and whether a retry can help.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,31 +12,31 @@ use net::{pace, trust};
 pub enum Error {
     #[error("no URL to download from")]
     Source(#[source] SourceError),
-    #[error("{object} was refused with status {status}, from a fresh URL as well")]
+    #[error("the store refused {object} with status {status}, also with a new URL")]
     Denied { object: String, status: u16 },
     #[error("{object} does not exist (status 404)")]
     NotFound { object: String },
-    #[error("{object} was answered with status {status}")]
+    #[error("{object}: the server responded with status {status}")]
     Status { object: String, status: u16 },
-    #[error("the download of {object} broke off")]
+    #[error("the download of {object} was interrupted")]
     Broken { object: String, source: reqwest::Error },
     #[error("the download of {object} is too slow")]
     Slow { object: String, source: pace::Slow },
-    #[error("{object} was answered with {found}, but {expected} was asked for")]
+    #[error("{object}: the server sent {found}, but {expected} was requested")]
     Answer { object: String, expected: String, found: String },
-    #[error("{object} changed meanwhile: {what} was {pinned}, now {found}")]
+    #[error("{object} changed during the download: {what} was {pinned}, now {found}")]
     Changed { object: String, what: &'static str, pinned: String, found: String },
-    #[error("{object} is {found} bytes long, but {expected} were expected")]
+    #[error("{object} has {found} bytes, expected {expected}")]
     Size { object: String, expected: u64, found: u64 },
-    #[error("{object} has the md5 {found}, but {expected} was expected")]
+    #[error("{object} has md5 {found}, expected {expected}")]
     Md5 { object: String, expected: String, found: String },
-    #[error("{path} needs {needed} bytes more, and only {free} are free there")]
+    #[error("{path} needs {needed} more bytes, but only {free} are free")]
     NoSpace { path: PathBuf, needed: u64, free: u64 },
     #[error("cannot write {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read {path} back to verify it")]
     ReadBack { path: PathBuf, source: io::Error },
-    #[error("the download was stopped")]
+    #[error("the download was cancelled")]
     Cancelled,
 }
 
@@ -51,7 +51,7 @@ impl Error {
         }
     }
 
-    /// True where what came so far is right, and a later download can go on with it.
+    /// True if the bytes so far are right, so that a later download can resume.
     pub(super) fn is_interruption(&self) -> bool {
         self.is_transient() || matches!(self, Error::Cancelled)
     }

@@ -1,4 +1,4 @@
-//! The way to one object: the URL of the moment, its replacement, and the etag that is pinned.
+//! Access to one object: the current URL, its replacement, and the pinned etag.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ use crate::etag;
 use net::pace;
 use net::redact;
 
-/// Asks for ranges of one object, whatever its URL is by then.
+/// Requests ranges of one object, with its current URL.
 pub(super) struct Link {
     http: reqwest::Client,
     source: Arc<dyn Source>,
@@ -39,7 +39,7 @@ struct Pinned {
     size: Option<u64>,
 }
 
-/// The first answer, which tells how to go on.
+/// The first response, which decides how to continue.
 pub(super) enum First {
     Ranged { response: Response, size: u64 },
     Whole { response: Response },
@@ -147,7 +147,7 @@ impl Link {
         Error::Broken { object: self.name(), source: error.without_url() }
     }
 
-    /// The body of an answer did not go on.
+    /// The body of a response was interrupted.
     pub(super) fn ended(&self, error: pace::Error) -> Error {
         match error {
             pace::Error::Broken(source) => self.broken(source),
@@ -191,11 +191,7 @@ impl Link {
         if !current.worked && generation > 1 {
             return Err(Error::Denied { object: self.name(), status });
         }
-        tracing::info!(
-            status,
-            object = self.name(),
-            "download URL refused, looking up a fresh one"
-        );
+        tracing::info!(status, object = self.name(), "download URL refused, looking up a new one");
         self.look_up(&mut current).await
     }
 
@@ -207,7 +203,8 @@ impl Link {
         if etag.is_none() {
             tracing::warn!(
                 object = self.name(),
-                "no etag: a change meanwhile shows in size and md5 only"
+                "the server sends no etag: a change during the download is detected by size and \
+                 md5 only"
             );
         }
         // Set once: `first` returns after it.

@@ -1,8 +1,9 @@
-//! Downloads of images: ranges in parallel, resumed where they broke, md5 verified while they come.
+//! Downloads of images: parallel ranges, resumed after interruptions, with the md5 verified during
+//! the transfer.
 //!
-//! Everything is read through presigned URLs, so that a `DOWNLOAD_URL` and an object of our own go
-//! the same way. The etag of the first answer is pinned: an object that changes meanwhile is an
-//! error, never a mix.
+//! Everything is read through presigned URLs, so a `DOWNLOAD_URL` and an object of our own use the
+//! same code. The etag of the first response is pinned: an object that changes during the download
+//! is an error, never a mix of both.
 
 mod answer;
 mod error;
@@ -27,7 +28,7 @@ use self::output::Output;
 use net::Policy;
 use progress::Progress;
 
-/// Why a source has no URL: an error of whatever looks it up.
+/// Why a source has no URL: the error of its lookup.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Gives URLs from which one object can be read.
@@ -38,7 +39,7 @@ pub trait Source: Send + Sync {
     async fn url(&self) -> Result<Url, SourceError>;
 }
 
-/// A URL that nobody can replace: a `DOWNLOAD_URL` without a job record behind it.
+/// A URL that cannot be renewed: a `DOWNLOAD_URL` without a job record.
 #[derive(Debug)]
 pub struct FixedUrl {
     url: Mutex<Option<Url>>,
@@ -55,11 +56,11 @@ impl FixedUrl {
 impl Source for FixedUrl {
     async fn url(&self) -> Result<Url, SourceError> {
         let mut url = self.url.lock().unwrap_or_else(PoisonError::into_inner);
-        url.take().ok_or_else(|| "the download URL was refused, it may have expired".into())
+        url.take().ok_or_else(|| "the store refused the download URL, it may have expired".into())
     }
 }
 
-/// How a download is made.
+/// The options of a download.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Bytes of one ranged GET.
@@ -76,7 +77,7 @@ pub struct Options {
     /// again; it starts anew with every try that got more. The pace is judged within `answer`.
     pub policy: Policy,
     /// Go on with what an earlier download of the same object has left in the file, and leave it there
-    /// when this one breaks off. Needs an expected md5, which alone tells whether it is the same.
+    /// when this one breaks off. Needs an expected md5, the only proof that it is the same object.
     pub resume: bool,
 }
 

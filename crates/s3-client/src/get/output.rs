@@ -1,4 +1,4 @@
-//! The file a download is written to: at any offset, in blocks, off the async threads.
+//! The output file of a download: written at any offset, in blocks, outside the async threads.
 
 use std::fs::File;
 use std::io;
@@ -41,7 +41,7 @@ impl<'a> Output<'a> {
         Ok(Self { file: Arc::new(file), path: path.into(), meter, there, window })
     }
 
-    /// Checks that `size` bytes fit, with those that are there already, before hours are spent on them.
+    /// Checks that `size` bytes fit, with those that already exist, before hours are spent on them.
     pub(super) fn reserve(&self, size: u64) -> Result<(), Error> {
         self.meter.set_total(size);
         // st_blocks counts units of 512 bytes (stat(2)).
@@ -51,14 +51,14 @@ impl<'a> Output<'a> {
             Ok(free) if free < needed => {
                 Err(Error::NoSpace { path: self.path.clone(), needed, free })
             }
-            // A file system that cannot tell will say so when it is full.
+            // A file system that cannot report its free space fails when it is full.
             _ => Ok(()),
         }
     }
 
     /// Writes the body of `response` from `*at` on, up to `end`; `*at` is how far it got.
     ///
-    /// `written` is told of each block. What came before a break is kept.
+    /// `written` is called for each block. Blocks before an interruption are kept.
     pub(super) async fn copy(
         &self,
         link: &Link,

@@ -1,4 +1,4 @@
-//! A download in parallel ranges, each resumed where it broke.
+//! A download in parallel ranges, each resumed after an interruption.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::error::Error;
 use super::verify::Verifier;
 use net::pace;
 
-/// Breaks of one range after which the server is given up, though bytes came each time.
+/// Interruptions of one range after which the download fails, even if each try got some bytes.
 const MAX_BREAKS: u32 = 1000;
 
 impl Download<'_> {
@@ -39,7 +39,8 @@ impl Download<'_> {
     }
 
     /// The parts that an earlier download has completed: no part is begun before all but the last
-    /// `concurrency` of those before it are complete, so that the file's length tells.
+    /// `concurrency` of those before it are complete, so that the file's length shows how far it
+    /// is.
     fn kept(&self, size: u64, part_size: u64) -> usize {
         if self.output.there > size {
             return 0;
@@ -48,7 +49,7 @@ impl Download<'_> {
         begun.saturating_sub(self.options.concurrency.max(1))
     }
 
-    /// Downloads one range. `open` is its answer if it was asked for already.
+    /// Downloads one range. `open` is its response if it was already requested.
     async fn part(
         &self,
         part: usize,
@@ -80,7 +81,7 @@ impl Download<'_> {
             }
             match copied {
                 Ok(()) if at == end => {}
-                // Short without a break: the server gave less than it was asked for.
+                // Short without an interruption: the server sent less than requested.
                 Ok(()) if got_further => {}
                 Ok(()) => {
                     let error = self.too_little(at, came, took);
@@ -88,7 +89,7 @@ impl Download<'_> {
                 }
                 Err(error) if error.is_transient() && got_further && breaks < MAX_BREAKS => {
                     breaks += 1;
-                    tracing::debug!(at, end, "range broke off, going on from there");
+                    tracing::debug!(at, end, "the transfer of a range was interrupted, resuming");
                 }
                 Err(error) => {
                     let transient = error.is_transient() && breaks < MAX_BREAKS;

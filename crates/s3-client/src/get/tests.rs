@@ -141,7 +141,7 @@ async fn an_object_that_changes_meanwhile_is_an_error() {
     })
     .await;
     let error = Client::new(options()).fails(&[server.url]).await.to_string();
-    assert!(error.contains("changed meanwhile"), "{error}");
+    assert!(error.contains("changed during the download"), "{error}");
     assert!(error.contains("was old, now new"), "{error}");
 
     let honest = |number, seen: Seen| if number == 0 { good(&seen) } else { answer(412, "") };
@@ -283,7 +283,7 @@ async fn a_server_that_trickles_for_ever_is_given_up() {
         assert!(server.seen().len() > 1, "tried once");
         let text = linux::error::chain(&error);
         let expected =
-            if std::ptr::fn_addr_eq(body, slow) { "less than 1024 B/s" } else { "broke off" };
+            if std::ptr::fn_addr_eq(body, slow) { "less than 1024 B/s" } else { "was interrupted" };
         assert!(text.contains(expected), "{text}");
     }
 }
@@ -394,7 +394,7 @@ async fn what_an_earlier_download_has_left_is_not_fetched_again() {
     client.succeeds(std::slice::from_ref(&server.url)).await;
     let starts: Vec<usize> = server.seen().iter().map(|seen| range(seen).start).collect();
     assert!(starts.iter().all(|start| *start == 0 || *start >= 500_000), "{starts:?}");
-    // Left by another object: told, removed, and right at the next try.
+    // Left by another object: reported, removed, and right at the next try.
     std::fs::write(client.path(), vec![7; 650_000]).unwrap();
     assert!(matches!(client.fails(std::slice::from_ref(&server.url)).await, Error::Md5 { .. }));
     client.succeeds(std::slice::from_ref(&server.url)).await;

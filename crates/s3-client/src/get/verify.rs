@@ -1,7 +1,7 @@
-//! The md5 of a file that is written out of order: hashed in order, behind the contiguous prefix.
+//! The md5 of a file that is written out of order: hashes its contiguous prefix, in order.
 //!
 //! A blocking thread reads back what has just been written (from the page cache) as far as there is
-//! no gap. Nothing is hashed twice, and little is left to hash when the last byte has come.
+//! no gap. Nothing is hashed twice, and little is left to hash after the last byte has arrived.
 
 use std::fs::File;
 use std::io;
@@ -37,7 +37,7 @@ enum Ended {
     No,
     /// Every byte is written.
     Complete,
-    /// The download failed: nobody wants the md5.
+    /// The download failed: the md5 is not needed.
     Abandoned,
 }
 

@@ -1,4 +1,5 @@
-//! A download from a server that knows no ranges: one stream, from the start again after a break.
+//! A download from a server without range support: one stream, which starts over after an
+//! interruption.
 
 use reqwest::Response;
 
@@ -10,7 +11,8 @@ impl Download<'_> {
     pub(super) async fn whole(&self, first: Response) -> Result<u64, Error> {
         tracing::warn!(
             object = self.link.name(),
-            "the server knows no ranges: one stream, a broken connection starts it again"
+            "the server does not support ranges: using one stream, which starts over when the \
+             connection breaks"
         );
         let mut tries = self.options.policy.tries();
         let mut open = Some(first);
@@ -31,7 +33,8 @@ impl Download<'_> {
             Some(response) => response,
             None => self.link.again().await?,
         };
-        // What an earlier try has left is not gone on with, and takes the room that this one needs.
+        // The partial file of an earlier try is not resumed, and takes the space that this one
+        // needs.
         self.empty()?;
         let announced = response.content_length();
         if let Some(size) = announced {

@@ -1,4 +1,4 @@
-//! Parts that the store makes of an object it has, without a byte of them passing here.
+//! Parts that the store copies from one of its objects, without a transfer.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use linux::error::chain;
 impl Upload<'_> {
     /// Has the store copy a part, and compares it with the md5 of the bytes here. `None` where the
     /// part must be sent instead: the store cannot copy, the object is not the one it was, or the
-    /// copy is another. That is told once, and no more copies are tried.
+    /// copy is another. That is logged once, and no more copies are tried.
     pub(super) async fn copy(
         &self,
         part: &PartCopy<'_>,
@@ -37,7 +37,7 @@ impl Upload<'_> {
         };
         if !self.copies_refused.swap(true, Ordering::Relaxed) {
             tracing::warn!(from = %part.from, to = %part.to, %reason,
-                "the store does not copy parts of the base image; they are uploaded");
+                "the store cannot copy parts of the base image; uploading them instead");
         }
         Ok(None)
     }

@@ -1,6 +1,6 @@
 //! Uploads: one put for small objects, parts in parallel for large ones, verified at the end.
 //!
-//! Parts that another object of the store has already are copied there instead of sent.
+//! Parts that are already in another object of the store are copied there instead of uploaded.
 //!
 //! The object's metadata must carry its md5 when the upload is created, so a first pass hashes the
 //! whole and the parts; the second pass sends them, from the page cache. What the store must answer
@@ -36,7 +36,7 @@ use progress::Progress;
 /// Metadata key of the md5 (hex) of the whole object (contract section 5).
 const MD5_KEY: &str = "md5sum";
 
-/// How an upload is made.
+/// The options of an upload.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// User metadata of the object; `md5sum` is added.

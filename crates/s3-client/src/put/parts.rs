@@ -1,4 +1,4 @@
-//! The parts of an upload, several at once: sent, or copied where the store has them.
+//! The parts of an upload, several in parallel: uploaded, or copied inside the store.
 
 use std::sync::OnceLock;
 

@@ -1,5 +1,5 @@
-//! Which bytes become which part: sent from here, or copied inside the store from an object that has
-//! them already.
+//! Divides the bytes into parts: uploaded, or copied inside the store from an object that already
+//! has them.
 
 use crate::etag;
 use crate::object::Object;
@@ -16,7 +16,7 @@ const COPY: u64 = 64 << 20;
 pub struct Reuse {
     /// What the store copies from.
     pub object: Object,
-    /// Without quotes. The object is left alone once it has another one.
+    /// Without quotes. The object is not used if it has another one.
     pub etag: String,
     /// In the order of the new object, without overlaps.
     pub ranges: Vec<Shared>,
@@ -55,7 +55,7 @@ pub(super) fn spans(size: u64, wished: u64, shared: &[Shared]) -> Vec<Span> {
     for range in shared {
         let end = range.at + range.length;
         let gap = range.at.saturating_sub(done);
-        // What is too short for a part of its own takes the beginning of the range with it.
+        // A gap that is too short for its own part includes the beginning of the range.
         let start = if gap == 0 { done } else { done + gap.max(SMALLEST) };
         if start < range.at || start + part_size.max(SMALLEST) > end {
             continue;

@@ -257,7 +257,7 @@ async fn a_store_that_does_not_copy_gets_the_parts() {
 async fn a_base_that_is_another_object_by_now_is_not_copied() {
     let lab = Lab::start(|_, _| Fault::None).await;
     let (reuse, bytes) = with_base(&lab).await;
-    // Same size, other bytes: only the md5 of the copied part can tell where if-match is ignored.
+    // Same size, other bytes: only the md5 of the copied part shows it where if-match is ignored.
     let other = vec![7; bytes.len()];
     let never = CancellationToken::new();
     lab.store.put_bytes(&reuse.object, &other, &options(), &never).await.unwrap();

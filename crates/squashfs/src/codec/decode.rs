@@ -63,6 +63,6 @@ fn xz(input: &[u8], out: &mut [u8]) -> Result<usize, Error> {
     if status == Status::StreamEnd {
         Ok(stream.total_out() as usize)
     } else {
-        Err(Error::Decode("xz", "the block is cut short or too long".into()))
+        Err(Error::Decode("xz", "the block is truncated or too long".into()))
     }
 }

@@ -20,13 +20,13 @@ use linux::process;
 pub enum Error {
     #[error("{program} is needed: install the package squashfs-tools or squashfs")]
     Missing { program: &'static str, source: process::Error },
-    #[error("{program} says it is version {found:?}; 4.4 or newer is needed")]
+    #[error("{program} has version {found:?}; 4.4 or newer is needed")]
     TooOld { program: &'static str, found: String },
-    #[error("something is mounted in {root}, which would be packed too: {}", list(.mounts))]
+    #[error("these mounts in {root} would be packed too, unmount them first: {}", list(.mounts))]
     MountedBelow { root: PathBuf, mounts: Vec<PathBuf> },
-    #[error("no space left for {path}: {} were free before", human(*.free_before))]
+    #[error("no space left for {path}: {} were free at the start", human(*.free_before))]
     DiskFull { path: PathBuf, free_before: u64, source: Box<process::Error> },
-    #[error("extended attributes of the image were not kept: {messages}")]
+    #[error("could not keep extended attributes of the image: {messages}")]
     XattrsLost { messages: String },
     #[error("cannot {what} {path}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },

@@ -87,7 +87,7 @@ fn run(pack: &Pack, partial: &Path) -> Result<(), Error> {
     })
     .map_err(|error| explain(error, pack.out, free_before))?;
     if !output.stderr.is_empty() {
-        tracing::warn!(messages = %output.stderr, "mksquashfs had something to say");
+        tracing::warn!(messages = %output.stderr, "mksquashfs printed warnings");
     }
     pack.meter.set(100);
     Ok(())

@@ -43,7 +43,7 @@ pub fn unpack(unpack: &Unpack) -> Result<(), Error> {
         return Err(Error::XattrsLost { messages: output.stderr });
     }
     if !output.stderr.is_empty() {
-        tracing::warn!(messages = %output.stderr, "unsquashfs had something to say");
+        tracing::warn!(messages = %output.stderr, "unsquashfs printed warnings");
     }
     unpack.meter.set(100);
     Ok(())

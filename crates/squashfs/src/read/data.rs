@@ -31,7 +31,7 @@ impl<'a> BlockReader<'a> {
         let superblock = self.image.superblock();
         let end = start.checked_add(word.stored().into());
         if end.is_none_or(|end| end > superblock.bytes_used) {
-            return Err(Error::damaged("a data block outside of the image", start));
+            return Err(Error::damaged("a data block outside the image", start));
         }
         if word.stored() > superblock.block_size {
             return Err(Error::damaged("a data block longer than its content", start));
@@ -82,7 +82,7 @@ impl<'a> BlockReader<'a> {
             .checked_add(length as usize)
             .and_then(|end| fragment.get(start..end))
             .map(<[u8]>::to_vec)
-            .ok_or(Error::damaged("a tail outside of its fragment", tail.offset.into()))
+            .ok_or(Error::damaged("a tail outside its fragment", tail.offset.into()))
     }
 
     /// Gives the content of a file block by block to `take`: offset in the file and bytes. Holes are

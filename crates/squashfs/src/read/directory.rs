@@ -35,7 +35,12 @@ impl Image {
         let mut cursor = Cursor::new(&self.metadata, table, at, end)?;
         let damaged = |what| Error::damaged(what, table + u64::from(directory.block));
         while left > 0 {
-            left = left.checked_sub(HEADER as u64).ok_or_else(|| damaged("a cut listing"))?;
+            left = left.checked_sub(HEADER as u64).ok_or_else(|| {
+                damaged(
+                    "a truncated directory \
+                listing",
+                )
+            })?;
             let header = Header::parse(&cursor.take()?);
             if header.count as usize > MAX_RUN {
                 return Err(damaged("a directory with too long a run of entries"));
@@ -44,17 +49,17 @@ impl Image {
                 let entry = Entry::parse(&cursor.take()?);
                 left = left
                     .checked_sub((ENTRY + entry.name_len) as u64)
-                    .ok_or_else(|| damaged("a cut listing"))?;
+                    .ok_or_else(|| damaged("a truncated directory listing"))?;
                 if entry.name_len > MAX_NAME {
                     return Err(damaged("a name that is too long"));
                 }
                 let mut name = vec![0; entry.name_len];
                 cursor.fill(&mut name)?;
                 if !is_name(&name) {
-                    return Err(damaged("a name that no file can have"));
+                    return Err(damaged("an invalid file name"));
                 }
                 if entries.last().is_some_and(|last| last.name >= name) {
-                    return Err(damaged("names out of order, or one name twice"));
+                    return Err(damaged("names that are not sorted, or a duplicate name"));
                 }
                 let inode = Reference::new(header.inode_block.into(), entry.inode_offset);
                 entries.push(DirEntry { name, inode });

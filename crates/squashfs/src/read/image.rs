@@ -40,7 +40,7 @@ impl Image {
         read_at(&file, &mut bytes, 0)?;
         let superblock = Superblock::parse(&bytes)?;
         if superblock.bytes_used > length {
-            return Err(Error::damaged("it is cut short, or was not downloaded whole", length));
+            return Err(Error::damaged("it is truncated, maybe by an incomplete download", length));
         }
         check_order(&superblock)?;
         let options = read_options(&file, &superblock)?

@@ -32,12 +32,12 @@ impl Guard {
     /// Notes that a directory is entered; an error if it was before.
     pub fn enter(&mut self, at: Reference, directory: &Directory) -> Result<(), Error> {
         if !self.entered.insert(at) {
-            return Err(Error::damaged("a directory that is in two places", self.position));
+            return Err(Error::damaged("a directory with two parents", self.position));
         }
         self.left = self
             .left
             .checked_sub(directory.size.into())
-            .ok_or(Error::damaged("listings that overlap", self.position))?;
+            .ok_or(Error::damaged("overlapping directory listings", self.position))?;
         Ok(())
     }
 }
@@ -97,7 +97,7 @@ impl<'a> Walker<'a> {
             let at = self.image.root();
             let inode = self.image.inode(at)?;
             if !matches!(inode.kind, Kind::Directory(_)) {
-                return Err(Error::damaged("the root is no directory", at.block()));
+                return Err(Error::damaged("the root is not a directory", at.block()));
             }
             return self.enter(Node { path: Vec::new(), at, inode }).map(Some);
         }

@@ -34,7 +34,7 @@ impl Table {
             return Ok(None);
         }
         let list = position.checked_add(16).filter(|list| *list <= superblock.bytes_used);
-        let list = list.ok_or(Error::damaged("the attribute table is cut short", position))?;
+        let list = list.ok_or(Error::damaged("the attribute table is truncated", position))?;
         let mut head = [0; 16];
         read_at(file, &mut head, position)?;
         let (start, count) = (u64_at(&head, 0), u32_at(&head, 8));

@@ -90,7 +90,8 @@ pub fn pack(
     if matches!(changes, Changes::Overlay { .. }) && !is_overlay(root)? {
         return Err(Error::NotMounted { root: root.into(), reason });
     }
-    tracing::warn!(base = %base.display(), %reason, "the base cannot be reused; packing in full");
+    tracing::warn!(base = %base.display(), %reason, "cannot reuse blocks of the base; packing in \
+        full");
     meter.set(0);
     Ok(write::pack(root, out, options, meter, cancel)?.into())
 }

@@ -81,7 +81,7 @@ fn skip(attribute: &[u8], name: &[u8], error: &io::Error, skipped: &Skipped) -> 
             attribute = %attribute.escape_ascii(),
             name = %name.escape_ascii(),
             %error,
-            "an extended attribute cannot be set here; it and others like it are left out"
+            "cannot set an extended attribute here; skipping all attributes of this class"
         );
     }
     Ok(())

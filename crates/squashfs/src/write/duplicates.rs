@@ -171,7 +171,7 @@ impl<'a> Duplicates<'a> {
             }
             Parent::Apart(place) => (place.display(name), place.dir.open_file(name)),
         };
-        let file = file.map_err(|e| Error::read("open again", &path, e))?;
+        let file = file.map_err(|e| Error::read("reopen", &path, e))?;
         Ok((file, path))
     }
 }
@@ -183,7 +183,7 @@ fn bytes_path(name: &[u8]) -> &Path {
 fn read(file: &File, buffer: &mut [u8], offset: u64, path: &Path) -> Result<(), Error> {
     file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => Error::Changed(path.to_owned()),
-        _ => Error::read("read again", path, e),
+        _ => Error::read("reread", path, e),
     })
 }
 

@@ -16,7 +16,8 @@ pub enum Error {
         .0.display()
     )]
     Changed(PathBuf),
-    #[error("{} vanished while the tree was being packed", .0.display())]
+    #[error("{} was removed while the tree was being packed; stop what writes to the tree and \
+             pack again", .0.display())]
     Vanished(PathBuf),
     #[error("cannot write the image {}", path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -24,13 +25,13 @@ pub enum Error {
     Codec(#[from] codec::Error),
     #[error("block size {0}: not a power of two from 4 KiB to 1 MiB")]
     BlockSize(u32),
-    #[error("{what}: more than squashfs can hold")]
+    #[error("{what}: exceeds a limit of the squashfs format")]
     TooLarge { what: &'static str },
     #[error("the base image cannot be read")]
     Base(#[from] crate::read::Error),
     #[error(
         "{} has only metadata in the upper layer, and its content is not in the base: the overlay \
-         was not made on this base",
+         was not mounted on this base",
         .0.display()
     )]
     OverlayOrigin(PathBuf),

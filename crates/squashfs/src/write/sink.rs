@@ -133,7 +133,8 @@ impl Drop for Sink {
         if !self.finished
             && let Err(error) = fs::remove_file(&self.partial)
         {
-            tracing::warn!(path = %self.partial.display(), %error, "an unfinished image stays");
+            tracing::warn!(path = %self.partial.display(), %error, "cannot remove an unfinished \
+                image");
         }
     }
 }

@@ -64,7 +64,7 @@ impl Attributes {
         let reference = self.entries.reference().0;
         let mut size = 0;
         for (name, value) in xattrs {
-            let (kind, rest) = split(name).expect("others were left out above");
+            let (kind, rest) = split(name).expect("other namespaces were skipped above");
             let key = (value.len() >= SHARED_VALUE).then(|| Sha256::digest(value).into());
             let known = key.and_then(|key: Key| self.values.get(&key)).copied();
             let mut entry = Vec::with_capacity(rest.len() + 16);

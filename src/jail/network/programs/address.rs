@@ -1,4 +1,4 @@
-//! bind(2) and connect(2): refused at once, with an error that programs understand.
+//! bind(2) and connect(2): refuse them at once, with an error that programs understand.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,14 +35,14 @@ pub fn program(parts: Parts<'_>, call: Call, family: Family) -> Vec<Insn> {
     asm.load(Size::Word, R7, R6, context::PORT);
     asm.load(Size::Word, R9, R6, context::TYPE);
     match call {
-        // Datagrams are looked at one by one when they are sent; to connect is no more than to ask for
-        // a route, as resolvers do with every address that they learn.
+        // Datagrams are checked one by one when they are sent; connect only looks up a route, as
+        // resolvers do for every address.
         Call::Connect => asm.unless_equal(R9, STREAM, allow),
         Call::Bind => {
             for port in &parts.rules.refused_ports {
                 asm.if_equal(R7, wire_port(*port), refuse);
             }
-            // The kernel chooses one that nobody has.
+            // The kernel chooses a free one.
             asm.if_equal(R7, 0, allow);
         }
     }
@@ -133,7 +133,7 @@ fn address_6(asm: &mut Asm, parts: Parts<'_>, call: Call, allow: Label, refuse: 
             });
             asm.jump(allow);
         }
-        // Whoever has the port at this very address.
+        // The owner of the port at this address.
         Call::Bind => {
             for part in 0..4 {
                 word(asm, part);
@@ -160,7 +160,7 @@ fn address_6(asm: &mut Asm, parts: Parts<'_>, call: Call, allow: Label, refuse: 
 }
 
 /// Refuses the ports of the rules at addresses of this host that are not loopback's: `address` jumps if
-/// the address is this one. Code that nothing leads to is none that the kernel takes.
+/// the address is this one. The kernel rejects unreachable code.
 fn refuse_own_ports(
     asm: &mut Asm,
     parts: Parts<'_>,
@@ -199,7 +199,7 @@ fn owner_decides(
 ) {
     let nobody = match call {
         Call::Bind => allow,
-        // As if: what listens a moment later may be somebody else's.
+        // As if refused: a program that listens a moment later may not be a session.
         Call::Connect => refuse,
     };
     let datagram = asm.label();

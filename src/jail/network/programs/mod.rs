@@ -1,9 +1,9 @@
-//! The programs that the kernel runs for sockets of sessions: each is a list of instructions with the
-//! rules of the job in it. They know a socket of the sessions by its mark.
+//! The BPF programs for sockets of sessions: each is a list of instructions that contains the rules
+//! of the job. They recognize a socket of the sessions by its mark.
 //!
-//! `connect` and `bind` refuse at once and with an error that programs understand. What holds in any
-//! case, for every protocol and whatever has changed since the call, are `egress` and `ingress`: no packet
-//! passes between a socket of the sessions and another one over a loopback address.
+//! `connect` and `bind` refuse at once, with an error that programs understand. `egress` and
+//! `ingress` are the real barrier, for every protocol and also after changes since the call: no
+//! packet passes between a socket of the sessions and another one over a loopback address.
 
 mod address;
 mod packet;
@@ -50,7 +50,7 @@ mod option {
     pub const LENGTH: i16 = 32;
 }
 
-/// A word or half as it lies in a packet, read by a little-endian machine.
+/// A word or half as it is in a packet, read by a little-endian machine.
 fn wire4(ip: Ipv4Addr) -> u32 {
     u32::from_le_bytes(ip.octets())
 }
@@ -123,8 +123,8 @@ fn socket_create(parts: Parts<'_>) -> Vec<Insn> {
     asm.finish()
 }
 
-/// Sockets of a session share a port with nobody: with SO_REUSEPORT a share of a service's clients would
-/// be theirs.
+/// Sockets of a session cannot share a port: with SO_REUSEPORT they would get a part of a service's
+/// clients.
 fn set_sock_opt() -> Vec<Insn> {
     let mut asm = Asm::default();
     let allow = asm.label();

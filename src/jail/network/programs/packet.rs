@@ -1,5 +1,5 @@
-//! Packets that sockets of sessions send and receive. What has no loopback address in it passes, but for
-//! the refused ports of this host.
+//! Packets that sockets of sessions send and receive. Packets without a loopback address pass,
+//! except to the refused ports of this host.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -109,7 +109,7 @@ fn packet_4(asm: &mut Asm, parts: Parts<'_>, hook: Hook, ends: Ends) {
         }
     }
     asm.place(other);
-    // Local is the socket that is looked for: the peer's.
+    // Local means the socket to look up: that of the peer.
     let at_own = peer(hook, ip4::DESTINATION, ip4::SOURCE);
     asm.load(Size::Word, R2, Fp, HEADER + at_own);
     asm.store(Size::Word, Fp, TUPLE, R2);
@@ -160,7 +160,7 @@ fn peer<T>(hook: Hook, source: T, destination: T) -> T {
     }
 }
 
-/// No loopback address in it. What goes out by the loopback interface is for this host all the same.
+/// No loopback address in it. But packets on the loopback interface are for this host too.
 fn to_this_host(asm: &mut Asm, parts: Parts<'_>, hook: Hook, ends: Ends) {
     if hook == Hook::Egress && !parts.rules.refused_ports.is_empty() {
         let ports = asm.label();
@@ -203,11 +203,11 @@ fn peer_decides(asm: &mut Asm, parts: Parts<'_>, hook: Hook, at: i16, ends: Ends
     let length = i32::from(at) + 4;
     let udp = asm.label();
     asm.if_equal(R9, UDP, udp);
-    // Nobody: a connection that ends, or one that the kernel refuses.
+    // No socket: a connection that ends, or one that the kernel refuses.
     ask(asm, parts, Helper::LookupTcp, length, ends.pass, ends.pass, ends.drop);
     asm.place(udp);
-    // Nobody: whoever comes a moment later, and the sender is as well off as if it had been lost. One who
-    // has sent may be gone already.
+    // No socket: a socket that is created a moment later must not get it, and the packet is
+    // dropped. A sender may already have closed its socket.
     let nobody = peer(hook, ends.pass, ends.lose);
     ask(asm, parts, Helper::LookupUdp, length, nobody, ends.pass, ends.drop);
 }

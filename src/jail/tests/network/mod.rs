@@ -1,4 +1,4 @@
-//! Sessions that share the network with a host: what they reach of it, each way tried for real.
+//! Sessions that share the network with a host: tests what they can reach.
 
 mod hosts;
 mod own;
@@ -317,7 +317,7 @@ fn another_init_is_filtered_as_the_first_was() {
     let filter = filter(&[]);
     let jail = establish(Options { filter: Some(filter.clone()), ..Options::default() });
     // The one that was killed: another may be in its place at any time from now on.
-    let first = jail.link().unwrap();
+    let first = jail.init().unwrap();
     first.line.kill();
     let ended = std::time::Instant::now() + Duration::from_secs(30);
     while first.line.ended().is_none() {
@@ -348,7 +348,7 @@ fn abstract_sockets_of_the_host_are_out_of_reach_of_both_kinds_of_session() {
     );
     for jail in &jails {
         // A kernel before 6.12 has nothing to forbid it with; the log says so (docs/limits.md).
-        if jail.link().unwrap().notes.is_empty() {
+        if jail.init().unwrap().notes.is_empty() {
             assert_eq!(python(jail, &script), ["host EPERM", "own got None"]);
         }
     }

@@ -1,4 +1,4 @@
-//! POST jobs: checked, stored, started.
+//! POST jobs: checks, stores and starts a job.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `DELETE jobs?status=&job_type=&age=`: which jobs go.
+//! `DELETE jobs?status=&job_type=&age=`: selects the jobs to delete.
 
 use std::time::Duration;
 

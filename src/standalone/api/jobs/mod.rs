@@ -1,4 +1,4 @@
-//! `jobs`: what customizes and creates images. A POST starts one, a DELETE ends it.
+//! `jobs`: customize and create images. A POST starts a job, a DELETE ends it.
 
 mod create;
 mod filter;

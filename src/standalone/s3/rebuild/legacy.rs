@@ -1,5 +1,5 @@
-//! Blobs of an older version, which do not say what they are: records of IMS lead to manifests, manifests
-//! to artifacts, by their etags.
+//! Blobs of an older version, which have no notes: records of IMS reference manifests, manifests
+//! reference artifacts, by their etags.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -90,7 +90,7 @@ fn object(parts: &[Silent], etag: String) -> Object {
     }
 }
 
-/// What a manifest names; nothing if this is none.
+/// The objects in a manifest; nothing if this is not a manifest.
 fn named_in(blobs: &Blobs, segments: &[Segment]) -> io::Result<Vec<Hint>> {
     let mut json = Vec::new();
     for segment in segments {

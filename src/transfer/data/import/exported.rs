@@ -1,4 +1,4 @@
-//! One record of an export: its fields, and where its files lie.
+//! One record of an export: its fields, and the paths of its files.
 
 use serde_json::{Map, Value, json};
 
@@ -45,7 +45,8 @@ impl<'a> Exported<'a> {
         kept.map(|(name, value)| (name.to_owned(), value.clone())).collect::<Map<_, _>>().into()
     }
 
-    /// Where the export keeps an image's artifacts: as it says, or where the incumbent's script looks.
+    /// Where the export keeps an image's artifacts: as it says, or where ims-import-export.py
+    /// looks.
     pub fn image_files(&self, link: &Link) -> ImageFiles {
         let said = self.record.get("linked_artifacts").cloned();
         said.and_then(|said| serde_json::from_value(said).ok()).unwrap_or_else(|| ImageFiles {

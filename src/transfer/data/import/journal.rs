@@ -1,5 +1,5 @@
-//! What an import has begun: written down before a record is made, so that the next run finds the record
-//! of one that was cut off, completes it, and makes no second one.
+//! The journal of an import: written before a record is created, so that the next run finds the
+//! record of an interrupted run, completes it, and creates no second one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ pub const NAME: &str = ".ims-import-journal.json";
 pub struct Entry {
     /// What the record is made of.
     pub fields: Value,
-    /// When, by this machine's clock, the record was asked for.
+    /// When the record was requested, by this machine's clock.
     pub begun: Timestamp,
     /// Its id, once it is known.
     pub id: Option<String>,
@@ -41,9 +41,9 @@ pub struct Journal {
 pub enum Error {
     #[error("cannot read the journal {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("the journal {} is damaged; remove it after a look at what the last import left", path.display())]
+    #[error("the journal {} is damaged; check what the last import left behind, then remove it", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
-    #[error("cannot write the journal; name another place with --journal")]
+    #[error("cannot write the journal; choose another file with --journal")]
     Write(#[from] fetch::Error),
 }
 
@@ -63,7 +63,7 @@ impl Journal {
         self.lock().get(&self.site)?.get(key).cloned()
     }
 
-    /// How many records of these fields were asked for and have no known id.
+    /// How many records with these fields were requested and have no known id.
     pub fn in_doubt(&self, fields: &Value) -> usize {
         let entries = self.lock();
         let of_site = entries.get(&self.site).into_iter().flat_map(BTreeMap::values);

@@ -1,5 +1,5 @@
-//! An export into an IMS: records that are missing are made anew, artifacts that are missing are sent
-//! again, what is there stays. Run as often as needed: a run that was cut off is gone on with.
+//! Imports an export into an IMS: creates missing records, uploads missing artifacts, and keeps
+//! existing ones. The import can be repeated: an interrupted run is resumed.
 
 mod exported;
 mod journal;
@@ -31,7 +31,7 @@ use crate::transfer::site::Site;
 use crate::transfer::verify;
 use ims_client::{self as ims, Collection};
 
-/// How an import is made.
+/// The options of an import.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub include_deleted: bool,
@@ -64,7 +64,7 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub lines: Vec<Line>,
-    /// It was told to stop, and there are records of which nothing is known.
+    /// It was cancelled, and the state of some records is unknown.
     pub stopped: bool,
     maps: BTreeMap<Collection, BTreeMap<String, String>>,
     etags: BTreeMap<String, String>,
@@ -74,33 +74,34 @@ pub struct Outcome {
 pub enum Error {
     #[error(transparent)]
     Supply(#[from] supply::Error),
-    #[error("there is no {} and no {} in it: this is no export", "images.json", "recipes.json")]
+    #[error("this is not an export: it contains neither {} nor {}", "images.json", "recipes.json")]
     NoDocuments,
-    #[error("{document} of the export is no document of version {VERSION}")]
+    #[error("{document} of the export is not a document of version {VERSION}")]
     Document { document: &'static str, source: serde_json::Error },
-    #[error("{document} of the export has version {version:?}; only {VERSION:?} is known")]
+    #[error("{document} of the export has version {version:?}; only {VERSION:?} is supported")]
     Version { document: &'static str, version: String },
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    #[error("IMS did not do what it was asked")]
+    #[error("a request to IMS failed")]
     Ims(#[from] ims::Error),
     #[error(transparent)]
     Verify(#[from] verify::Error),
     #[error(transparent)]
     Upload(#[from] upload::Error),
-    #[error("its id {0:?} is none")]
+    #[error("its id {0:?} is not valid")]
     Id(String),
-    #[error("the document has another record of the id {0:?} before it")]
+    #[error("the document already contains a record with the id {0:?}")]
     Again(String),
     #[error(
-        "the record there links to {0}, not to what was exported, and that is not as it should be"
+        "the existing record links to {0}, not to the exported artifact, and that object is not \
+         valid"
     )]
     OtherLink(String),
-    #[error("it is not as it was sent: {0}")]
+    #[error("verification after the upload failed: {0}")]
     Wrong(String),
     #[error(
-        "its id cannot be kept: IMS gives ids itself, and it is not in the trash; without --keep-ids it \
-         gets a new one"
+        "cannot keep its id: IMS assigns ids itself, and the record is not in the trash; without \
+         --keep-ids it gets a new id"
     )]
     KeepId,
     #[error("cannot write the map of ids and etags")]
@@ -317,7 +318,8 @@ impl Outcome {
         !self.stopped && self.lines.iter().all(|line| line.problem.is_none())
     }
 
-    /// The map of old ids and etags to new ones, in the incumbent's form; keys of our own beside it.
+    /// The map of old ids and etags to new ones, in the format of ims-import-export.py, with
+    /// additional keys.
     pub fn map(&self) -> Value {
         let of = |collection| json!(self.maps.get(&collection).cloned().unwrap_or_default());
         json!({

@@ -1,4 +1,5 @@
-//! One record of an export: what the service has of it decides what is done (contract section 9).
+//! Imports one record of an export, depending on what the service already has of it (contract
+//! section 9).
 
 use std::collections::BTreeMap;
 
@@ -22,11 +23,11 @@ use s3_client::Object;
 pub enum Action {
     /// It is there with all that belongs to it.
     Present,
-    /// It was made, with a new id.
+    /// It was created, with a new id.
     Created,
     /// It was there, and got what was missing.
     Restored,
-    /// It was taken out of the trash with its old id.
+    /// It was restored from the trash with its old id.
     Undeleted,
 }
 
@@ -37,7 +38,7 @@ pub struct Done {
     pub id: String,
     /// Old etags and new ones, where they differ.
     pub etags: BTreeMap<String, String>,
-    /// What is wrong all the same.
+    /// A remaining problem.
     pub problem: Option<String>,
 }
 
@@ -94,7 +95,7 @@ impl Import<'_> {
         self.create(it).await
     }
 
-    /// What an earlier run has begun: goes on with it.
+    /// Resumes what an earlier run began.
     async fn begun(&self, it: &Exported<'_>) -> Result<Option<Done>, Error> {
         let Some(entry) = self.journal.get(&it.key()) else { return Ok(None) };
         let id = match entry.id {
@@ -109,7 +110,8 @@ impl Import<'_> {
                 let made = self.site.ims.made_in(it.part.collection, fields, entry.begun).await?;
                 let ids = made.iter().map(|record| layout::text(record, "id").to_owned());
                 let free: Vec<String> = ids.filter(|id| !self.is_claimed(id)).collect();
-                // More than were asked for: one is somebody else's, and none can be told from it.
+                // More than were requested: one belongs to another client, and we cannot tell
+                // which.
                 let ours = free.len() <= self.journal.in_doubt(fields);
                 let Some(id) = free.into_iter().find(|id| ours && self.claim(id)) else {
                     self.journal.remove(&it.key())?;
@@ -119,7 +121,7 @@ impl Import<'_> {
                 id
             }
         };
-        tracing::info!(old = it.id, id, "going on with a record that was begun");
+        tracing::info!(old = it.id, id, "resuming the import of a record");
         self.complete(it, &id, Action::Created).await.map(Some)
     }
 
@@ -147,7 +149,7 @@ impl Import<'_> {
         self.discard(it, Done { etags: sent.etags, ..Done::new(action, id) }).await
     }
 
-    /// Makes a new record with all that belongs to it, or nothing.
+    /// Creates a new record with all that belongs to it, or nothing.
     async fn create(&self, it: &Exported<'_>) -> Result<Done, Error> {
         if let Some(link) = &it.link {
             match it.part.collection {
@@ -255,7 +257,7 @@ impl Import<'_> {
 
     /// Puts a record of the trash there, once it is complete.
     async fn discard(&self, it: &Exported<'_>, done: Done) -> Result<Done, Error> {
-        // One that is alive under its old id was taken out of the trash since.
+        // A record that exists under its old id was restored from the trash since.
         let belongs_there = it.part.deleted && done.id != it.id && !self.options.dry_run;
         if belongs_there && !self.has(it.part, &done.id) {
             self.site.ims.discard(it.part.collection, &done.id, self.cancel).await?;
@@ -275,7 +277,8 @@ impl Import<'_> {
             Collection::PublicKeys => {
                 let never = tokio_util::sync::CancellationToken::new();
                 if let Err(error) = self.site.ims.delete(it.part.collection, id, &never).await {
-                    tracing::error!(id, %error, "roll-back: the public key is left, delete it by hand");
+                    tracing::error!(id, %error, "cannot roll back the public key, delete it by \
+                        hand");
                 }
             }
         }
@@ -325,7 +328,9 @@ impl Import<'_> {
             return Ok(head.is_ok_and(|head| !old.etag.is_empty() && head.etag == old.etag));
         }
         let exported = content(&it.image_files(old).image_artifacts);
-        let Ok(there) = self.site.manifest(&new.path, self.cancel).await else { return Ok(false) };
+        let Ok(there) = self.site.manifest(&new.path, self.cancel).await else {
+            return Ok(false);
+        };
         let mut there = there.manifest.artifacts;
         there.retain(|artifact| artifact.media_type != MANIFEST_TYPE);
         let there = existing::content(&there);

@@ -1,4 +1,4 @@
-//! Where an import's files come from: a directory, or a stream that is read once.
+//! The source of an import's files: a directory, or a stream that is read once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,7 +30,7 @@ enum Supplier {
     Stream(Mutex<Stream>),
 }
 
-/// A tar archive; what comes before a file that is asked for is kept until that is asked for.
+/// A tar archive; files before the requested one are kept until they are requested.
 struct Stream {
     reader: Option<Reader<Box<dyn Read + Send>>>,
     spool: TempDir,
@@ -45,7 +45,7 @@ pub enum Error {
     Directory { path: PathBuf, source: io::Error },
     #[error("cannot read {path} of the export")]
     File { path: String, source: io::Error },
-    #[error("{path:?} is refused: it leads out of the export")]
+    #[error("{path:?} is refused: it is outside the export")]
     Traversal { path: String },
     #[error("cannot read the stream")]
     Stream(#[from] archive::Error),
@@ -87,7 +87,7 @@ impl Supply {
         Ok(Self { kind: Arc::new(Supplier::Stream(Mutex::new(stream))) })
     }
 
-    /// True if files must be asked for in the order of the records.
+    /// True if files must be requested in the order of the records.
     pub fn is_stream(&self) -> bool {
         matches!(*self.kind, Supplier::Stream(_))
     }
@@ -125,8 +125,8 @@ impl Supply {
         opened.await.unwrap_or_else(|panic| Err(Error::Unpack(io::Error::other(panic))))
     }
 
-    /// Reads what nobody asked for: whoever writes a stream need not see it break off, and one that was
-    /// cut short is told.
+    /// Reads the rest of the stream: its writer gets no broken pipe, and a truncated stream is an
+    /// error.
     pub async fn finish(&self) -> Result<(), Error> {
         let kind = self.kind.clone();
         let read = tokio::task::spawn_blocking(move || match &*kind {
@@ -140,7 +140,7 @@ impl Supply {
         read.await.unwrap_or_else(|panic| Err(Error::Unpack(io::Error::other(panic))))
     }
 
-    /// Lets go of a file that will not be asked for again.
+    /// Releases a file that will not be requested again.
     pub fn release(&self, path: &str) {
         if let Supplier::Stream(stream) = &*self.kind {
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,6 @@
-//! The artifacts of one record into the store, each checked against what the export says of it. What is
-//! there already and right is not sent; what is there and differs is not touched unless told to.
+//! Uploads the artifacts of one record, each checked against the data in the export. An existing
+//! correct object is not uploaded again; an object that differs is replaced only with
+//! `--overwrite`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,21 +31,21 @@ const MAX_SINGLE: u64 = 5 << 30;
 pub enum Error {
     #[error(transparent)]
     Supply(#[from] supply::Error),
-    #[error("an artifact's path is unusable")]
+    #[error("the path of an artifact is not valid")]
     Path(#[from] BadPath),
     #[error(transparent)]
     Name(#[from] get::Error),
-    #[error("the export's manifest {path} is unusable")]
+    #[error("the manifest {path} of the export is not valid")]
     Manifest { path: String, source: manifest::Error },
-    #[error("the export's manifest {path} has {size} bytes; 1 MiB or more are not taken")]
+    #[error("the manifest {path} of the export has {size} bytes; it must be smaller than 1 MiB")]
     ManifestSize { path: String, size: usize },
-    #[error("the export has no file for {0}")]
+    #[error("the export contains no file for {0}")]
     NoFile(String),
     #[error("{path} has sha256 {found}, not {expected} as SHA256SUMS says")]
     Sum { path: String, found: String, expected: String },
     #[error("cannot read {path} of the export")]
     Read { path: String, source: io::Error },
-    #[error("{object} is there with other content; --overwrite replaces it")]
+    #[error("{object} already exists with other content; use --overwrite to replace it")]
     Conflict { object: Object },
     #[error(transparent)]
     Store(Box<s3::Error>),
@@ -84,7 +85,7 @@ pub struct Sent {
 struct Wanted<'a> {
     path: String,
     object: Object,
-    /// Hex; empty if nobody said.
+    /// Hex; empty if unknown.
     md5: &'a str,
     /// What it was in the store that was exported.
     etag: &'a str,
@@ -99,7 +100,7 @@ impl Upload<'_> {
         let mut names = Names::default();
         let mut wanted = Vec::new();
         for (index, artifact) in exported.artifacts.iter().enumerate() {
-            // The old manifest of an image in the trash is made anew.
+            // The old manifest of an image in the trash is created again.
             if artifact.media_type != MANIFEST_TYPE {
                 let old: Object = artifact.link.path.parse()?;
                 let path = local_path(files, index, artifact, exported.artifacts.len())?;
@@ -221,7 +222,7 @@ impl Upload<'_> {
         Err(Error::Sum { path: path.to_owned(), found, expected: expected.clone() })
     }
 
-    /// Makes the store hold an artifact; its etag.
+    /// Ensures that the store has an artifact; returns its etag.
     async fn put(&self, wanted: &Wanted<'_>) -> Result<String, Error> {
         let Wanted { path, object, md5, etag } = wanted;
         match self.site.store.head(object, self.cancel).await {
@@ -268,7 +269,7 @@ impl Upload<'_> {
     }
 }
 
-/// Makes sure that the export has every file of an image, before a record is made for it.
+/// Makes sure that the export has every file of an image, before a record is created for it.
 pub async fn check_image(supply: &Supply, files: &ImageFiles) -> Result<(), Error> {
     let (_, manifest) = read_manifest(supply, &files.manifest_json).await?;
     for (index, artifact) in manifest.artifacts.iter().enumerate() {

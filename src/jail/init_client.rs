@@ -1,4 +1,4 @@
-//! Starting an init, and asking it for sessions and terminals.
+//! Starts an init, and requests sessions and terminals from it.
 
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,19 +24,20 @@ pub const ENTRY: &str = mark::INIT;
 
 /// A running init.
 #[derive(Debug)]
-pub struct Link {
+pub struct InitClient {
     pub line: Arc<Line>,
     /// Of the pid namespace's first process, as the agent counts.
     pub first: Option<i32>,
     pub notes: Vec<String>,
-    /// What was mounted when it was set up, and what tells it now; none without a namespace.
+    /// What was mounted when it was set up, and a file that lists what is mounted now; none without
+    /// a namespace.
     mounts: Mutex<Option<Mounts>>,
     next: AtomicU64,
 }
 
-impl Link {
-    /// Starts an init from `exe` and waits until it is set up. `mark` tells whose it is.
-    pub fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<Link, Error> {
+impl InitClient {
+    /// Starts an init from `exe` and waits until it is set up. `mark` identifies its owner.
+    pub fn start(exe: &OwnedFd, plan: &Plan, mark: &OsStr) -> Result<InitClient, Error> {
         let start = |source| Error::Start { source };
         let (socket, theirs) = UnixStream::pair().map_err(start)?;
         socket.set_read_timeout(Some(PATIENCE)).map_err(start)?;
@@ -52,20 +53,20 @@ impl Link {
             .spawn()
             .map_err(start)?;
         let pid = child.id() as i32;
-        // It does nothing before it has its setup: no socket is made outside of the filter.
+        // It does nothing before it has its setup: no socket is created outside of the filter.
         let filtered = plan.filter().map_or(Ok(()), |filter| filter.add(pid));
-        let link = filtered
+        let init = filtered
             .map_err(|source| Error::SetUp { what: "join the control group".into(), source })
             .and_then(|()| handshake(&socket, plan))
-            .and_then(|greeting| Link::follow(pid, greeting, socket));
-        if link.is_err() {
+            .and_then(|greeting| InitClient::follow(pid, greeting, socket));
+        if init.is_err() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        link
+        init
     }
 
-    fn follow(pid: i32, greeting: Greeting, socket: UnixStream) -> Result<Link, Error> {
+    fn follow(pid: i32, greeting: Greeting, socket: UnixStream) -> Result<InitClient, Error> {
         let start = |source| Error::Start { source };
         let Greeting { first, notes, mounts } = greeting;
         let line = Arc::new(Line::new(pid, first, socket).map_err(start)?);
@@ -75,11 +76,11 @@ impl Link {
             .name("jail".into())
             .spawn(move || reader.follow())
             .map_err(start)?;
-        Ok(Link { line, first, notes, mounts, next: AtomicU64::new(1) })
+        Ok(InitClient { line, first, notes, mounts, next: AtomicU64::new(1) })
     }
 
-    /// Asks, with a number for the answer and for what it is about, and waits for the answer: the
-    /// descriptors that came with it.
+    /// Sends a request with new ids for the reply and for its subject, and waits for the reply:
+    /// returns its descriptors.
     pub fn call(
         &self,
         request: impl FnOnce(u64) -> Request,
@@ -120,7 +121,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for InitClient {
     fn drop(&mut self) {
         self.line.hang_up();
     }

@@ -1,4 +1,4 @@
-//! `attach`: who works in a running job.
+//! `who`: lists the sessions of a running job, as who(1) lists logins.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use crate::job::control::Watcher;
 use crate::ssh::{Activity, SessionInfo};
 use crate::workspace::Layout;
 
-/// List the live SSH sessions of a job: who, from where, what, since when, how many bytes
+/// List the SSH sessions of a job: user key, client address, command, start time, bytes
 ///
-/// To be called as root on the agent's side, not from a session.
+/// Run this as root in the agent's container, not in a session.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job's directory
     #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = "/mnt/image")]
     image_root_parent: PathBuf,
 
-    /// Go on: show every session again that has begun, moved bytes or ended
+    /// Keep running: print a session again when it begins, transfers data or ends
     #[arg(long)]
     follow: bool,
 }
