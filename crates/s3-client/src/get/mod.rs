@@ -65,7 +65,7 @@ impl Source for FixedUrl {
 pub struct Options {
     /// Bytes of one ranged GET.
     pub part_size: u64,
-    /// Ranges on their way at once. Each holds about [`output::BLOCK`] bytes in memory.
+    /// Ranges on their way at once. Each holds about 1 MiB in memory.
     pub concurrency: usize,
     /// Expected md5 (hex, any case). `None` or empty: not checked.
     pub md5: Option<String>,
@@ -73,8 +73,8 @@ pub struct Options {
     pub size: Option<u64>,
     /// Expected etag, from a manifest. `None`: that of the first answer.
     pub etag: Option<String>,
-    /// When a range that got nothing, or less than [`net::pace::LEAST`](net::pace::LEAST), is tried
-    /// again; it starts anew with every try that got more. The pace is judged within `answer`.
+    /// When a range that got nothing, or less than [`net::pace::LEAST`], is tried again; it starts anew with
+    /// every try that got more. The pace is judged within `answer`.
     pub policy: Policy,
     /// Go on with what an earlier download of the same object has left in the file, and leave it there
     /// when this one breaks off. Needs an expected md5, the only proof that it is the same object.

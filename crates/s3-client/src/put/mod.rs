@@ -44,7 +44,7 @@ pub struct Options {
     /// Smallest size of a part in bytes; it grows where [`etag::MAX_PARTS`] would not be enough.
     /// What is smaller than one part goes up in a single put.
     pub part_size: u64,
-    /// Parts on their way at once. Each holds a few blocks of [`stream::BLOCK`] bytes, no more.
+    /// Parts on their way at once. Each holds a few blocks of 256 KiB, no more.
     pub concurrency: usize,
     /// Where parts may be copied from.
     pub reuse: Option<Reuse>,

@@ -28,7 +28,7 @@ pub struct Inode {
     pub number: u32,
     /// Names of the inode.
     pub nlink: u32,
-    /// Number of the attribute set, [`xattr::NONE`] for none.
+    /// Number of the attribute set, `u32::MAX` for none.
     pub xattr: u32,
     /// The type, and what only that type has.
     pub kind: Kind,
@@ -60,7 +60,7 @@ pub struct Directory {
     pub block: u32,
     /// Offset of the listing in that block.
     pub offset: u16,
-    /// Bytes of the listing, and [`super::directory::SIZE_EXTRA`].
+    /// Bytes of the listing, and 3 more.
     pub size: u32,
     /// Inode number of the directory above; for the root one more than the last number in use.
     pub parent: u32,

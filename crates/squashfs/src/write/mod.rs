@@ -1,6 +1,6 @@
 //! Packs a directory tree into an image.
 //!
-//! A scanner walks the tree in byte order and feeds [`event`]s to the planner, which finds duplicates
+//! A scanner walks the tree in byte order and feeds events to the planner, which finds duplicates
 //! and fills fragments; workers read and compress; the writer takes everything in the planner's
 //! order. So the bytes are the same whatever the number of threads. `reuse` feeds the same pipeline
 //! with the parts of a base image that stay.
