@@ -299,7 +299,8 @@ fn is_probe_kept(dir: &Path) -> bool {
     let mut texts = logs.map(|entry| fs::read_to_string(entry.path()).unwrap_or_default());
     texts.any(|text| {
         let mut lines = text.lines();
-        lines.any(|line| line.contains("ims-job-agent-probe/") && line.contains("delete it by hand"))
+        lines
+            .any(|line| line.contains("ims-job-agent-probe/") && line.contains("delete it by hand"))
     })
 }
 
