@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![allow(clippy::needless_doctest_main, reason = "the example is a program of its own")]
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod attrs;
