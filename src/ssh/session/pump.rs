@@ -22,9 +22,9 @@ const READ: usize = 64 << 10;
 /// with a few messages) ends well; one that writes on and on gets SIGPIPE, as under sshd.
 const LAST_WORDS: usize = 16 << 20;
 
-/// How long a terminal must be silent after its program's end: the kernel passes the last output on
-/// a moment later.
-const LAST_SHOW: Duration = Duration::from_millis(50);
+/// How long a terminal that others keep open must be silent after its program's end: a thread of the kernel
+/// passes the last output on, on a busy machine some time later.
+const LAST_SHOW: Duration = Duration::from_millis(500);
 
 /// Which of a program's output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
