@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::exit::{self, Exit};
 use super::output;
-use crate::job::control::Watcher;
+use crate::attend::control::Watcher;
 use crate::ssh::{Activity, SessionInfo};
 use crate::workspace::Layout;
 

@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::Time;
 use super::package::{Destination, Packed};
 use super::{Job, connect, preflight};
+use crate::attend::limits::{Time, until};
 use crate::ims::{self, Link};
 use crate::publish::{self, Published};
 use crate::s3;
@@ -168,13 +168,6 @@ impl<'a> Held<'a> {
     fn until(&self) -> Timestamp {
         until(self.begun.1, self.job.contract.safekeeping.hold)
     }
-}
-
-/// `since` and `patience`, to the second.
-pub(super) fn until(since: Timestamp, patience: Duration) -> Timestamp {
-    let patience = SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX);
-    let until = since.checked_add(patience).unwrap_or(Timestamp::MAX);
-    until.round(jiff::Unit::Second).unwrap_or(until)
 }
 
 /// Counts the tries to report a status that IMS refuses.

@@ -2,19 +2,15 @@
 //!
 //! Called by `cli`. This room alone knows the order of things; every step is another room's.
 
+mod access;
 mod base;
 pub mod configure;
 pub mod connect;
-pub mod control;
 mod create;
 mod customize;
 mod emulation;
-mod entrance;
 mod fetch;
-mod grace;
 mod hold;
-mod limits;
-mod listen;
 mod package;
 mod pod;
 mod preflight;
@@ -23,9 +19,6 @@ mod remote;
 mod repackage;
 mod report;
 mod rescue;
-mod rights;
-mod script;
-mod session;
 mod work;
 
 use std::path::PathBuf;
@@ -47,8 +40,8 @@ use crate::telemetry::status::Board;
 use crate::workspace;
 use linux::process::Reaper;
 
-pub use limits::TimeLimits;
-pub use listen::Listen;
+pub use crate::attend::limits::TimeLimits;
+pub use crate::attend::listen::Listen;
 pub use pod::{SessionServer, serve_sessions, steps};
 pub use remote::work_for_pod;
 pub use repackage::{Repackaging, repackage};

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::customize::left_image;
-use super::package::blocking;
 use super::report::Reporter;
 use super::{Job, create};
+use crate::blocking::blocking;
 use crate::contract::{Action, Status};
 use crate::ims;
 use crate::publish::journal::Journal;

@@ -7,9 +7,10 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
-use super::package::{Destination, Package, blocking, package};
+use super::package::{Destination, Package, package};
 use super::report::{Outcome, Reporter};
 use super::{connect, published};
+use crate::blocking::blocking;
 use crate::contract::{ImageNames, ImsAccess, S3Access, Status};
 use crate::jail;
 use crate::publish::Published;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::super::base;
-use super::super::package::blocking;
 use super::Run;
 use super::layer::INITRD;
+use crate::blocking::blocking;
 use crate::configure::progress::InStore;
 use crate::configure::provenance::{LayerProvenance, Origin, Provenance};
 use crate::publish::journal::Journal;

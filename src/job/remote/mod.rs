@@ -15,10 +15,12 @@ use anyhow::Context;
 use tokio::time::{Instant, timeout};
 
 use super::fetch::JobSource;
-use super::listen::Bound;
-use super::package::{Destination, blocking};
+use super::package::Destination;
 use super::rescue::{self, Remains};
-use super::{Job, Sessions, connect, create, preflight, published, session};
+use super::{Job, Sessions, connect, create, preflight, published};
+use crate::attend::listen::Bound;
+use crate::attend::session;
+use crate::blocking::blocking;
 use crate::contract::{Action, Status};
 use crate::ims::Link as Base;
 use crate::jail::Rights;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::MsFlags;
 
-use crate::job::package::blocking;
+use crate::blocking::blocking;
 use crate::remote::wire::inbox;
 use linux::mount::Mounted;
 

@@ -6,11 +6,11 @@ use anyhow::Context;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Remote;
+use crate::attend::listen::Bound;
 use crate::contract::Status;
 use crate::ims::Link as Base;
 use crate::job::fetch::JobSource;
 use crate::job::hold::Held;
-use crate::job::listen::Bound;
 use crate::job::package::{Destination, Packed};
 use crate::job::report::GaveUp;
 use crate::publish::journal::Journal;
