@@ -20,6 +20,7 @@ use super::place::{self, Place};
 use super::script::Script;
 use super::{control, limits};
 use crate::blocking::blocking;
+use crate::contract::defaults::boolean_text;
 use crate::contract::{self, Arch, Safekeeping, vars};
 use crate::jail::{self, Jail, Rights};
 use crate::ssh::authorized_keys::AuthorizedKeys;
@@ -360,12 +361,11 @@ async fn count_sessions(settings: &SessionSettings, server: &ssh::Handle) -> Inf
 
 /// What every session finds in its environment (contract section 2).
 fn environment(settings: &SessionSettings) -> Vec<(OsString, OsString)> {
-    let python_bool = |value| if value { "True" } else { "False" };
     let session = &settings.session;
     [
         (vars::session::IMS_JOB_ID, settings.job_id.to_string()),
         (vars::session::IMS_ARCH, settings.arch.to_string()),
-        (vars::session::IMS_DKMS_ENABLED, python_bool(session.dkms).to_owned()),
+        (vars::session::IMS_DKMS_ENABLED, boolean_text(session.dkms).to_owned()),
         (vars::session::REMOTE_BUILD_NODE, session.remote_build_node.clone()),
     ]
     .map(|(name, value)| (name.into(), value.into()))

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::connect::Connection;
 use super::exit::Exit;
 use super::output;
-use crate::contract::{Arch, ImageNames, boot_file, kernel_name};
+use crate::contract::{Arch, ImageNames, boot_file, defaults};
 use crate::job;
 use crate::squashfs::Engine;
 
@@ -35,7 +35,7 @@ pub struct Args {
     kernel: Option<String>,
 
     /// Initrd in /boot of the root
-    #[arg(long, value_name = "NAME", value_parser = boot_file, default_value = "initrd")]
+    #[arg(long, value_name = "NAME", value_parser = boot_file, default_value = defaults::INITRD)]
     initrd: String,
 
     /// Kernel parameters in /boot of the root; published when the file exists
@@ -43,7 +43,7 @@ pub struct Args {
         long,
         value_name = "NAME",
         value_parser = boot_file,
-        default_value = "kernel-parameters"
+        default_value = defaults::KERNEL_PARAMETERS
     )]
     kernel_parameters: String,
 
@@ -66,7 +66,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let image = ImageNames {
         name: args.name,
-        kernel: kernel_name(args.arch, args.kernel),
+        kernel: defaults::kernel_name(args.arch, args.kernel),
         initrd: args.initrd,
         kernel_parameters: args.kernel_parameters,
         arch: args.arch,

@@ -4,6 +4,7 @@
 //! once; every other room gets values from it.
 
 mod arch;
+pub mod defaults;
 pub mod files;
 mod job;
 mod pod;
@@ -14,8 +15,7 @@ pub mod vars;
 
 pub use arch::Arch;
 pub use job::{
-    Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
-    kernel_name, record,
+    Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session, record,
 };
 pub use pod::{SessionContract, StepContract};
 pub use safekeeping::{RescuePlace, Safekeeping};

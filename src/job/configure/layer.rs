@@ -13,7 +13,7 @@ use crate::attend::root::{ImageRoot, Worked};
 use crate::blocking::blocking;
 use crate::configure::progress::Applied;
 use crate::configure::{Source, ansible, git};
-use crate::contract::kernel_name;
+use crate::contract::defaults::{INITRD, kernel_name};
 use crate::publish::boot;
 use crate::squashfs::diff::Diff;
 use crate::squashfs::reuse::Range;
@@ -168,9 +168,6 @@ impl Run<'_> {
         kernel_name(self.arch, None)
     }
 }
-
-/// In `/boot`, contract section 2.
-pub(super) const INITRD: &str = "initrd";
 
 impl Checkpoint {
     /// Makes what was packed the checkpoint; the one before goes, unless it is the base.

@@ -14,6 +14,7 @@ use crate::attend::session::{Offer, SESSION_GRACE, ServerKeys, start_server};
 use crate::blocking::blocking;
 use crate::configure::ansible;
 use crate::configure::inventory::{self, Access};
+use crate::contract::defaults::boolean_text;
 use crate::contract::{Arch, vars};
 use crate::jail::{self, Jail, Rights};
 use crate::ssh;
@@ -191,7 +192,7 @@ async fn by_hand(
 
 /// As in a job, which this is not: it has no id.
 fn environment(play: &Play) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
-    let dkms = if play.dkms { "True" } else { "False" };
+    let dkms = boolean_text(play.dkms);
     [
         (vars::session::IMS_ARCH, play.arch.to_string()),
         (vars::session::IMS_DKMS_ENABLED, dkms.to_owned()),

@@ -26,7 +26,7 @@ use crate::ims::Link as Base;
 use crate::jail::Rights;
 use crate::publish::Published;
 use crate::remote::wire::{self, Task, ToNode, Work};
-use crate::remote::{Access, Connection, Error, HEARTBEAT, Link, Programs, Target};
+use crate::remote::{Access, Connection, Error, HEARTBEAT, NodeChannel, Programs, Target};
 use crate::s3::Store;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
@@ -210,7 +210,7 @@ impl<'a> Remote<'a> {
     }
 
     /// Brings everything to the node and starts the work there.
-    async fn start(&self, work: Work, recipe: Option<&Path>) -> anyhow::Result<Link> {
+    async fn start(&self, work: Work, recipe: Option<&Path>) -> anyhow::Result<NodeChannel> {
         let parent = &self.job.contract.image_root_parent;
         let host_keys = session::host_keys(parent, &self.job.reporter.board);
         let (host_keys, connection) = tokio::join!(host_keys, self.install());
@@ -222,7 +222,7 @@ impl<'a> Remote<'a> {
             .with_context(|| format!("cannot remove {}", inbox.display()))?;
         tracing::info!(node = %self.access.target(), "the remote build node works in its own \
              mount and pid namespaces, without podman");
-        let link = Link::start(connection, &self.command(&program), self.patience).await?;
+        let link = NodeChannel::start(connection, &self.command(&program), self.patience).await?;
         link.say(ToNode::Task(Box::new(self.task(work)))).await;
         Ok(link)
     }

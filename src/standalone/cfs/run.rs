@@ -19,11 +19,12 @@ use super::Setup;
 use super::input::Session;
 use super::store::Store;
 use crate::configure::{Configuration, report};
+use crate::contract::defaults::IMAGE_ROOT_PARENT;
 use crate::s3::Object;
 use crate::standalone::api::manifest;
 use crate::standalone::data::{let_pass, make_private};
 use crate::standalone::grants::{Credentials, Reads};
-use crate::standalone::launcher::{self, IMAGE_ROOT_PARENT, Spawner};
+use crate::standalone::launcher::{self, Spawner};
 use crate::standalone::records::Image;
 use linux::launch;
 
