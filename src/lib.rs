@@ -6,6 +6,8 @@
 // The futures of the AWS SDK nest deeply.
 #![recursion_limit = "256"]
 
+pub mod attend;
+mod blocking;
 pub mod cli;
 pub mod configure;
 pub mod contract;

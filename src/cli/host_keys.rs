@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::exit::{self, Exit};
 use super::output;
+use crate::contract::defaults;
 use crate::ssh::hostkeys::PublicHostKeys;
 use crate::workspace::Layout;
 
@@ -11,7 +12,7 @@ use crate::workspace::Layout;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job's directory
-    #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = "/mnt/image")]
+    #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = defaults::IMAGE_ROOT_PARENT)]
     image_root_parent: PathBuf,
 
     /// Print SSHFP resource records for this name (RFC 4255)

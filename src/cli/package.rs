@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::connect::Connection;
 use super::exit::Exit;
 use super::output;
-use crate::contract::{Engine, ImageNames, boot_file, kernel_name};
+use crate::contract::Engine;
+use crate::contract::{ImageNames, boot_file, defaults};
 use crate::job;
 use ims_client::Arch;
 
@@ -35,7 +36,7 @@ pub struct Args {
     kernel: Option<String>,
 
     /// Initrd in /boot of the root
-    #[arg(long, value_name = "NAME", value_parser = boot_file, default_value = "initrd")]
+    #[arg(long, value_name = "NAME", value_parser = boot_file, default_value = defaults::INITRD)]
     initrd: String,
 
     /// Kernel parameters in /boot of the root; published when the file exists
@@ -43,7 +44,7 @@ pub struct Args {
         long,
         value_name = "NAME",
         value_parser = boot_file,
-        default_value = "kernel-parameters"
+        default_value = defaults::KERNEL_PARAMETERS
     )]
     kernel_parameters: String,
 
@@ -67,7 +68,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let image = ImageNames {
         name: args.name,
-        kernel: kernel_name(args.arch, args.kernel),
+        kernel: defaults::kernel_name(args.arch, args.kernel),
         initrd: args.initrd,
         kernel_parameters: args.kernel_parameters,
         arch: args.arch,

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use super::exit::{self, Exit};
 use super::output;
-use crate::job::control::Watcher;
+use crate::attend::control::Watcher;
+use crate::contract::defaults;
 use crate::ssh::{Activity, SessionInfo};
 use crate::workspace::Layout;
 
@@ -16,7 +17,7 @@ use crate::workspace::Layout;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job's directory
-    #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = "/mnt/image")]
+    #[arg(long, value_name = "DIR", env = "IMAGE_ROOT_PARENT", default_value = defaults::IMAGE_ROOT_PARENT)]
     image_root_parent: PathBuf,
 
     /// Keep running: print a session again when it begins, transfers data or ends

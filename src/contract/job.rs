@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
+use super::defaults;
 use super::vars::{self, Var};
 use super::{Safekeeping, values};
 use crate::telemetry::logs::Level;
@@ -227,7 +228,8 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
     }
 
     pub(super) fn image_root_parent(&mut self) -> PathBuf {
-        self.optional(&vars::IMAGE_ROOT_PARENT, absolute).unwrap_or("/mnt/image".into())
+        self.optional(&vars::IMAGE_ROOT_PARENT, absolute)
+            .unwrap_or(defaults::IMAGE_ROOT_PARENT.into())
     }
 
     pub(super) fn text(&self, var: &Var) -> Option<String> {
@@ -362,9 +364,9 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         let parameters = self.optional(&vars::KERNEL_PARAMETERS_FILENAME, values::boot_file);
         Some(ImageNames {
             name: name?,
-            kernel: kernel_name(arch, kernel),
-            initrd: initrd.unwrap_or_else(|| "initrd".into()),
-            kernel_parameters: parameters.unwrap_or_else(|| "kernel-parameters".into()),
+            kernel: defaults::kernel_name(arch, kernel),
+            initrd: initrd.unwrap_or_else(|| defaults::INITRD.into()),
+            kernel_parameters: parameters.unwrap_or_else(|| defaults::KERNEL_PARAMETERS.into()),
             arch,
         })
     }
@@ -395,17 +397,6 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             customization_script: self.optional(&vars::CUSTOMIZATION_SCRIPT, absolute),
             remote_build_node: self.text(&vars::REMOTE_BUILD_NODE).unwrap_or_default(),
         }
-    }
-}
-
-/// The kernel to look for. Clients send `vmlinuz` as their default whatever the architecture, but
-/// an aarch64 kernel is called `Image`.
-pub fn kernel_name(arch: Arch, given: Option<String>) -> String {
-    match (arch, given) {
-        (Arch::X86_64, None) => "vmlinuz".into(),
-        (Arch::Aarch64, None) => "Image".into(),
-        (Arch::Aarch64, Some(name)) if name == "vmlinuz" => "Image".into(),
-        (_, Some(name)) => name,
     }
 }
 

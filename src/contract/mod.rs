@@ -3,6 +3,7 @@
 //! Pure: reads no file, opens no connection. `cli` fills a [`JobContract`] from the environment,
 //! once; every other room gets values from it.
 
+pub mod defaults;
 mod engine;
 pub mod files;
 mod job;
@@ -13,8 +14,7 @@ pub mod vars;
 
 pub use engine::Engine;
 pub use job::{
-    Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session,
-    kernel_name, record,
+    Action, Download, Faults, ImageNames, ImsAccess, JobContract, Recipe, S3Access, Session, record,
 };
 pub use pod::{SessionContract, StepContract};
 pub use safekeeping::{RescuePlace, Safekeeping};

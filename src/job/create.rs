@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::entrance::{Entrance, Visit};
-use super::package::{Package, blocking, package_job};
+use super::access::{UserAccess, Visit};
+use super::package::{Package, package_job};
 use super::report::Reporter;
 use super::rescue::{self, Remains};
-use super::{Job, connect, emulation, fetch, preflight, published, session};
+
+use super::{Job, connect, emulation, fetch, preflight, published};
+use crate::attend::root::{ImageRoot, Worked};
+use crate::attend::session::Site;
+use crate::blocking::blocking;
 use crate::contract::{ImsAccess, JobContract, Recipe, files, vars};
+
 use crate::publish::Published;
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::description::Repositories;
@@ -22,9 +27,8 @@ use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::Signal;
-use crate::workspace::{self, BuildDirectory, Inserted, Layout, Leave};
+use crate::workspace::{self, BuildDirectory, Layout, Leave};
 use ims_client::{Arch, Status};
-use linux::mount;
 use s3_client::Store;
 
 /// Variables that scripts of a recipe, which kiwi runs, have no business to see.
@@ -48,7 +52,7 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     }
     // The port and the keys are looked at before anything is done, as for customize.
     let debug = match job.contract.debug {
-        true => Some(Entrance::prepare(job).await?),
+        true => Some(UserAccess::prepare(job).await?),
         false => None,
     };
     let directory = open_directory(job).await?;
@@ -91,19 +95,18 @@ async fn create(
     job: &Job,
     store: &Store,
     directory: &BuildDirectory,
-    debug: Option<Entrance>,
+    debug: Option<UserAccess<'_>>,
 ) -> anyhow::Result<Published> {
     let built = match job.options.after_build {
         true => built_before(job, directory).await,
         false => build_here(job, store, directory).await?,
     };
     if let Err(error) = built {
-        if let Some(debug) = debug
+        if let Some(mut debug) = debug
             && !job.reporter.stop.is_cancelled()
         {
-            let attend =
-                async |site| debug.open(job).await?.attend(job, &site, Visit::of(job)).await;
-            look_at(directory, &job.contract.ims.ca_cert, &error, attend).await;
+            let serve = async |site| debug.serve(&site, Visit::of(job)).await;
+            look_at(directory, &job.contract.ims.ca_cert, &error, serve).await;
         }
         return Err(error);
     }
@@ -304,16 +307,16 @@ pub(super) fn tell_failure(parent: &Path, error: &anyhow::Error) {
 }
 
 /// Lets the user look at what is left of the build, until the user signals. Whatever the signal is,
-/// the job fails. `attend` lets the user in, and is over when all sessions have ended.
+/// the job fails. `serve` lets the user in, and is over when all sessions have ended.
 pub(super) async fn look_at(
     directory: &BuildDirectory,
     ca_cert: &Path,
     why: &anyhow::Error,
-    attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
+    serve: impl AsyncFnOnce(Site) -> anyhow::Result<Signal>,
 ) {
     let reason = chain(why.as_ref());
     tracing::warn!("opening a debug shell on the build root: {reason}");
-    if let Err(second) = show(directory, ca_cert, reason, attend).await {
+    if let Err(second) = show(directory, ca_cert, reason, serve).await {
         tracing::warn!("the debug session of the failed build ended: {}", chain(second.as_ref()));
     }
 }
@@ -322,37 +325,29 @@ async fn show(
     directory: &BuildDirectory,
     ca_cert: &Path,
     reason: String,
-    attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
+    serve: impl AsyncFnOnce(Site) -> anyhow::Result<Signal>,
 ) -> anyhow::Result<()> {
-    let (root, agent) = (directory.root(), directory.layout().agent());
-    let inserted = blocking({
-        let (root, agent, ca_cert) = (root.clone(), agent.clone(), ca_cert.to_owned());
-        move || {
-            if !root.is_dir() {
-                return Ok(None);
-            }
-            let resolv_conf = Path::new("/etc/resolv.conf");
-            let inserted = Inserted::put_in(&root, &agent, &ca_cert, resolv_conf)?;
-            Ok(Some(inserted))
-        }
-    })
-    .await
-    .context("cannot prepare the build root for the session")?;
-    let served = attend(session::Site {
+    let (root, layout) = (directory.root(), directory.layout().clone());
+    let site = Site {
         root: root.clone(),
-        agent,
+        agent: layout.agent(),
         purpose: format!("the build failed: {reason}"),
         script: None,
         check: None,
         trouble: None,
-    })
-    .await;
-    blocking(move || {
-        let Some(mut inserted) = inserted else { return Ok(()) };
-        mount::unmount_below(&root)?;
-        Ok(inserted.take_out()?)
-    })
-    .await
-    .context("cannot remove the files of the session from the build root")?;
-    served.map(drop)
+    };
+    if !root.is_dir() {
+        return serve(site).await.map(drop);
+    }
+    let build_root = ImageRoot {
+        root,
+        layout,
+        ca_cert: ca_cert.to_owned(),
+        name: "build root",
+        boot_files: None,
+        signals_are_stale: false,
+    };
+    let Worked { result, restored } = build_root.during(serve(site)).await?;
+    restored.context("cannot remove the files of the session from the build root")?;
+    result.map(drop)
 }

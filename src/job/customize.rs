@@ -5,21 +5,22 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::access::UserAccess;
 use super::base::Base;
-use super::entrance::Entrance;
-use super::grace::{Check, Trouble};
-use super::package::blocking;
 use super::report::GaveUp;
 use super::work::Work;
-use super::{Job, fetch, preflight, published, session};
+use super::{Job, fetch, preflight, published};
+use crate::attend::grace::{Check, Trouble};
+use crate::attend::root::{ImageRoot, Worked};
+use crate::attend::session::Site;
+use crate::blocking::blocking;
 use crate::contract::ImageNames;
-use crate::publish::{Published, boot};
+use crate::publish::Published;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
-use crate::workspace::{self, Claim, Inserted, Leave, Stage, State, Workspace};
+use crate::workspace::{self, Claim, Leave, Stage, State, Workspace};
 use ims_client::Status;
-use linux::mount;
 use s3_client::Store;
 use squashfs::reuse::Record;
 
@@ -46,16 +47,14 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
         }
         return Ok(published);
     }
-    let entrance = Entrance::prepare(job).await?;
+    let mut access = UserAccess::prepare(job).await?;
 
     job.reporter.enter(Status::FetchingImage).await?;
     let warning = look_ahead(job, store, left.as_ref()).await?;
-    let (entrance, opened) = tokio::join!(entrance.open(job), open(job, store, claim, left));
+    let (keys, opened) = tokio::join!(access.make_host_keys(), open(job, store, claim, left));
     let (mut workspace, base) = opened?;
-    let result = match entrance {
-        Ok(entrance) => {
-            Box::pin(Work::new(job, store, &workspace, base, entrance, warning).run()).await
-        }
+    let result = match keys {
+        Ok(()) => Box::pin(Work::new(job, store, &workspace, base, access, warning).run()).await,
         Err(error) => Err(error),
     };
     let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
@@ -94,50 +93,52 @@ pub(super) struct Attendance {
     pub trouble: Option<Trouble>,
 }
 
-/// Everything from an open image root to one that can be packed. `attend` lets the user in, and is over
-/// when all sessions have ended.
-pub(super) async fn let_user_work(
+/// Everything from an open image root to one that can be packed: the root is prepared, `serve` lets users
+/// in and is over when all sessions have ended, and the root is restored.
+pub(super) async fn attend(
     workspace: &Workspace,
     image: &ImageNames,
     ca_cert: &Path,
     attendance: Attendance,
-    attend: impl AsyncFnOnce(session::Site) -> anyhow::Result<Signal>,
+    serve: impl AsyncFnOnce(Site) -> anyhow::Result<Signal>,
 ) -> anyhow::Result<()> {
     let again = attendance.trouble.is_some();
-    let mut inserted = prepare(workspace, image, ca_cert, again).await?;
-    let gave_up = match workspace.state().stage {
-        Stage::Complete if !again => {
-            tracing::info!("the user completed the image before the agent was restarted");
-            Ok(None)
+    let root = image_root(workspace, image, ca_cert, again);
+    let work = async {
+        let gave_up = match workspace.state().stage {
+            Stage::Complete if !again => {
+                tracing::info!("the user completed the image before the agent was restarted");
+                None
+            }
+            _ => {
+                let signal = serve(attendance.site(workspace, image)).await?;
+                (signal.kind != Kind::Complete).then_some(GaveUp { file: signal.path })
+            }
+        };
+        // Before the signal is removed: a restarted agent must not wait for a user who is gone.
+        if gave_up.is_none() {
+            mark(workspace, Stage::Complete);
         }
-        _ => {
-            let site = session::Site {
-                root: workspace.root(),
-                agent: workspace.layout().agent(),
-                purpose: attendance.purpose,
-                script: attendance.script,
-                check: Some(Check::of(image)),
-                trouble: attendance.trouble,
-            };
-            let signal = attend(site).await;
-            signal.map(|it| (it.kind != Kind::Complete).then_some(GaveUp { file: it.path }))
-        }
+        Ok(gave_up)
     };
-    // Before the signal is removed: a restarted agent must not wait for a user who is gone.
-    if matches!(gave_up, Ok(None)) {
-        mark(workspace, Stage::Complete);
-    }
-    let root = workspace.root();
-    let cleaned = blocking(move || {
-        // What an unjailed user mounted is seen by nobody any more, and must not be packed.
-        mount::unmount_below(&root)?;
-        Ok(inserted.take_out()?)
-    })
-    .await;
-    if let Some(gave_up) = gave_up? {
+    let Worked { result, restored } = root.during(work).await?;
+    if let Some(gave_up) = result? {
         return Err(gave_up.into());
     }
-    cleaned.context("cannot remove the files of the session from the image")
+    restored.context("cannot remove the files of the session from the image")
+}
+
+impl Attendance {
+    fn site(self, workspace: &Workspace, image: &ImageNames) -> Site {
+        Site {
+            root: workspace.root(),
+            agent: workspace.layout().agent(),
+            purpose: self.purpose,
+            script: self.script,
+            check: Some(Check::of(image)),
+            trouble: self.trouble,
+        }
+    }
 }
 
 /// Writes down how far the user is, for an agent that is started again.
@@ -151,29 +152,17 @@ pub(super) fn mark(workspace: &Workspace, stage: Stage) {
     }
 }
 
-/// Looks at what the user will find, and puts in what the session needs.
-async fn prepare(
-    workspace: &Workspace,
-    image: &ImageNames,
-    ca_cert: &Path,
-    again: bool,
-) -> anyhow::Result<Inserted> {
-    let (root, layout) = (workspace.root(), workspace.layout().clone());
-    let (image, ca_cert) = (image.clone(), ca_cert.to_owned());
-    // After a restart a signal is not stale: the user may have given it while no agent ran.
-    let fresh = !workspace.resumed() && !again;
-    blocking(move || {
-        if !again {
-            boot::warn_of_missing(&root, &image.kernel, &image.initrd)?;
-        }
-        if fresh {
-            workspace::remove_stale_signals(layout.parent(), &root)?;
-        }
-        let resolv_conf = Path::new("/etc/resolv.conf");
-        Inserted::put_in(&root, &layout.agent(), &ca_cert, resolv_conf)
-            .context("cannot prepare the image root for the session")
-    })
-    .await
+/// The root as users find it: the first time, or `again` because of trouble.
+fn image_root(workspace: &Workspace, image: &ImageNames, ca_cert: &Path, again: bool) -> ImageRoot {
+    ImageRoot {
+        root: workspace.root(),
+        layout: workspace.layout().clone(),
+        ca_cert: ca_cert.to_owned(),
+        name: "image root",
+        boot_files: (!again).then(|| (image.kernel.clone(), image.initrd.clone())),
+        // After a restart a signal is not stale: the user may have given it while no agent ran.
+        signals_are_stale: !workspace.resumed() && !again,
+    }
 }
 
 /// Fetches the image and opens the image root; or finds both again after a restart of the agent.

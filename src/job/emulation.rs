@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::package::blocking;
+use crate::blocking::blocking;
 use ims_client::Arch;
 use linux::binfmt::{self, Machine};
 

@@ -8,16 +8,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::Time;
 use super::package::{Destination, Packed};
 use super::{Job, connect, preflight};
+use crate::attend::limits::{Time, until};
 use crate::publish::{self, Published};
 use crate::telemetry::chain;
 use crate::telemetry::status::{Board, Hold};
+use ims_client::{self};
 use ims_client::{self as ims, Link};
 use s3_client as s3;
 
@@ -169,13 +170,6 @@ impl<'a> Held<'a> {
     fn until(&self) -> Timestamp {
         until(self.begun.1, self.job.contract.safekeeping.hold)
     }
-}
-
-/// `since` and `patience`, to the second.
-pub(super) fn until(since: Timestamp, patience: Duration) -> Timestamp {
-    let patience = SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX);
-    let until = since.checked_add(patience).unwrap_or(Timestamp::MAX);
-    until.round(jiff::Unit::Second).unwrap_or(until)
 }
 
 /// Counts the tries to report a status that IMS refuses.

@@ -1,21 +1,35 @@
-//! The whole sequence of a job: fetch, open, serve, wait, pack, publish, and a terminal status that
-//! is always reported.
+//! The whole way of a job, and an end that is always reported.
 //!
-//! Called by `cli`. This room alone knows the order of things; every step is another room's.
+//! This room alone knows the order of things; every step is another room's. A customize job that is
+//! served and published by one container goes this way; read the functions in this order:
+//!
+//! 1. [`run`] sets up the client of IMS. Whatever happens from here on, [`Reporter::conclude`] reports it.
+//! 2. `published::before`: a job that an earlier run of the agent has published is not done again.
+//! 3. `customize::run` claims the job's directory, looks whether an earlier run got as far as letting users
+//!    in (then it goes on from there), and takes the port and the keys of the users (`access`), so that what
+//!    is missing is known before anything is fetched.
+//! 4. `preflight` writes to the bucket of the result, before anybody works for what could not be kept.
+//! 5. `fetch` downloads the image, `workspace::open` makes an image root of it.
+//! 6. `work` does the rest, again where users can repair why it failed:
+//!    `customize::attend` prepares the root, serves sessions until a signal and restores the root (all three
+//!    are `attend`'s); `package` packs it and publishes it; `hold` waits where IMS or the store is to be
+//!    repaired; `rescue` saves the work of a job that fails.
+//! 7. The workspace is closed: an image root that was published is removed, another one stays.
+//! 8. `report` sets the terminal status and prints the result.
+//!
+//! A create job (`create`) builds its root from a recipe and lets users in only if that fails. With a remote
+//! build node (`remote`) steps 5 and 6 are the node's, but for publishing. In a pod of several containers
+//! (`pod`) the sessions of step 6 are served by another one.
 
+mod access;
 mod base;
 pub mod configure;
 pub mod connect;
-pub mod control;
 mod create;
 mod customize;
 mod emulation;
-mod entrance;
 mod fetch;
-mod grace;
 mod hold;
-mod limits;
-mod listen;
 mod package;
 mod pod;
 mod preflight;
@@ -24,9 +38,6 @@ mod remote;
 mod repackage;
 mod report;
 mod rescue;
-mod rights;
-mod script;
-mod session;
 mod work;
 
 use std::path::PathBuf;
@@ -47,8 +58,8 @@ use crate::workspace;
 use linux::process::Reaper;
 use s3_client::Store;
 
-pub use limits::TimeLimits;
-pub use listen::Listen;
+pub use crate::attend::limits::TimeLimits;
+pub use crate::attend::listen::Listen;
 pub use pod::{SessionServer, serve_sessions, steps};
 pub use remote::work_for_pod;
 pub use repackage::{Repackaging, repackage};

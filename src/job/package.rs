@@ -16,7 +16,10 @@ use super::base::{self, Base};
 use super::fetch::Lookup;
 use super::hold::Held;
 use super::report::Reporter;
-use crate::contract::{Engine, ImageNames};
+use crate::blocking::blocking;
+use crate::contract::Engine;
+use crate::contract::ImageNames;
+
 use crate::publish::journal::Journal;
 use crate::publish::{self, Published, boot};
 use crate::telemetry::chain;
@@ -313,13 +316,6 @@ async fn changes(package: &Package, base: Option<&Link>, ranges: &[Range]) -> Op
             None
         }
     }
-}
-
-/// Runs blocking work beside the async rooms; a panic in it is an error.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    tokio::task::spawn_blocking(work).await.context("internal error, please report it")?
 }
 
 #[cfg(test)]

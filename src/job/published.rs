@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::customize::left_state;
-use super::package::blocking;
 use super::report::Reporter;
 use super::{Job, create};
+use crate::blocking::blocking;
 use crate::contract::Action;
 use crate::publish::journal::Journal;
 use crate::publish::{Published, earlier};

@@ -7,10 +7,12 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::base::Base;
-use super::package::{Destination, Package, blocking, package};
+use super::package::{Destination, Package, package};
 use super::report::{Outcome, Reporter};
 use super::{connect, published};
-use crate::contract::{Engine, ImageNames, ImsAccess, S3Access};
+use crate::blocking::blocking;
+use crate::contract::Engine;
+use crate::contract::{ImageNames, ImsAccess, S3Access};
 use crate::jail;
 use crate::publish::Published;
 use crate::telemetry::chain;

@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Job;
-use super::package::{Package, blocking, pack, retry_command};
+use super::package::{Package, pack, retry_command};
+use crate::blocking::blocking;
 use crate::contract::{ImageNames, RescuePlace};
 use crate::publish::{self, boot};
 use crate::telemetry::chain;

@@ -5,15 +5,14 @@
 use std::sync::Arc;
 
 use super::Job;
+use super::access::{Unreported, UserAccess, Visit};
 use super::base::Base;
-use super::customize::{Attendance, let_user_work, mark};
-use super::entrance::{Open, Visit};
-use super::grace::{self, Trouble};
+use super::customize::{self, Attendance, mark};
 use super::hold::Held;
 use super::package::{Destination, Package, Packed};
 use super::report::GaveUp;
 use super::rescue::{self, Remains};
-use super::session::Told;
+use crate::attend::grace::{self, Trouble};
 use crate::publish::Published;
 use crate::telemetry::chain;
 use crate::workspace::{Stage, Workspace};
@@ -26,7 +25,7 @@ pub(super) struct Work<'a> {
     job: &'a Job,
     store: &'a Store,
     workspace: &'a Workspace,
-    entrance: Open,
+    access: UserAccess<'a>,
     package: Package,
     /// What users are to know before they begin.
     warning: Option<String>,
@@ -42,7 +41,7 @@ impl<'a> Work<'a> {
         store: &'a Store,
         workspace: &'a Workspace,
         base: Base,
-        entrance: Open,
+        access: UserAccess<'a>,
         warning: Option<String>,
     ) -> Self {
         let package = Package {
@@ -53,7 +52,7 @@ impl<'a> Work<'a> {
             image: job.contract.image.clone(),
         };
         let worked_on = workspace.resumed();
-        Self { job, store, workspace, entrance, package, warning, worked_on, packed: false }
+        Self { job, store, workspace, access, package, warning, worked_on, packed: false }
     }
 
     /// Ends with the published image. When it fails, the root is as its user left it, and what can be
@@ -96,7 +95,7 @@ impl<'a> Work<'a> {
 
     /// Lets users work until they are done: the first time, or because of `trouble`.
     async fn attend(&mut self, trouble: Option<Trouble>, visit: Visit) -> anyhow::Result<()> {
-        let (job, workspace, contract) = (self.job, self.workspace, &self.job.contract);
+        let (workspace, contract) = (self.workspace, &self.job.contract);
         let again = trouble.is_some();
         let mut purpose = format!("the new image will be {:?}.", contract.image.name);
         if let Some(warning) = &self.warning {
@@ -104,19 +103,20 @@ impl<'a> Work<'a> {
         }
         let script = contract.session.customization_script.clone().filter(|_| !again);
         let attendance = Attendance { purpose, script, trouble };
-        let (entrance, worked_on) = (&mut self.entrance, &mut self.worked_on);
-        let attend = async |site| {
+        let (access, worked_on) = (&mut self.access, &mut self.worked_on);
+        let serve = async |site| {
             *worked_on = true;
-            entrance.attend(job, &site, visit).await
+            access.serve(&site, visit).await
         };
-        let_user_work(workspace, &contract.image, &contract.ims.ca_cert, attendance, attend).await
+        let (image, ca_cert) = (&contract.image, &contract.ims.ca_cert);
+        customize::attend(workspace, image, ca_cert, attendance, serve).await
     }
 
     /// What users are shown of a root that cannot be packed; the error, if they cannot come back.
     fn for_users(&self, error: anyhow::Error) -> anyhow::Result<Trouble> {
         let keeping = &self.job.contract.safekeeping;
         let stopped = self.job.reporter.stop.is_cancelled();
-        if stopped || !self.entrance.can_open_again() || keeping.unattended.is_zero() {
+        if stopped || !self.access.can_open_again() || keeping.unattended.is_zero() {
             return Err(error);
         }
         let trouble = grace::repairable_by_users(error)?;
@@ -141,7 +141,7 @@ impl<'a> Work<'a> {
             Ok(published) => return Ok(Some(published)),
             Err(error) => Held::begin(job, error)?,
         };
-        if !self.entrance.can_open_again() {
+        if !self.access.can_open_again() {
             return Box::pin(held.publish(&packed, base, stop)).await.map(Some);
         }
         match packed.boot.detach(&self.package.layout.agent()) {
@@ -165,7 +165,7 @@ impl<'a> Work<'a> {
         let job = self.job;
         let stop = &job.reporter.stop;
         let (trying, open) = (stop.child_token(), stop.child_token());
-        let visit = Visit { told: Told::Nobody, stop: open.clone() };
+        let visit = Visit { on_ready: Arc::new(Unreported), stop: open.clone() };
         let trouble = Trouble::Site(held.reason());
         // Boxed, like others here: the clients' futures are large, and stacks are not.
         let mut publishing = Box::pin(held.publish(packed, base, &trying));

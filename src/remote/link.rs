@@ -22,13 +22,13 @@ const EVENTS: usize = 64;
 const LONGEST_LINE: usize = 16 << 20;
 
 /// A program that runs on a node. It ends when this is dropped, because its stdin does.
-pub struct Link {
+pub struct NodeChannel {
     events: mpsc::Receiver<Result<ToPod, Error>>,
     requests: Option<mpsc::Sender<ToNode>>,
     _talk: AbortOnDropHandle<()>,
 }
 
-impl Link {
+impl NodeChannel {
     /// Starts `command`, which is given up when it was silent for `patience`.
     pub async fn start(
         connection: Connection,

@@ -17,7 +17,7 @@ pub mod wire;
 pub use client::{Access, Connection, Target};
 pub use error::Error;
 pub use install::Programs;
-pub use link::Link;
+pub use link::NodeChannel;
 pub use relay::serve as relay;
 
 use std::time::Duration;

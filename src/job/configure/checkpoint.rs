@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::base::Base;
 use super::super::customize;
-use super::super::package::blocking;
 use super::Request;
+use crate::blocking::blocking;
 use crate::configure::progress::State;
 use crate::publish::manifest::Artifact;
 use crate::telemetry::progress::{Meter, Unit};

@@ -1,22 +1,23 @@
 //! One layer: clones, runs, packs and saves it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use jiff::Timestamp;
 
 use super::super::base::{self, Base};
-use super::super::package::{blocking, pack};
+use super::super::package::pack;
 use super::session::{self, Play};
 use super::{Checkpoint, Run};
+use crate::attend::root::{ImageRoot, Worked};
+use crate::blocking::blocking;
 use crate::configure::progress::Applied;
 use crate::configure::{Source, ansible, git};
-use crate::contract::kernel_name;
+use crate::contract::defaults::{INITRD, kernel_name};
 use crate::publish::boot;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
-use crate::workspace::{self, Inserted, Leave, Workspace};
-use linux::mount;
+use crate::workspace::{self, Leave, Workspace};
 use squashfs::diff::Diff;
 use squashfs::reuse::Range;
 
@@ -123,21 +124,17 @@ impl Run<'_> {
         base: Base,
         play: Play,
     ) -> anyhow::Result<(bool, Vec<Range>)> {
-        let mut inserted = self.prepare(workspace).await?;
-        let played = session::play(&self.keys, workspace, play, self.stop).await;
-        let root = workspace.root();
-        let parent = workspace.layout().parent().to_owned();
-        let cleaned = blocking({
-            let root = root.clone();
-            move || {
-                mount::unmount_below(&root)?;
-                workspace::remove_stale_signals(&parent, &root)?;
-                Ok(inserted.take_out()?)
-            }
-        })
-        .await;
-        let by_hand = played?;
-        cleaned.context("cannot remove the files of the session from the image")?;
+        let (root, parent) = (workspace.root(), workspace.layout().parent().to_owned());
+        let work = async {
+            let by_hand = session::play(&self.keys, workspace, play, self.stop).await;
+            let root = workspace.root();
+            let cleared =
+                blocking(move || Ok(workspace::remove_stale_signals(&parent, &root)?)).await;
+            by_hand.map(|by_hand| (by_hand, cleared))
+        };
+        let Worked { result, restored } = self.image_root(workspace).during(work).await?;
+        let (by_hand, cleared) = result?;
+        cleared.and(restored).context("cannot remove the files of the session from the image")?;
         let (out, kernel, stop) =
             (self.checkpoint.directory.join(NEXT), self.kernel(), self.stop.clone());
         let ranges = blocking(move || {
@@ -153,18 +150,16 @@ impl Run<'_> {
         Ok((by_hand, ranges))
     }
 
-    /// Looks at the boot files, and puts in what the session needs.
-    async fn prepare(&self, workspace: &Workspace) -> anyhow::Result<Inserted> {
-        let (root, layout) = (workspace.root(), workspace.layout().clone());
-        let (ca_cert, kernel) = (self.request.ca_cert.clone(), self.kernel());
-        blocking(move || {
-            boot::warn_of_missing(&root, &kernel, INITRD)?;
-            workspace::remove_stale_signals(layout.parent(), &root)?;
-            let resolv_conf = Path::new("/etc/resolv.conf");
-            Inserted::put_in(&root, &layout.agent(), &ca_cert, resolv_conf)
-                .context("cannot prepare the image root for the session")
-        })
-        .await
+    /// The root as a layer finds it.
+    fn image_root(&self, workspace: &Workspace) -> ImageRoot {
+        ImageRoot {
+            root: workspace.root(),
+            layout: workspace.layout().clone(),
+            ca_cert: self.request.ca_cert.clone(),
+            name: "image root",
+            boot_files: Some((self.kernel(), INITRD.into())),
+            signals_are_stale: true,
+        }
     }
 
     /// Writes down what the layer changed.
@@ -178,9 +173,6 @@ impl Run<'_> {
         kernel_name(self.arch, None)
     }
 }
-
-/// In `/boot`, contract section 2.
-pub(super) const INITRD: &str = "initrd";
 
 impl Checkpoint {
     /// Makes what was packed the checkpoint; the one before goes, unless it is the base.

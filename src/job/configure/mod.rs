@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch;
-use super::package::blocking;
+use crate::blocking::blocking;
 use crate::configure::{Configuration, ansible, progress};
 use crate::jail::Rights;
 use crate::telemetry::chain;

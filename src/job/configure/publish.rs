@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::super::base;
-use super::super::package::blocking;
 use super::Run;
-use super::layer::INITRD;
+use crate::blocking::blocking;
 use crate::configure::progress::InStore;
 use crate::configure::provenance::{LayerProvenance, Origin, Provenance};
+use crate::contract::defaults;
 use crate::publish::journal::Journal;
 use crate::publish::manifest::Kind;
 use crate::publish::{self, boot};
@@ -62,8 +62,8 @@ impl Run<'_> {
         let published = async {
             let names = boot::Names {
                 kernel: self.kernel(),
-                initrd: INITRD.into(),
-                parameters: "kernel-parameters".into(),
+                initrd: defaults::INITRD.into(),
+                parameters: defaults::KERNEL_PARAMETERS.into(),
                 debug_kernel: None,
             };
             let request = publish::Request {

@@ -9,16 +9,17 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::super::package::blocking;
-use super::super::rights;
-use super::super::session::{SESSION_GRACE, close, enter};
+use crate::attend::place::Place;
+use crate::attend::session::{Offer, SESSION_GRACE, ServerKeys, start_server};
+use crate::blocking::blocking;
 use crate::configure::ansible;
 use crate::configure::inventory::{self, Access};
+use crate::contract::defaults::boolean_text;
 use crate::contract::vars;
 use crate::jail::{self, Jail, Rights};
+use crate::ssh;
 use crate::ssh::authorized_keys::AuthorizedKeys;
 use crate::ssh::hostkeys::{self, HostKeys};
-use crate::ssh::{self, Server};
 use crate::watch::{Kind, Places, Signals};
 use crate::workspace::{self, Workspace};
 use ims_client::Arch;
@@ -73,20 +74,16 @@ pub(super) async fn play(
     play: Play,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let filter = rights::filter(&play.rights, None).await?;
     let options = jail::Options {
         root: Some(workspace.root()),
         dkms: play.dkms,
         agent_dir: Some(workspace.layout().agent()),
         env: environment(&play),
-        filter: filter.clone(),
-        more: play.rights.capabilities(),
         ..jail::Options::default()
     };
-    let jail = enter(options).await?;
-    let played = serve(keys, workspace, &jail, play, stop).await;
-    let cleared = close(jail).await;
-    rights::remove(filter).await;
+    let place = Place::open(options, &play.rights, None).await?;
+    let played = serve(keys, workspace, &place.jail, play, stop).await;
+    let cleared = place.close().await;
     let by_hand = played?;
     cleared?;
     Ok(by_hand)
@@ -103,17 +100,18 @@ async fn serve(
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot listen on 127.0.0.1")?;
     let address =
         listener.local_addr().context("cannot determine the address of the SSH server")?;
-    let config = ssh::Config {
+    let server_keys = ServerKeys {
         host_keys: keys.host_keys.clone(),
         authorized_keys: keys.authorized_keys.clone(),
+    };
+    let offer = Offer {
         jail: jail.clone(),
         motd: format!("Layer {:?} of image {}.\n", play.layer, play.image_id).into(),
         forwarding: ssh::Forwarding::default(),
-        limits: ssh::Limits::default(),
         spill_directory: workspace.layout().agent(),
         record: None,
     };
-    let server = Server::start(listener, config, CancellationToken::new())?;
+    let server = start_server(listener, server_keys, offer)?;
     let debug = play.debug;
     let played = run_ansible(keys, address, play, stop).await;
     let by_hand = match played {
@@ -196,7 +194,7 @@ async fn by_hand(
 
 /// As in a job, which this is not: it has no id.
 fn environment(play: &Play) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
-    let dkms = if play.dkms { "True" } else { "False" };
+    let dkms = boolean_text(play.dkms);
     [
         (vars::session::IMS_ARCH, play.arch.to_string()),
         (vars::session::IMS_DKMS_ENABLED, dkms.to_owned()),

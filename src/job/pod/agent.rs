@@ -8,10 +8,10 @@ use anyhow::Context;
 use tokio::net::TcpStream;
 
 use super::{Ready, alive, tell};
+use crate::attend::session::Site;
+use crate::blocking::blocking;
 use crate::contract::files;
-use crate::job::package::blocking;
 use crate::job::report::{End, Outcome};
-use crate::job::session::Site;
 use crate::job::{Job, Listen};
 use crate::watch::{self, Kind, Places, Signal};
 use crate::workspace::Layout;

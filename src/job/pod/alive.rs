@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::job::control::Watcher;
+use crate::attend::control::Watcher;
 use crate::telemetry::status::Board;
 use crate::workspace::Layout;
 

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::grace::{self, Check};
+use crate::attend::grace::{self, Check};
 
 /// What is in the file `ready`.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,23 +1,23 @@
 //! The container that only serves the sessions: it has no secrets, and needs no IMS.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ready, tell};
+use crate::attend::listen::Listen;
+use crate::attend::rights;
+use crate::attend::session::{self, JobFacts, ReadyNotifier, ServerKeys, SessionSettings, Site};
 use crate::contract::{Action, Safekeeping, SessionContract, files};
 use crate::jail::Rights;
-use crate::job::listen::Listen;
 use crate::job::report::End;
-use crate::job::session::{self, Door, Host, Site, Told};
-use crate::job::{TimeLimits, rights};
-use crate::ssh;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{self, Kind, Signal};
 use crate::workspace::Layout;
+use ims_client::Status;
 
 /// What the command line adds to the environment.
 #[derive(Debug)]
@@ -103,33 +103,39 @@ async fn run(
     };
     let site =
         Site { root, agent: layout.agent(), purpose: purpose.into(), script, check, trouble: None };
-    let host = Host {
+    let facts = JobFacts {
         parent: contract.image_root_parent,
         job_id: contract.job_id,
         arch: contract.arch,
         session: contract.session,
+    };
+    let settings = SessionSettings {
         secrets: session::secrets(contract.oauth_dir, None),
-        rights: server.rights.clone(),
-        forwarding: ssh::Forwarding::default(),
-        record: None,
-        limits: TimeLimits::default(),
         grace: limits,
-        started: Instant::now(),
-        told: Told::OtherContainer,
-        board,
-        stop: stop.child_token(),
+        ..SessionSettings::new(facts, server.rights.clone(), board, stop.child_token())
     };
     let agent_failed = async {
         watch::one_of(parent, &[files::POD_ERROR]).await;
         tracing::warn!("the agent has ended");
-        host.stop.cancel();
+        settings.stop.cancel();
         std::future::pending().await
     };
+    let keys = ServerKeys { authorized_keys, host_keys };
+    let on_ready = Shown(settings.board.clone());
     tokio::select! {
-        signal = session::serve(&host, &site, &mut bound, Door { authorized_keys, host_keys }) => {
-            signal.map(Some)
-        }
+        signal = session::serve(&settings, &site, &mut bound, keys, &on_ready) => signal.map(Some),
         never = agent_failed => never,
+    }
+}
+
+/// The agent of the pod sees for itself that users can log in, and reports it to IMS.
+struct Shown(Board);
+
+#[async_trait]
+impl ReadyNotifier for Shown {
+    async fn ready(&self) -> anyhow::Result<()> {
+        self.0.set_status(Status::WaitingOnUser);
+        Ok(())
     }
 }
 

@@ -12,8 +12,8 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::blocking::blocking;
 use crate::contract::StepContract;
-use crate::job::package::blocking;
 use crate::job::report::{Outcome, Reporter};
 use crate::job::{connect, create, customize, emulation, published};
 use crate::recipe::ca_package::CaPackage;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Job, Layout, blocking, put_in_ca};
+use super::{Job, Layout, put_in_ca};
+use crate::blocking::blocking;
 use crate::contract::JobContract;
 use crate::remote::wire::inbox;
 use net::Trust;

@@ -16,15 +16,17 @@ use anyhow::Context;
 use tokio::time::{Instant, timeout};
 
 use super::fetch::JobSource;
-use super::listen::Bound;
-use super::package::{Destination, blocking};
+use super::package::Destination;
 use super::rescue::{self, Remains};
-use super::{Job, Sessions, connect, create, preflight, published, session};
+use super::{Job, Sessions, connect, create, preflight, published};
+use crate::attend::listen::Bound;
+use crate::attend::session;
+use crate::blocking::blocking;
 use crate::contract::Action;
 use crate::jail::Rights;
 use crate::publish::Published;
 use crate::remote::wire::{self, Task, ToNode, Work};
-use crate::remote::{Access, Connection, Error, HEARTBEAT, Link, Programs, Target};
+use crate::remote::{Access, Connection, Error, HEARTBEAT, NodeChannel, Programs, Target};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::workspace::{BuildDirectory, Layout, Leave, put_in_ca};
@@ -218,7 +220,7 @@ impl<'a> Remote<'a> {
     }
 
     /// Brings everything to the node and starts the work there.
-    async fn start(&self, work: Work, recipe: Option<&Path>) -> anyhow::Result<Link> {
+    async fn start(&self, work: Work, recipe: Option<&Path>) -> anyhow::Result<NodeChannel> {
         let parent = &self.job.contract.image_root_parent;
         let host_keys = session::host_keys(parent, &self.job.reporter.board);
         let (host_keys, connection) = tokio::join!(host_keys, self.install());
@@ -230,7 +232,7 @@ impl<'a> Remote<'a> {
             .with_context(|| format!("cannot remove {}", inbox.display()))?;
         tracing::info!(node = %self.access.target(), "the remote build node works in its own \
              mount and pid namespaces, without podman");
-        let link = Link::start(connection, &self.command(&program), self.patience).await?;
+        let link = NodeChannel::start(connection, &self.command(&program), self.patience).await?;
         link.say(ToNode::Task(Box::new(self.task(work)))).await;
         Ok(link)
     }

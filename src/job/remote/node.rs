@@ -14,13 +14,15 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::place::{image_dir, remove, settle};
+use crate::attend::grace;
+use crate::attend::listen::Bound;
+use crate::attend::rights;
+use crate::attend::session::{self, JobFacts, ReadyNotifier, ServerKeys, SessionSettings, Site};
+use crate::blocking::blocking;
 use crate::job::customize::{self, Attendance, Opening};
-use crate::job::grace;
-use crate::job::listen::Bound;
-use crate::job::package::{Package, Packed, blocking};
+use crate::job::package::{Package, Packed};
 use crate::job::report::{End, GaveUp};
-use crate::job::session::{self, Door, Host, Site, Told};
-use crate::job::{TimeLimits, create, emulation, reap_orphans, rights};
+use crate::job::{TimeLimits, create, emulation, reap_orphans};
 use crate::publish::boot;
 use crate::recipe::ca_package::CaPackage;
 use crate::recipe::kiwi;
@@ -31,9 +33,11 @@ use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::transfer::digest;
+use crate::watch::Signal;
 use crate::workspace::{self, BuildDirectory, Layout, Leave, Workspace};
 use ims_client::Link as Base;
 use ims_client::Status;
+use net;
 use net::{Policy, Trust};
 use s3_client::get::{self, Source, SourceError};
 
@@ -108,8 +112,8 @@ impl Node {
         let claim = blocking(move || Ok(workspace::claim(&parent, &job_id)?)).await;
         let claim = claim.context("cannot use the job's directory on the node")?;
         let layout = claim.layout().clone();
-        let (listener, port) = listen().await?;
-        let door = self.door().await?;
+        let (bound, port) = listen().await?;
+        let users = Users { bound, port, keys: self.keys().await? };
         let board = Board::new(self.task.job_id.to_string());
         self.fetch(work, &layout.image()).await.context("cannot fetch the image")?;
         let (mut workspace, base) = customize::open_root(Opening {
@@ -121,7 +125,7 @@ impl Node {
         })
         .await?;
         let made = async {
-            self.let_user_work(&workspace, self.host(board.clone(), port), listener, door).await?;
+            self.attend(&workspace, users, board.clone()).await?;
             let package = Package {
                 root: workspace.root(),
                 layout,
@@ -136,26 +140,27 @@ impl Node {
         made.and(closed)
     }
 
-    async fn let_user_work(
+    async fn attend(
         &self,
         workspace: &Workspace,
-        host: Host,
-        mut bound: Bound,
-        door: Door,
+        users: Users,
+        board: Board,
     ) -> anyhow::Result<()> {
-        let attend = async |site: Site| session::serve(&host, &site, &mut bound, door).await;
+        let serve = async |site| self.serve(site, users, board).await;
         let script = self.task.session.customization_script.as_ref();
         let script = script.map(|_| self.inbox().join(inbox::SCRIPT));
         let purpose = format!("the new image will be {:?}.", self.task.image.name);
         let attendance = Attendance { purpose, script, trouble: None };
-        customize::let_user_work(workspace, &self.task.image, &self.ca_cert(), attendance, attend)
-            .await
+        customize::attend(workspace, &self.task.image, &self.ca_cert(), attendance, serve).await
     }
 
     async fn create(&self, work: &wire::Create) -> anyhow::Result<()> {
         let board = Board::new(self.task.job_id.to_string());
-        let door = match work.debug {
-            true => Some((listen().await?, self.door().await?)),
+        let users = match work.debug {
+            true => {
+                let (bound, port) = listen().await?;
+                Some(Users { bound, port, keys: self.keys().await? })
+            }
             false => None,
         };
         let directory = blocking({
@@ -169,7 +174,7 @@ impl Node {
             }
         })
         .await?;
-        let made = self.build_and_hand_over(work, &directory, door, &board).await;
+        let made = self.build_and_hand_over(work, &directory, users, &board).await;
         let closed = blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
         made.and(closed)
     }
@@ -178,7 +183,7 @@ impl Node {
         &self,
         work: &wire::Create,
         directory: &BuildDirectory,
-        door: Option<((Bound, u16), Door)>,
+        users: Option<Users>,
         board: &Board,
     ) -> anyhow::Result<()> {
         let (ca_cert, ca_rpm) = (self.ca_cert(), self.directory.join("ca-rpm"));
@@ -200,13 +205,11 @@ impl Node {
         let built = create::build(building, directory, board, &self.stop).await;
         self.hand_over_log().await;
         if let Err(error) = built {
-            if let Some(((mut bound, port), door)) = door
+            if let Some(users) = users
                 && !self.stop.is_cancelled()
             {
-                let host = self.host(board.clone(), port);
-                let attend =
-                    async |site: Site| session::serve(&host, &site, &mut bound, door).await;
-                create::look_at(directory, &self.ca_cert(), &error, attend).await;
+                let serve = async |site| self.serve(site, users, board.clone()).await;
+                create::look_at(directory, &self.ca_cert(), &error, serve).await;
             }
             return Err(error);
         }
@@ -312,33 +315,39 @@ impl Node {
         Ok(())
     }
 
-    async fn door(&self) -> anyhow::Result<Door> {
+    async fn keys(&self) -> anyhow::Result<ServerKeys> {
         let authorized_keys = session::authorized_keys(&self.inbox().join(inbox::AUTHORIZED_KEYS))?;
         let host_keys = self.inbox().join(inbox::HOST_KEYS);
         let host_keys = blocking(move || Ok(HostKeys::load_or_make(&host_keys)?)).await?;
         rights::check(&self.task.rights).await?;
-        Ok(Door { authorized_keys, host_keys })
+        Ok(ServerKeys { authorized_keys, host_keys })
     }
 
-    fn host(&self, board: Board, port: u16) -> Host {
+    fn settings(&self, board: Board) -> SessionSettings {
+        let Task { parent, job_id, image, session, .. } = &*self.task;
+        let facts = JobFacts {
+            parent: parent.clone(),
+            job_id: *job_id,
+            arch: image.arch,
+            session: session.clone(),
+        };
         let secrets =
             [self.inbox().join(inbox::HOST_KEYS), Layout::new(&image_dir(&self.directory)).agent()];
-        Host {
-            parent: self.task.parent.clone(),
-            job_id: self.task.job_id,
-            arch: self.task.image.arch,
-            session: self.task.session.clone(),
+        SessionSettings {
             secrets: secrets.into_iter().filter(|path| path.exists()).collect(),
-            rights: self.task.rights.clone(),
             forwarding: self.task.forwarding,
-            record: None,
             limits: TimeLimits { idle: self.task.idle, deadline: self.task.deadline },
             grace: grace::Limits { attended: self.task.grace.0, unattended: self.task.grace.1 },
             started: self.started,
-            told: Told::Pod(self.pod.clone(), port),
-            board,
-            stop: self.stop.clone(),
+            ..SessionSettings::new(facts, self.task.rights.clone(), board, self.stop.clone())
         }
+    }
+
+    /// Lets users in by way of the pod.
+    async fn serve(&self, site: Site, users: Users, board: Board) -> anyhow::Result<Signal> {
+        let Users { mut bound, port, keys } = users;
+        let on_ready = PodNotifier { pod: self.pod.clone(), port };
+        session::serve(&self.settings(board), &site, &mut bound, keys, &on_ready).await
     }
 
     /// Where the recipe is unpacked.
@@ -352,6 +361,27 @@ impl Node {
 
     fn ca_cert(&self) -> PathBuf {
         self.inbox().join(inbox::CA).join(&self.task.ca_cert)
+    }
+}
+
+/// How users come in: on a port that the pod lets them through to.
+struct Users {
+    bound: Bound,
+    port: u16,
+    keys: ServerKeys,
+}
+
+/// Says to the pod on which port it finds the sessions.
+struct PodNotifier {
+    pod: Arc<Pod>,
+    port: u16,
+}
+
+#[async_trait]
+impl ReadyNotifier for PodNotifier {
+    async fn ready(&self) -> anyhow::Result<()> {
+        self.pod.say(ToPod::Open { port: self.port }).await;
+        Ok(())
     }
 }
 

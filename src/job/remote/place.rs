@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::job::package::blocking;
+use crate::blocking::blocking;
 use crate::remote::wire::inbox;
 use linux::files::Locked;
 use linux::mount::{Mounted, MsFlags};

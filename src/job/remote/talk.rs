@@ -6,16 +6,16 @@ use anyhow::Context;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Remote;
+use crate::attend::listen::Bound;
 use crate::job::fetch::JobSource;
 use crate::job::hold::Held;
-use crate::job::listen::Bound;
 use crate::job::package::{Destination, Packed};
 use crate::job::report::GaveUp;
 use crate::publish::journal::Journal;
 use crate::publish::{Published, boot};
 use crate::recipe::kiwi;
 use crate::remote::wire::{self, Ended, Made, ToNode, ToPod};
-use crate::remote::{Error, Link};
+use crate::remote::{Error, NodeChannel};
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use ims_client::Link as Base;
@@ -46,7 +46,7 @@ impl<'a> Talk<'a> {
     }
 
     /// Does what the node asks for until it says how it ended.
-    pub async fn follow(&mut self, link: &mut Link) -> anyhow::Result<()> {
+    pub async fn follow(&mut self, link: &mut NodeChannel) -> anyhow::Result<()> {
         let reporter = &self.remote.job.reporter;
         loop {
             let event = link.next().await;
@@ -81,7 +81,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    async fn publish(&mut self, made: Made, link: &mut Link) -> anyhow::Result<()> {
+    async fn publish(&mut self, made: Made, link: &mut NodeChannel) -> anyhow::Result<()> {
         self.relay = None;
         let packed = tokio::select! {
             packed = self.remote.take(made) => packed?,
@@ -119,12 +119,12 @@ impl<'a> Talk<'a> {
 }
 
 /// Waits until the node has ended.
-pub(super) async fn last_words(link: &mut Link) {
+pub(super) async fn last_words(link: &mut NodeChannel) {
     while !matches!(link.next().await, Ok(ToPod::Ended(_)) | Err(_)) {}
 }
 
 /// Nothing is expected of a node whose result is being taken.
-async fn unexpected(link: &mut Link) -> anyhow::Error {
+async fn unexpected(link: &mut NodeChannel) -> anyhow::Error {
     match link.next().await {
         Ok(ToPod::Ended(Ended::Failed(why))) => anyhow::anyhow!("the node failed: {why}"),
         Ok(other) => anyhow::anyhow!("unexpected message from the node: {other:?}"),

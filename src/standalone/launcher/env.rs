@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 use url::Url;
 use uuid::Uuid;
 
+use crate::contract::defaults::{self, boolean_text};
 use crate::contract::vars;
 use crate::jail::Rights;
 use crate::standalone::Keys;
@@ -105,14 +106,14 @@ pub fn variables(
     download: &Download,
     credentials: &Credentials,
 ) -> Vec<(String, String)> {
-    let text = |flag: bool| if flag { "True" } else { "False" }.to_owned();
+    let text = |flag| boolean_text(flag).to_owned();
     let jail = job.ssh_containers.first().is_some_and(|container| container.jail);
     let variables = vec![
         (vars::IMS_ACTION.name, job.job_type.clone()),
         (vars::IMS_JOB_ID.name, job.id.to_string()),
         (vars::DOWNLOAD_URL.name, download.url.as_ref().map(Url::to_string).unwrap_or_default()),
         (vars::DOWNLOAD_MD5SUM.name, download.md5.clone()),
-        (vars::IMAGE_ROOT_PARENT.name, super::IMAGE_ROOT_PARENT.to_owned()),
+        (vars::IMAGE_ROOT_PARENT.name, defaults::IMAGE_ROOT_PARENT.to_owned()),
         (vars::IMAGE_ROOT_ARCHIVE_NAME.name, job.image_root_archive_name.clone()),
         (vars::KERNEL_FILENAME.name, job.kernel_file_name.clone()),
         (vars::INITRD_FILENAME.name, job.initrd_file_name.clone()),
@@ -130,8 +131,8 @@ pub fn variables(
 /// What every child of ours has: where programs, IMS and the store are.
 pub fn connection(services: &Services, credentials: &Credentials) -> Vec<(String, String)> {
     let trust = match &services.trust {
-        Trust::System => "True".to_owned(),
-        Trust::Insecure => "False".to_owned(),
+        Trust::System => boolean_text(true).to_owned(),
+        Trust::Insecure => boolean_text(false).to_owned(),
         Trust::CaFile(path) => path.display().to_string(),
     };
     let endpoint = format!("{}/oauth/token", services.ims.as_str().trim_end_matches('/'));

@@ -31,6 +31,7 @@ use uuid::Uuid;
 use super::data;
 use super::objects::Objects;
 use super::records::{self, Job, Records};
+use crate::contract::defaults::IMAGE_ROOT_PARENT;
 use crate::ssh::hostkeys::{self, PublicHostKeys};
 use crate::telemetry::chain;
 use crate::workspace::{Layout, State};
@@ -38,9 +39,6 @@ use directory::Directory;
 use ims_client::Status;
 use linux::launch;
 use process::Identity;
-
-/// Where each job finds its own `mnt/`, and users the paths of IMS.
-pub const IMAGE_ROOT_PARENT: &str = "/mnt/image";
 
 /// How long a job may take to end when asked: it closes sessions, unmounts, and patches its record.
 const GRACE: Duration = Duration::from_secs(30);

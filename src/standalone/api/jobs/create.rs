@@ -12,6 +12,8 @@ use super::super::input::Input;
 use super::super::problem::{Problem, Result};
 use super::super::schema::{Field, Kind};
 use super::super::{App, Shared, manifest};
+use crate::contract::defaults;
+
 use crate::standalone::launcher::{Download, Port};
 use crate::standalone::records::{Connection, Image, Job, PublicKey, Recipe, SshContainer, Stamp};
 use ims_client::{Arch, Status};
@@ -159,11 +161,11 @@ fn record(new: New, source: &Source, port: &Port) -> Job {
         image_root_archive_name: new.image_root_archive_name,
         enable_debug: new.enable_debug,
         build_env_size: new.build_env_size.unwrap_or(60),
-        kernel_file_name: new.kernel_file_name.unwrap_or_else(|| "vmlinuz".into()),
-        initrd_file_name: new.initrd_file_name.unwrap_or_else(|| "initrd".into()),
+        kernel_file_name: new.kernel_file_name.unwrap_or_else(|| defaults::KERNEL.into()),
+        initrd_file_name: new.initrd_file_name.unwrap_or_else(|| defaults::INITRD.into()),
         kernel_parameters_file_name: new
             .kernel_parameters_file_name
-            .unwrap_or_else(|| "kernel-parameters".into()),
+            .unwrap_or_else(|| defaults::KERNEL_PARAMETERS.into()),
         ssh_containers: containers,
         require_dkms: new.require_dkms.unwrap_or(source.require_dkms),
         job_mem_size: new.job_mem_size.unwrap_or(8),

@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const MAX_ANSWER: usize = 16 << 20;
 
 /// Serves `server`'s sessions until the handle is dropped.
-pub(super) fn serve(layout: &Layout, server: ssh::Handle) -> anyhow::Result<AbortOnDropHandle<()>> {
+pub(crate) fn serve(layout: &Layout, server: ssh::Handle) -> anyhow::Result<AbortOnDropHandle<()>> {
     let path = layout.control();
     let listener = unix::listen_private(&path)
         .and_then(UnixListener::from_std)

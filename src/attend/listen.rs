@@ -26,7 +26,7 @@ impl Default for Listen {
 }
 
 /// The port is ours; nobody can connect yet.
-pub(super) enum Bound {
+pub(crate) enum Bound {
     Socket(TcpSocket, SocketAddr),
     /// Kept, since it cannot be opened again.
     Inherited(std::net::TcpListener),
@@ -53,7 +53,7 @@ impl FromStr for Listen {
 
 impl Listen {
     /// Takes the port, so that a port in use is known before anything is fetched.
-    pub(super) fn bind(self) -> anyhow::Result<Bound> {
+    pub(crate) fn bind(self) -> anyhow::Result<Bound> {
         match self {
             Self::Inherited(fd) => {
                 let listener = linux::fd::inherited_listener(fd)
@@ -77,7 +77,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 impl Bound {
-    pub(super) fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         let address = match self {
             Self::Inherited(listener) => listener.local_addr(),
             Self::Socket(socket, _) => socket.local_addr(),
@@ -88,7 +88,7 @@ impl Bound {
 
     /// Lets clients connect, until the listener is dropped. It can be called again then: users may come
     /// back.
-    pub(super) fn listen(&mut self) -> anyhow::Result<TcpListener> {
+    pub(crate) fn listen(&mut self) -> anyhow::Result<TcpListener> {
         let (socket, address) = match self {
             Self::Inherited(listener) => {
                 let listener = listener.try_clone().and_then(TcpListener::from_std);

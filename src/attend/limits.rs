@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::ssh;
 
 /// Both off by default.
@@ -25,7 +27,7 @@ pub enum TimeLimitExceeded {
 }
 
 /// A time as people say it.
-pub(super) struct Time(pub Duration);
+pub(crate) struct Time(pub Duration);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,6 +41,13 @@ impl fmt::Display for Time {
     }
 }
 
+/// `since` and `patience`, to the second.
+pub(crate) fn until(since: Timestamp, patience: Duration) -> Timestamp {
+    let patience = SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX);
+    let until = since.checked_add(patience).unwrap_or(Timestamp::MAX);
+    until.round(jiff::Unit::Second).unwrap_or(until)
+}
+
 /// Remaining times at which the sessions are warned, the longest first.
 const WARNINGS: [Duration; 3] =
     [Duration::from_secs(600), Duration::from_secs(60), Duration::from_secs(10)];
@@ -47,7 +56,7 @@ const WARNINGS: [Duration; 3] =
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Returns when a limit is exceeded; never, if there is none. `started`: when the agent did.
-pub(super) async fn watch(
+pub(crate) async fn watch(
     limits: TimeLimits,
     started: Instant,
     server: &ssh::Handle,

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::hold::until;
-use super::limits::Time;
+use super::limits::{Time, until};
 use crate::contract::{ImageNames, Safekeeping};
 use crate::publish::boot;
 use crate::ssh::{self, Activity};
@@ -24,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What is looked at before an image is packaged.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Check {
+pub(crate) struct Check {
     pub kernel: String,
     pub initrd: String,
 }
@@ -58,7 +57,7 @@ impl Check {
 
 /// Why users are let in once more although they were done.
 #[derive(Debug, Clone)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// Their image cannot be packed: they have a while to repair it.
     Image(String),
     /// IMS or the store is to be repaired by others.
@@ -67,7 +66,7 @@ pub(super) enum Trouble {
 
 /// How long users have to repair an image.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Where a person is logged in, or comes.
     pub attended: Duration,
     /// Where CFS, Ansible or a script ended the sessions.
@@ -82,7 +81,7 @@ impl From<&Safekeeping> for Limits {
 
 /// The time in which an image is repaired.
 #[derive(Debug)]
-pub(super) struct Grace {
+pub(crate) struct Grace {
     reason: String,
     begun: (Instant, Timestamp),
     attended: bool,
@@ -148,13 +147,13 @@ fn is_attended(server: &ssh::Handle) -> bool {
 }
 
 /// Why an image could not be packed, for users who can repair it; the error, where they cannot.
-pub(super) fn repairable_by_users(error: anyhow::Error) -> anyhow::Result<String> {
+pub(crate) fn repairable_by_users(error: anyhow::Error) -> anyhow::Result<String> {
     let internal = error.chain().any(|cause| cause.is::<tokio::task::JoinError>());
     if internal { Err(error) } else { Ok(chain(error.as_ref())) }
 }
 
 /// Where a job's users make the file that completes it.
-pub(super) fn complete_file(jailed: bool, parent: &Path) -> PathBuf {
+pub(crate) fn complete_file(jailed: bool, parent: &Path) -> PathBuf {
     let directory = if jailed { Path::new("/tmp") } else { parent };
     directory.join(crate::watch::COMPLETE)
 }

@@ -2,13 +2,13 @@
 
 use anyhow::Context;
 
-use super::package::blocking;
+use crate::blocking::blocking;
 use crate::jail::network::{Filter, Network, Rules};
 use crate::jail::{Capability, Rights, UNFILTERED};
 
 /// What keeps sessions from the services of this host, if it is wanted. `port` is that of the job's own
 /// SSH server.
-pub(super) async fn filter(rights: &Rights, port: Option<u16>) -> anyhow::Result<Option<Filter>> {
+pub(crate) async fn filter(rights: &Rights, port: Option<u16>) -> anyhow::Result<Option<Filter>> {
     if rights.network == Network::Host {
         return Ok(None);
     }
@@ -27,13 +27,13 @@ pub(super) async fn filter(rights: &Rights, port: Option<u16>) -> anyhow::Result
 }
 
 /// Whether what is wanted can be had: asked before anything is fetched.
-pub(super) async fn check(rights: &Rights) -> anyhow::Result<()> {
+pub(crate) async fn check(rights: &Rights) -> anyhow::Result<()> {
     remove(filter(rights, None).await?).await;
     Ok(())
 }
 
 /// Takes the filter's group away, when all that it was for has been closed.
-pub(super) async fn remove(filter: Option<Filter>) {
+pub(crate) async fn remove(filter: Option<Filter>) {
     let Some(filter) = filter else { return };
     if let Err(error) = blocking(move || Ok(filter.remove()?)).await {
         // Empty, it harms nobody; the next job removes it.

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::package::blocking;
-use super::session::{self, Host};
-use crate::jail::network::Filter;
-use crate::jail::{Child, Jail, Program, Spawn, Stdio3};
+use super::place::{self, Place};
+use super::session::SessionSettings;
+use crate::blocking::blocking;
+use crate::jail::{self, Child, Jail, Program, Spawn, Stdio3};
 use linux::process::Lines;
 
 /// The script and the place where it runs.
-pub(super) struct Script {
+pub(crate) struct Script {
     path: PathBuf,
     jail: Jail,
     /// The place is the script's own, and nobody else closes it.
@@ -24,17 +24,21 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// `sessions` is where the job's sessions live, `filter` what holds for them.
+    /// `sessions` is where the job's sessions live; its filter holds for the script too.
     pub async fn prepare(
-        host: &Host,
+        settings: &SessionSettings,
         path: PathBuf,
-        sessions: &Jail,
-        filter: Option<Filter>,
+        sessions: &Place,
     ) -> anyhow::Result<Self> {
-        if !host.session.jail {
-            return Ok(Self { path, jail: sessions.clone(), own: None });
+        if !settings.session.jail {
+            return Ok(Self { path, jail: sessions.jail.clone(), own: None });
         }
-        let jail = session::establish(host, None, filter).await?;
+        let jail = place::enter(jail::Options {
+            filter: sessions.filter.clone(),
+            more: settings.rights.capabilities(),
+            ..settings.jail(None)
+        })
+        .await?;
         Ok(Self { path, jail: jail.clone(), own: Some(jail) })
     }
 
