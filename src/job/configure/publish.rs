@@ -50,7 +50,7 @@ impl Run<'_> {
         let provenance = self.write_provenance()?;
         let state = &self.checkpoint.state;
         let reuse = base::in_store(
-            &self.site.store,
+            &self.backend.store,
             &state.in_store.artifact.link,
             &state.in_store.ranges,
             self.stop,
@@ -69,7 +69,7 @@ impl Run<'_> {
             let request = publish::Request {
                 image_name: name,
                 arch: self.arch,
-                bucket: self.site.bucket.clone(),
+                bucket: self.backend.bucket.clone(),
                 job_id: None,
                 rootfs: self.checkpoint.image(),
                 reuse,
@@ -79,7 +79,7 @@ impl Run<'_> {
                 journal: Journal::at(self.checkpoint.directory.join("publication.json")),
             };
             let published =
-                publish::publish(&self.site.ims, &self.site.store, request, self.stop).await;
+                publish::publish(&self.backend.ims, &self.backend.store, request, self.stop).await;
             published.context("cannot publish the image")
         }
         .await;
