@@ -17,7 +17,7 @@ use crate::publish::{Published, boot};
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
-use crate::workspace::{self, Claim, Inserted, Leave, Stage, State, Workspace};
+use crate::workspace::{self, Claim, Cleanup, Inserted, Stage, State, Workspace};
 use ims_client::Status;
 use linux::mount;
 use s3_client::Store;
@@ -58,8 +58,8 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
         }
         Err(error) => Err(error),
     };
-    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
-    let closed = blocking(move || Ok(workspace.close(leave)?)).await;
+    let cleanup = if result.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
+    let closed = blocking(move || Ok(workspace.close(cleanup)?)).await;
     if let Err(error) = closed {
         tracing::error!("cannot close the image root: {}", chain(error.as_ref()));
     }

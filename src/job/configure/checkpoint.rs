@@ -15,7 +15,7 @@ use crate::publish::manifest::Artifact;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::transfer::Backend;
 use crate::transfer::fetch::{Wanted, fetch};
-use crate::workspace::{self, Leave, Workspace};
+use crate::workspace::{self, Cleanup, Workspace};
 use s3_client::Object;
 
 /// The image as it was fetched.
@@ -106,7 +106,7 @@ impl Checkpoint {
         };
         let mut workspace = open()?;
         if workspace.resumed() {
-            workspace.close(Leave::Nothing)?;
+            workspace.close(Cleanup::Remove)?;
             drop(workspace);
             workspace = open()?;
         }

@@ -13,7 +13,7 @@ use crate::configure::provenance::{LayerProvenance, Origin, Provenance};
 use crate::publish::journal::Journal;
 use crate::publish::manifest::Kind;
 use crate::publish::{self, boot};
-use crate::workspace::Leave;
+use crate::workspace::Cleanup;
 
 impl Run<'_> {
     /// Publishes the layer applied last, if that is asked for and not done.
@@ -83,7 +83,7 @@ impl Run<'_> {
             published.context("cannot publish the image")
         }
         .await;
-        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
         let published = published?;
         self.remember(published).and_then(|id| closed.map(|()| id))
     }

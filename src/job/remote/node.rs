@@ -31,7 +31,7 @@ use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::transfer::digest;
-use crate::workspace::{self, BuildDirectory, Layout, Leave, Workspace};
+use crate::workspace::{self, BuildDirectory, Cleanup, Layout, Workspace};
 use ims_client::Link as Base;
 use ims_client::Status;
 use net::{Policy, Trust};
@@ -132,7 +132,7 @@ impl Node {
             self.hand_over(&package, &board, work.base.clone()).await
         };
         let made = made.await;
-        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
         made.and(closed)
     }
 
@@ -170,7 +170,7 @@ impl Node {
         })
         .await?;
         let made = self.build_and_hand_over(work, &directory, door, &board).await;
-        let closed = blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(directory.close(Cleanup::Remove)?)).await;
         made.and(closed)
     }
 
