@@ -86,11 +86,11 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
             return Ok(exit::USAGE);
         }
     };
-    let site = match args.connection.site()? {
-        Ok(site) => site,
+    let backend = match args.connection.backend()? {
+        Ok(backend) => backend,
         Err(exit) => return Ok(exit),
     };
-    let outcome = configure(&site, &request, &cancel).await;
+    let outcome = configure(&backend, &request, &cancel).await;
     let exit = match &outcome.result {
         Ok(_) => exit::SUCCESS,
         Err(_) if cancel.is_cancelled() => exit::TERMINATED,

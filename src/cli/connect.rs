@@ -12,7 +12,7 @@ use crate::contract::vars::{self, Var};
 use crate::contract::{ImsAccess, S3Access};
 use crate::job::connect;
 use crate::telemetry::chain;
-use crate::transfer::Site;
+use crate::transfer::Backend;
 
 /// Flags override variables. Secrets come only from variables or files. Accepted before and after a
 /// subcommand.
@@ -61,17 +61,17 @@ pub struct Connection {
 
 impl Connection {
     /// Clients of both; `Err` with the exit code when the environment is wrong, which is logged.
-    pub fn site(&self) -> anyhow::Result<Result<Site, Exit>> {
+    pub fn backend(&self) -> anyhow::Result<Result<Backend, Exit>> {
         let (ims, s3) = match self.access()? {
             Ok(access) => access,
             Err(exit) => return Ok(Err(exit)),
         };
         let store = connect::store(&s3, ims.timeout)?;
         let publications = publications();
-        Ok(Ok(Site { ims: connect::ims(&ims)?, store, bucket: s3.bucket, publications }))
+        Ok(Ok(Backend { ims: connect::ims(&ims)?, store, bucket: s3.bucket, publications }))
     }
 
-    /// How both are reached; `Err` as of [`Self::site`].
+    /// How both are reached; `Err` as of [`Self::backend`].
     pub fn access(&self) -> anyhow::Result<Result<(ImsAccess, S3Access), Exit>> {
         super::keep_secrets()?;
         let token_file = self.token_file()?;
@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// The certificate that images get (contract section 4). [`Self::site`] reports what is wrong.
+    /// The certificate that images get (contract section 4). [`Self::backend`] reports what is wrong.
     pub fn ca_cert(&self) -> PathBuf {
         ImsAccess::from_vars(|name| self.lookup(name)).map(|ims| ims.ca_cert).unwrap_or_default()
     }

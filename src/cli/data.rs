@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::connect::Connection;
 use super::exit::{self, Exit};
 use super::output::{self, Output};
-use crate::transfer::Site;
+use crate::transfer::Backend;
 use crate::transfer::data::export::{self, Summary, export};
 use crate::transfer::data::import::{self, JOURNAL, Options, Outcome, Supply, import};
 use crate::transfer::data::layout::DEFAULT_DIRECTORY;
@@ -126,16 +126,16 @@ struct ImportArgs {
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
-    let site = match args.connection.site()? {
-        Ok(site) => site,
+    let backend = match args.connection.backend()? {
+        Ok(backend) => backend,
         Err(exit) => return Ok(exit),
     };
     // With `--to -` stdout is the archive.
     let to_stdout =
         matches!(&args.command, Command::Export(it) if it.to.as_deref() == Some(Path::new("-")));
     let result = match args.command {
-        Command::Export(export) => run_export(export, &site, &args.output, &cancel).await,
-        Command::Import(import) => run_import(import, &site, &args.output, &cancel).await,
+        Command::Export(export) => run_export(export, &backend, &args.output, &cancel).await,
+        Command::Import(import) => run_import(import, &backend, &args.output, &cancel).await,
     };
     match to_stdout {
         true => super::terminated_or(result, &cancel),
@@ -145,22 +145,22 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 
 async fn run_export(
     args: ExportArgs,
-    site: &Site,
+    backend: &Backend,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let choice =
         Choice { linked_artifacts: args.include_linked_artifacts, deleted: args.include_deleted };
-    let plan = plan(site, choice, cancel).await?;
+    let plan = plan(backend, choice, cancel).await?;
     for problem in &plan.problems {
         tracing::error!("not exported: {problem}");
     }
     let summary = match (&args.to, args.dry_run) {
         (_, true) => Summary::of(&plan),
-        (None, false) => export(site, &plan, &args.dir, args.jobs, cancel).await?,
+        (None, false) => export(backend, &plan, &args.dir, args.jobs, cancel).await?,
         (Some(to), false) => {
             let scratch = args.work_dir.unwrap_or_else(std::env::temp_dir);
-            to_stream(site, &plan, to, &scratch, cancel).await?
+            to_stream(backend, &plan, to, &scratch, cancel).await?
         }
     };
     // With `--to -` stdout is the archive.
@@ -171,19 +171,19 @@ async fn run_export(
 }
 
 async fn to_stream(
-    site: &Site,
+    backend: &Backend,
     plan: &Plan,
     to: &Path,
     scratch: &Path,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Summary> {
     if to == Path::new("-") {
-        return Ok(pack(site, plan, Box::new(io::stdout()), scratch, cancel).await?);
+        return Ok(pack(backend, plan, Box::new(io::stdout()), scratch, cancel).await?);
     }
     let part = beside(to, ".part");
     let shown = || format!("cannot write {}", to.display());
     let file: Box<dyn Write + Send> = Box::new(File::create(&part).with_context(shown)?);
-    match pack(site, plan, file, scratch, cancel).await {
+    match pack(backend, plan, file, scratch, cancel).await {
         Ok(summary) => {
             crate::transfer::fetch::keep(&part, to)?;
             Ok(summary)
@@ -233,7 +233,7 @@ fn print_export(
 
 async fn run_import(
     args: ImportArgs,
-    site: &Site,
+    backend: &Backend,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
@@ -249,9 +249,9 @@ async fn run_import(
         dry_run: args.dry_run,
         jobs: args.jobs,
         journal: args.journal.unwrap_or_else(|| beside.join(JOURNAL)),
-        site_name: site.ims.base().to_string(),
+        site_name: backend.ims.base().to_string(),
     };
-    let outcome = import(site, &supply, &options, cancel).await?;
+    let outcome = import(backend, &supply, &options, cancel).await?;
     let map = match args.dry_run {
         true => None,
         false => Some(outcome.write_map(&args.map_dir)?),

@@ -12,7 +12,7 @@ use super::output::Output;
 use super::records;
 use crate::transfer::import::{Imported, Request, import};
 use crate::transfer::prepare::Wanted;
-use crate::transfer::{Site, get};
+use crate::transfer::{Backend, get};
 use ims_client::Arch;
 use ims_client::Collection;
 
@@ -95,33 +95,33 @@ struct GetArgs {
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
-    let site = match args.connection.site()? {
-        Ok(site) => site,
+    let backend = match args.connection.backend()? {
+        Ok(backend) => backend,
         Err(exit) => return Ok(exit),
     };
     let out = args.output;
     let result = match args.command {
-        Command::Import(args) => run_import(*args, &site, &out, &cancel).await,
-        Command::Get(args) => run_get(args, &site, &out, &cancel).await,
-        Command::Records(command) => command.run(Collection::Images, &site, &out, &cancel).await,
+        Command::Import(args) => run_import(*args, &backend, &out, &cancel).await,
+        Command::Get(args) => run_get(args, &backend, &out, &cancel).await,
+        Command::Records(command) => command.run(Collection::Images, &backend, &out, &cancel).await,
     };
     out.ended(result, &cancel)
 }
 
 async fn run_get(
     args: GetArgs,
-    site: &Site,
+    backend: &Backend,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let GetArgs { get, include_history } = args;
-    let files = get::image(site, &get.id, &get.dir, include_history, cancel).await?;
+    let files = get::image(backend, &get.id, &get.dir, include_history, cancel).await?;
     get.print(&files, out)
 }
 
 async fn run_import(
     args: ImportArgs,
-    site: &Site,
+    backend: &Backend,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
@@ -135,7 +135,7 @@ async fn run_import(
         scratch: args.work_dir.unwrap_or_else(std::env::temp_dir),
     };
     let request = Request { name: args.name, image, force: args.force };
-    let imported = import(site, request, cancel).await?;
+    let imported = import(backend, request, cancel).await?;
     for note in &imported.notes {
         tracing::warn!("{note}");
     }

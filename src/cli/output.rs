@@ -11,7 +11,7 @@ use super::exit::{self, Exit};
 use crate::job::Outcome;
 use crate::publish::pretty;
 use crate::telemetry::chain;
-use crate::transfer::Site;
+use crate::transfer::Backend;
 use crate::transfer::get::File;
 use crate::transfer::verify::Report;
 use ims_client::Collection;
@@ -154,15 +154,15 @@ pub fn reports(reports: &[Report], out: &Output) -> anyhow::Result<Exit> {
 
 /// Prints the records of a collection, or those in its trash.
 pub async fn list(
-    site: &Site,
+    backend: &Backend,
     collection: Collection,
     deleted: bool,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let mut records = match deleted {
-        true => site.ims.list_deleted(collection, cancel).await?,
-        false => site.ims.list(collection, cancel).await?,
+        true => backend.ims.list_deleted(collection, cancel).await?,
+        false => backend.ims.list(collection, cancel).await?,
     };
     let key = |record: &Value| (cell(record, "created"), cell(record, "id"));
     records.sort_by_key(key);

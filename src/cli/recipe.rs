@@ -11,7 +11,7 @@ use super::exit::{self, Exit};
 use super::output::Output;
 use super::records;
 use crate::transfer::recipe::{Request, import};
-use crate::transfer::{Site, get};
+use crate::transfer::{Backend, get};
 use ims_client::Arch;
 use ims_client::Collection;
 
@@ -76,32 +76,34 @@ struct ImportArgs {
 
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let cancel = super::shutdown_token()?;
-    let site = match args.connection.site()? {
-        Ok(site) => site,
+    let backend = match args.connection.backend()? {
+        Ok(backend) => backend,
         Err(exit) => return Ok(exit),
     };
     let out = args.output;
     let result = match args.command {
-        Command::Import(args) => run_import(args, &site, &out, &cancel).await,
-        Command::Get(args) => run_get(&args, &site, &out, &cancel).await,
-        Command::Records(command) => command.run(Collection::Recipes, &site, &out, &cancel).await,
+        Command::Import(args) => run_import(args, &backend, &out, &cancel).await,
+        Command::Get(args) => run_get(&args, &backend, &out, &cancel).await,
+        Command::Records(command) => {
+            command.run(Collection::Recipes, &backend, &out, &cancel).await
+        }
     };
     out.ended(result, &cancel)
 }
 
 async fn run_get(
     args: &records::Get,
-    site: &Site,
+    backend: &Backend,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
-    let files = get::recipe(site, &args.id, &args.dir, cancel).await?;
+    let files = get::recipe(backend, &args.id, &args.dir, cancel).await?;
     args.print(&files, out)
 }
 
 async fn run_import(
     args: ImportArgs,
-    site: &Site,
+    backend: &Backend,
     out: &Output,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
@@ -115,7 +117,7 @@ async fn run_import(
         template_dictionary: args.template_dictionary,
         force: args.force,
     };
-    let imported = import(site, &request, cancel).await?;
+    let imported = import(backend, &request, cancel).await?;
     for note in &imported.notes {
         tracing::warn!("{note}");
     }

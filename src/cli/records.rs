@@ -9,7 +9,7 @@ use super::exit::{self, Exit};
 use super::output::{self, Output};
 use crate::transfer::get::File;
 use crate::transfer::verify::Report;
-use crate::transfer::{Site, verify};
+use crate::transfer::{Backend, verify};
 use ims_client::Collection;
 
 /// Commands that are the same for both.
@@ -55,13 +55,13 @@ impl Command {
     pub async fn run(
         &self,
         collection: Collection,
-        site: &Site,
+        backend: &Backend,
         out: &Output,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Exit> {
         match self {
-            Self::Verify(verify) => verify.run(collection, site, out, cancel).await,
-            Self::Ls(ls) => output::list(site, collection, ls.deleted, out, cancel).await,
+            Self::Verify(verify) => verify.run(collection, backend, out, cancel).await,
+            Self::Ls(ls) => output::list(backend, collection, ls.deleted, out, cancel).await,
         }
     }
 }
@@ -78,15 +78,15 @@ impl Verify {
     async fn run(
         &self,
         collection: Collection,
-        site: &Site,
+        backend: &Backend,
         out: &Output,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Exit> {
         let mut reports = Vec::new();
         for id in &self.ids {
             let verified = match collection {
-                Collection::Recipes => verify::recipe(site, id, cancel).await,
-                _ => verify::image(site, id, cancel).await,
+                Collection::Recipes => verify::recipe(backend, id, cancel).await,
+                _ => verify::image(backend, id, cancel).await,
             };
             reports.push(match verified {
                 Err(error @ verify::Error::NoRecord(..)) => Report::missing(id, &error),

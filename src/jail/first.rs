@@ -41,7 +41,7 @@ pub fn start(single: &SingleThreaded, setup: &Setup) -> Result<First, Fault> {
     };
     drop(theirs);
     let answer = wire::receive::<Result<Vec<String>, Fault>>(&ours);
-    let answer = answer.map_err(|error| Fault::new("hear of the first process", &error))?;
+    let answer = answer.map_err(|error| Fault::new("wait for the first process", &error))?;
     let absent = || Fault::of("start the first process", Errno::ESRCH);
     let (prepared, mut fds) = answer.ok_or_else(absent)?;
     Ok(First { pid, notes: prepared?, mounts: fds.pop().ok_or_else(absent)? })

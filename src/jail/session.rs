@@ -67,12 +67,12 @@ fn live(launch: Launch, init: u32, root: Option<&OwnedFd>, setup: &Setup, report
     let Launch { program, env, home, fds } = launch;
     let stdio = match enter(fds, init, root, setup) {
         Ok(stdio) => stdio,
-        Err(fault) => return tell(report, &fault),
+        Err(fault) => return report_fault(report, &fault),
     };
     match program {
         ChildProgram::Socket(task) => match socket::perform(task, stdio) {
             Ok(()) => 0,
-            Err(fault) => tell(report, &fault),
+            Err(fault) => report_fault(report, &fault),
         },
         ChildProgram::Sftp => match set_up_stdio(stdio, report, home) {
             Ok(report) => {
@@ -99,7 +99,7 @@ fn set_up_stdio(stdio: Stdio, report: OwnedFd, home: Bytes) -> io::Result<OwnedF
 /// Exit status of a process that never became its program.
 const FAILED: i32 = 126;
 
-fn tell(report: OwnedFd, fault: &Fault) -> i32 {
+fn report_fault(report: OwnedFd, fault: &Fault) -> i32 {
     // A closed pipe means that init has ended: there is no receiver.
     let _ = serde_json::to_writer(File::from(report), fault);
     FAILED
@@ -162,11 +162,11 @@ fn execute(path: Bytes, argv: Vec<Bytes>, env: Vec<(Bytes, Bytes)>, report: Owne
         argv.into_iter().map(|argument| CString::new(argument.0)).collect();
     let (Ok(path), Ok(argv)) = (CString::new(path.0), strings) else {
         let what = format!("execute {shown}: a NUL in the command");
-        return tell(report, &Fault::of(what, Errno::EINVAL));
+        return report_fault(report, &Fault::of(what, Errno::EINVAL));
     };
     let error = exec::exec(&path, &argv, &super::env::to_strings(&env));
     if linux::errno_of(&error) != Some(Errno::E2BIG) {
-        return tell(report, &Fault::new(format!("execute {shown}"), &error));
+        return report_fault(report, &Fault::new(format!("execute {shown}"), &error));
     }
     let _ = io::stderr().write_all(format!("{shown}: {}\n", Errno::E2BIG.desc()).as_bytes());
     1

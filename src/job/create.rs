@@ -27,7 +27,7 @@ use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::watch::Signal;
-use crate::workspace::{self, BuildDirectory, Layout, Leave};
+use crate::workspace::{self, BuildDirectory, Cleanup, Layout};
 use ims_client::{Arch, Status};
 use s3_client::Store;
 
@@ -62,14 +62,14 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
         Box::pin(preflight::check(job, store)).await?;
     }
     let result = create(job, store, &directory, debug).await;
-    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
-    remove(directory, leave).await;
+    let cleanup = if result.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
+    remove(directory, cleanup).await;
     result
 }
 
 /// What became of the job is not changed by what stays of its build.
-async fn remove(directory: BuildDirectory, leave: Leave) {
-    if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
+async fn remove(directory: BuildDirectory, cleanup: Cleanup) {
+    if let Err(error) = blocking(move || Ok(directory.close(cleanup)?)).await {
         tracing::error!("cannot remove the build: {}", chain(error.as_ref()));
     }
 }

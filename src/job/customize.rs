@@ -19,7 +19,7 @@ use crate::publish::Published;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
 use crate::watch::{Kind, Signal};
-use crate::workspace::{self, Claim, Leave, Stage, State, Workspace};
+use crate::workspace::{self, Claim, Cleanup, Stage, State, Workspace};
 use ims_client::Status;
 use s3_client::Store;
 use squashfs::reuse::Record;
@@ -57,8 +57,8 @@ pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
         Ok(()) => Box::pin(Work::new(job, store, &workspace, base, access, warning).run()).await,
         Err(error) => Err(error),
     };
-    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
-    let closed = blocking(move || Ok(workspace.close(leave)?)).await;
+    let cleanup = if result.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
+    let closed = blocking(move || Ok(workspace.close(cleanup)?)).await;
     if let Err(error) = closed {
         tracing::error!("cannot close the image root: {}", chain(error.as_ref()));
     }

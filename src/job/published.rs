@@ -11,7 +11,7 @@ use crate::contract::Action;
 use crate::publish::journal::Journal;
 use crate::publish::{Published, earlier};
 use crate::telemetry::chain;
-use crate::workspace::{self, Claim, Leave};
+use crate::workspace::{self, Claim, Cleanup};
 use ims_client as ims;
 use ims_client::Status;
 use s3_client::Store;
@@ -151,7 +151,7 @@ pub(super) async fn discard(job: &Job) {
 async fn remove(job: &Job) -> anyhow::Result<()> {
     if job.contract.action == Action::Create {
         let directory = create::open_directory(job).await?;
-        return blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
+        return blocking(move || Ok(directory.close(Cleanup::Remove)?)).await;
     }
     let (parent, job_id) =
         (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());

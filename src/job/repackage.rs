@@ -17,7 +17,7 @@ use crate::jail;
 use crate::publish::Published;
 use crate::telemetry::chain;
 use crate::telemetry::status::Board;
-use crate::workspace::{self, Inserted, Layout, Leave, State, Workspace};
+use crate::workspace::{self, Cleanup, Inserted, Layout, State, Workspace};
 use ims_client::Status;
 use s3_client::Store;
 
@@ -79,8 +79,8 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
         Ok(Some(published)) => Ok(published),
         Err(error) => Err(error),
     };
-    let leave = if result.is_ok() { Leave::Nothing } else { Leave::Everything };
-    blocking(move || close(&layout, left, leave)).await?;
+    let cleanup = if result.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
+    blocking(move || close(&layout, left, cleanup)).await?;
     result
 }
 
@@ -88,7 +88,7 @@ async fn run(reporter: &Reporter, repackaging: Repackaging) -> anyhow::Result<Pu
 async fn tidy(opening: impl Future<Output = anyhow::Result<(Layout, Option<Workspace>)>>) {
     let closed = async {
         let (layout, left) = opening.await?;
-        blocking(move || close(&layout, left, Leave::Nothing)).await
+        blocking(move || close(&layout, left, Cleanup::Remove)).await
     };
     if let Err(error) = closed.await {
         tracing::warn!("what is left of the job is not removed: {}", chain(error.as_ref()));
@@ -128,10 +128,10 @@ fn open(root: &Path, stop: &CancellationToken) -> anyhow::Result<(Layout, Option
     Ok((layout, workspace))
 }
 
-fn close(layout: &Layout, left: Option<Workspace>, leave: Leave) -> anyhow::Result<()> {
+fn close(layout: &Layout, left: Option<Workspace>, cleanup: Cleanup) -> anyhow::Result<()> {
     match left {
-        Some(mut workspace) => Ok(workspace.close(leave)?),
-        None if leave == Leave::Nothing => std::fs::remove_dir_all(layout.agent())
+        Some(mut workspace) => Ok(workspace.close(cleanup)?),
+        None if cleanup == Cleanup::Remove => std::fs::remove_dir_all(layout.agent())
             .with_context(|| format!("cannot remove {}", layout.agent().display())),
         None => Ok(()),
     }

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::site::{ManifestError, Site};
+use super::backend::{Backend, ManifestError};
 use crate::publish::manifest::Artifact;
 use crate::telemetry::chain;
 use ims_client::Arch;
@@ -21,12 +21,12 @@ pub fn content(artifacts: &[Artifact]) -> Content {
 
 /// The complete image records of a name and an architecture.
 pub async fn candidates(
-    site: &Site,
+    backend: &Backend,
     name: &str,
     arch: Arch,
     cancel: &CancellationToken,
 ) -> Result<Vec<Image>, ims::Error> {
-    let records = site.ims.list(Collection::Images, cancel).await?;
+    let records = backend.ims.list(Collection::Images, cancel).await?;
     let images = records.into_iter().filter_map(|it| serde_json::from_value::<Image>(it).ok());
     let same = |image: &Image| {
         let arch_of = image.arch.as_deref();
@@ -41,14 +41,14 @@ pub async fn candidates(
 ///
 /// One whose manifest cannot be read is passed over, and logged: it is no reason not to import.
 pub async fn find(
-    site: &Site,
+    backend: &Backend,
     candidates: Vec<Image>,
     content_wanted: &Content,
     cancel: &CancellationToken,
 ) -> Result<Option<(Image, Vec<Artifact>)>, ManifestError> {
     for image in candidates {
         let Some(link) = &image.link else { continue };
-        match site.manifest(&link.path, cancel).await {
+        match backend.manifest(&link.path, cancel).await {
             Ok(read) if content(&read.manifest.artifacts) == *content_wanted => {
                 return Ok(Some((image, read.manifest.artifacts)));
             }

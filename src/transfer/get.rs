@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::backend::{Backend, ManifestError};
 use super::fetch::{self, Wanted, fetch};
-use super::site::{ManifestError, Site};
 use super::verify::{self, record};
 use crate::telemetry::progress::{Meter, Unit};
 use ims_client::{Collection, Image, Recipe};
@@ -48,16 +48,17 @@ pub enum Error {
 
 /// Fetches manifest and artifacts of an image; with its history, if it is wanted and there.
 pub async fn image(
-    site: &Site,
+    backend: &Backend,
     id: &str,
     dir: &Path,
     include_history: bool,
     cancel: &CancellationToken,
 ) -> Result<Vec<File>, Error> {
-    let image: Image = serde_json::from_value(record(site, Collection::Images, id, cancel).await?)
-        .map_err(verify::Error::Record)?;
+    let image: Image =
+        serde_json::from_value(record(backend, Collection::Images, id, cancel).await?)
+            .map_err(verify::Error::Record)?;
     let link = image.link.ok_or_else(|| Error::NoLink(id.to_owned()))?;
-    let manifest = site.manifest(&link.path, cancel).await?;
+    let manifest = backend.manifest(&link.path, cancel).await?;
     make(dir)?;
     let mut names = Names::default();
     let path = dir.join(names.of(&manifest.object)?);
@@ -69,48 +70,48 @@ pub async fn image(
         wanted.push((Wanted { object, md5: artifact.md5.clone() }, path));
     }
     if include_history {
-        let history = site.history(id, &manifest.object, cancel).await;
+        let history = backend.history(id, &manifest.object, cancel).await;
         let history = history.map_err(|source| Error::History(source.into()))?;
         for (object, _) in history {
             let path = dir.join(names.of(&object)?);
             wanted.push((Wanted { object, md5: String::new() }, path));
         }
     }
-    all(site, wanted, cancel).await
+    all(backend, wanted, cancel).await
 }
 
 /// Fetches the archive of a recipe.
 pub async fn recipe(
-    site: &Site,
+    backend: &Backend,
     id: &str,
     dir: &Path,
     cancel: &CancellationToken,
 ) -> Result<Vec<File>, Error> {
     let recipe: Recipe =
-        serde_json::from_value(record(site, Collection::Recipes, id, cancel).await?)
+        serde_json::from_value(record(backend, Collection::Recipes, id, cancel).await?)
             .map_err(verify::Error::Record)?;
     let link = recipe.link.ok_or_else(|| Error::NoLink(id.to_owned()))?;
     let object: Object = link.path.parse()?;
     make(dir)?;
     let path = dir.join(Names::default().of(&object)?);
-    all(site, vec![(Wanted { object, md5: String::new() }, path)], cancel).await
+    all(backend, vec![(Wanted { object, md5: String::new() }, path)], cancel).await
 }
 
 async fn all(
-    site: &Site,
+    backend: &Backend,
     wanted: Vec<(Wanted, PathBuf)>,
     cancel: &CancellationToken,
 ) -> Result<Vec<File>, Error> {
     let mut total = 0;
     for (wanted, _) in &wanted {
-        let head = site.store.head(&wanted.object, cancel).await;
+        let head = backend.store.head(&wanted.object, cancel).await;
         let object = wanted.object.clone();
         total += head.map_err(|source| fetch::Error::Head { object, source: source.into() })?.size;
     }
     let meter = Meter::start("fetch", Unit::Bytes, total);
     let mut files = Vec::new();
     for (wanted, path) in wanted {
-        let fetched = fetch(&site.store, &wanted, &path, &meter, cancel).await?;
+        let fetched = fetch(&backend.store, &wanted, &path, &meter, cancel).await?;
         let (size, md5) = (fetched.sums.size, fetched.sums.md5);
         files.push(File { path, size, md5, existed: fetched.existed });
     }

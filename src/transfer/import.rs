@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
+use super::backend::{Backend, ManifestError};
 use super::digest;
 use super::existing::{self, Content};
 use super::prepare::{self, Prepared, Wanted, prepare};
-use super::site::{ManifestError, Site};
 use super::{publications, verify};
 use crate::publish::journal::{Entry, Journal};
 use crate::publish::manifest::{Artifact, Kind};
@@ -64,13 +64,13 @@ pub enum Error {
 
 /// Imports an image. Whatever fails, IMS and the store are as they were before.
 pub async fn import(
-    site: &Site,
+    backend: &Backend,
     request: Request,
     cancel: &CancellationToken,
 ) -> Result<Imported, Error> {
     let Request { name, image: wanted, force } = request;
     let prepared = blocking(cancel, move |cancel| prepare(&wanted, cancel)).await??;
-    if !force && let Some(found) = find(site, &name, &prepared, cancel).await? {
+    if !force && let Some(found) = find(backend, &name, &prepared, cancel).await? {
         return Ok(Imported { notes: prepared.notes, ..found });
     }
     let Prepared { rootfs, boot, arch, notes, .. } = &prepared;
@@ -78,7 +78,7 @@ pub async fn import(
         let cloned = file.as_ref().map(File::try_clone).transpose();
         cloned.map_err(|source| Error::Read { path: rootfs.clone(), source })
     };
-    let publication = publications::begin_or_warn(site, cancel).await;
+    let publication = publications::begin_or_warn(backend, cancel).await;
     let journal = match &publication {
         Some(publication) => publication.image(),
         None => Journal::at(prepared.scratch().join("publication")),
@@ -87,7 +87,7 @@ pub async fn import(
         journal: journal.clone(),
         image_name: name,
         arch: *arch,
-        bucket: site.bucket.clone(),
+        bucket: backend.bucket.clone(),
         job_id: None,
         rootfs: rootfs.clone(),
         reuse: None,
@@ -100,12 +100,13 @@ pub async fn import(
             debug_kernel: clone(&boot.debug_kernel)?,
         },
     };
-    let published = publish::publish(&site.ims, &site.store, request, cancel).await?;
-    if let Err(error) = verified(site, &published, cancel).await {
-        let (id, left) = (&published.image.id, Entry::uploading(&published.image, &site.bucket));
+    let published = publish::publish(&backend.ims, &backend.store, request, cancel).await?;
+    if let Err(error) = verified(backend, &published, cancel).await {
+        let (id, left) = (&published.image.id, Entry::uploading(&published.image, &backend.bucket));
         // Another command finishes this, if this one cannot.
         let noted = journal.save(&left);
-        if publish::withdraw(&site.ims, &site.store, &site.bucket, id, true).await && noted.is_ok()
+        if publish::withdraw(&backend.ims, &backend.store, &backend.bucket, id, true).await
+            && noted.is_ok()
         {
             let _ = journal.remove();
         }
@@ -118,12 +119,12 @@ pub async fn import(
 
 /// Looks at every object once more, now through the record.
 async fn verified(
-    site: &Site,
+    backend: &Backend,
     published: &Published,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let id = published.image.id.clone();
-    match verify::image(site, &id, cancel).await {
+    match verify::image(backend, &id, cancel).await {
         Ok(report) if report.is_good() => Ok(()),
         Ok(report) => Err(Error::Wrong { id, problems: report.all_problems().join("; ") }),
         Err(source) => Err(Error::Verify { id, source }),
@@ -132,18 +133,18 @@ async fn verified(
 
 /// The image that is there with the same name, architecture and content.
 async fn find(
-    site: &Site,
+    backend: &Backend,
     name: &str,
     prepared: &Prepared,
     cancel: &CancellationToken,
 ) -> Result<Option<Imported>, Error> {
-    let candidates = existing::candidates(site, name, prepared.arch, cancel).await;
+    let candidates = existing::candidates(backend, name, prepared.arch, cancel).await;
     let candidates = candidates.map_err(Error::List)?;
     if candidates.is_empty() {
         return Ok(None);
     }
     let content = content(prepared, cancel).await?;
-    let found = existing::find(site, candidates, &content, cancel).await?;
+    let found = existing::find(backend, candidates, &content, cancel).await?;
     Ok(found.map(|(image, artifacts)| Imported {
         image,
         artifacts,

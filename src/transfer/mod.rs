@@ -4,6 +4,7 @@
 
 pub mod arch;
 pub mod archive;
+mod backend;
 pub mod boot;
 pub mod check;
 pub mod data;
@@ -18,8 +19,7 @@ pub mod prepare;
 mod publications;
 pub mod recipe;
 pub mod root;
-mod site;
 pub mod source;
 pub mod verify;
 
-pub use site::{ManifestError, RECIPES, Site};
+pub use backend::{Backend, ManifestError, RECIPES};

@@ -15,9 +15,9 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::backend::Backend;
 use super::fetch;
 use super::recipe;
-use super::site::Site;
 use crate::publish::earlier;
 use crate::publish::journal::Journal;
 use crate::telemetry::chain;
@@ -54,9 +54,9 @@ pub struct Error {
 
 impl Publication {
     /// Begins one, after what killed processes have left for this site is rolled back.
-    pub async fn begin(site: &Site, cancel: &CancellationToken) -> Result<Self, Error> {
-        let directory = &site.publications;
-        roll_back_killed(site, directory, cancel).await;
+    pub async fn begin(backend: &Backend, cancel: &CancellationToken) -> Result<Self, Error> {
+        let directory = &backend.publications;
+        roll_back_killed(backend, directory, cancel).await;
         let failed = |source| Error { path: directory.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = directory.join(format!("{}.lock", Uuid::new_v4()));
@@ -65,7 +65,7 @@ impl Publication {
         let make = || {
             let new = lock.with_extension("new");
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(site.ims.base().as_str().as_bytes())?;
+            file.write_all(backend.ims.base().as_str().as_bytes())?;
             let held = Locked::exclusively(file);
             let held = held.map_err(|(_, errno)| io::Error::from(errno))?;
             std::fs::rename(&new, &lock)?;
@@ -107,14 +107,14 @@ impl Drop for Publication {
 
 /// Rolls back what killed processes have left for this site. What cannot be is logged and tried again by the
 /// next command.
-async fn roll_back_killed(site: &Site, directory: &Path, cancel: &CancellationToken) {
+async fn roll_back_killed(backend: &Backend, directory: &Path, cancel: &CancellationToken) {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     for lock in entries.map(|entry| entry.path()) {
         if lock.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
-        let Some(held) = take(&lock, site) else { continue };
-        if let Err(error) = roll_back_one(site, &lock, cancel).await {
+        let Some(held) = take(&lock, backend) else { continue };
+        if let Err(error) = roll_back_one(backend, &lock, cancel).await {
             tracing::warn!(
                 journal = %lock.display(),
                 "cannot roll back now what an earlier command left behind: {error:#}"
@@ -127,18 +127,22 @@ async fn roll_back_killed(site: &Site, directory: &Path, cancel: &CancellationTo
 }
 
 /// The lock, unless a living process has it, or it is about another IMS.
-fn take(lock: &Path, site: &Site) -> Option<Locked> {
+fn take(lock: &Path, backend: &Backend) -> Option<Locked> {
     let file = File::open(lock).ok()?;
     let held = Locked::exclusively(file).ok()?;
     let mut url = String::new();
     (&*held).take(URL_LIMIT).read_to_string(&mut url).ok()?;
-    (url == site.ims.base().as_str()).then_some(held)
+    (url == backend.ims.base().as_str()).then_some(held)
 }
 
-async fn roll_back_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> anyhow::Result<()> {
+async fn roll_back_one(
+    backend: &Backend,
+    lock: &Path,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
     let image = Journal::at(lock.with_extension("image"));
     if let Some(image) =
-        earlier::finish_or_roll_back(&site.ims, &site.store, &image, cancel).await?
+        earlier::finish_or_roll_back(&backend.ims, &backend.store, &image, cancel).await?
     {
         tracing::info!(image = image.id, "an earlier command was killed after it published");
     }
@@ -149,25 +153,25 @@ async fn roll_back_one(site: &Site, lock: &Path, cancel: &CancellationToken) -> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    roll_back_recipe(site, &entry, cancel).await?;
+    roll_back_recipe(backend, &entry, cancel).await?;
     Ok(std::fs::remove_file(&path)?)
 }
 
 async fn roll_back_recipe(
-    site: &Site,
+    backend: &Backend,
     entry: &Recipe,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     let id = match &entry.id {
         Some(id) => id.clone(),
         None => {
-            let made = site.ims.made_in(Collection::Recipes, &entry.fields, entry.begun).await?;
+            let made = backend.ims.made_in(Collection::Recipes, &entry.fields, entry.begun).await?;
             let [recipe] = &made[..] else { return Ok(()) };
             let Some(id) = recipe["id"].as_str() else { return Ok(()) };
             id.to_owned()
         }
     };
-    let record = site.ims.find(Collection::Recipes, &id, cancel).await?;
+    let record = backend.ims.find(Collection::Recipes, &id, cancel).await?;
     if record.is_some_and(|record| !record["link"].is_null()) {
         return Ok(());
     }
@@ -175,13 +179,13 @@ async fn roll_back_recipe(
         recipe = id,
         "an earlier command was killed during an import: rolling back what it did"
     );
-    anyhow::ensure!(recipe::withdraw(site, &id).await, "cannot remove recipe {id}");
+    anyhow::ensure!(recipe::withdraw(backend, &id).await, "cannot remove recipe {id}");
     Ok(())
 }
 
 /// A failure to record is only a warning: publishing continues without a journal.
-pub async fn begin_or_warn(site: &Site, cancel: &CancellationToken) -> Option<Publication> {
-    Publication::begin(site, cancel)
+pub async fn begin_or_warn(backend: &Backend, cancel: &CancellationToken) -> Option<Publication> {
+    Publication::begin(backend, cancel)
         .await
         .inspect_err(|error| {
             tracing::warn!(

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{self, Reader};
+use super::backend::{Backend, RECIPES};
 use super::digest::{self, Sums};
-use super::site::{RECIPES, Site};
 use super::source::{self, Compression, Source};
 use super::{fetch, publications, verify};
 use crate::publish::header_safe;
@@ -76,7 +76,7 @@ pub enum Error {
 
 /// Imports a recipe. Whatever fails, IMS and the store are as they were before.
 pub async fn import(
-    site: &Site,
+    backend: &Backend,
     request: &Request,
     cancel: &CancellationToken,
 ) -> Result<Imported, Error> {
@@ -89,11 +89,11 @@ pub async fn import(
     let sums = digest::of_path(&request.archive, cancel).await.map_err(read)?;
     let fields = fields(request);
     if !request.force
-        && let Some(recipe) = find(site, &fields, &sums, cancel).await?
+        && let Some(recipe) = find(backend, &fields, &sums, cancel).await?
     {
         return Ok(Imported { recipe, existed: true, notes });
     }
-    let publication = publications::begin_or_warn(site, cancel).await;
+    let publication = publications::begin_or_warn(backend, cancel).await;
     let write_down = |id: Option<&str>| {
         let written = publication.as_ref().map(|it| it.recipe(&fields, id));
         if let Some(Err(error)) = written {
@@ -105,12 +105,12 @@ pub async fn import(
         }
     };
     write_down(None);
-    let made = site.ims.create_in(Collection::Recipes, fields.clone(), cancel).await;
+    let made = backend.ims.create_in(Collection::Recipes, fields.clone(), cancel).await;
     let made = made.map_err(Error::Create)?;
     let id = made.get("id").and_then(Value::as_str).ok_or(Error::NoId)?.to_owned();
     write_down(Some(&id));
-    let uploaded = upload(site, request, &id, cancel).await;
-    if (uploaded.is_ok() || withdraw(site, &id).await)
+    let uploaded = upload(backend, request, &id, cancel).await;
+    if (uploaded.is_ok() || withdraw(backend, &id).await)
         && let Some(publication) = &publication
     {
         publication.recipe_is_done();
@@ -119,7 +119,7 @@ pub async fn import(
 }
 
 async fn upload(
-    site: &Site,
+    backend: &Backend,
     request: &Request,
     id: &str,
     cancel: &CancellationToken,
@@ -133,13 +133,13 @@ async fn upload(
         ("x-shasta-ims-recipe-id".to_owned(), header_safe(id)),
     ]);
     let options = Options { metadata, ..Options::default() };
-    let uploaded = site.store.put_file(&object, file, &options, &meter, cancel).await;
+    let uploaded = backend.store.put_file(&object, file, &options, &meter, cancel).await;
     let uploaded = uploaded.map_err(Error::Upload)?;
     meter.finish();
     let link = Link::s3(object.to_string(), uploaded.etag);
-    let linked = site.ims.set_link(Collection::Recipes, id, &link, cancel).await;
+    let linked = backend.ims.set_link(Collection::Recipes, id, &link, cancel).await;
     let recipe = linked.map_err(Error::Link)?;
-    let report = verify::recipe(site, id, cancel).await.map_err(Error::Verify)?;
+    let report = verify::recipe(backend, id, cancel).await.map_err(Error::Verify)?;
     if !report.is_good() {
         return Err(Error::Wrong(report.all_problems().join("; ")));
     }
@@ -147,9 +147,9 @@ async fn upload(
 }
 
 /// Removes record and archive; true if nothing is left. What could not be removed is in the log.
-pub async fn withdraw(site: &Site, id: &str) -> bool {
+pub async fn withdraw(backend: &Backend, id: &str) -> bool {
     let never = CancellationToken::new();
-    let ims = site.ims.with_policy(Policy::CLEAN_UP);
+    let ims = backend.ims.with_policy(Policy::CLEAN_UP);
     let deleted = ims.delete(Collection::Recipes, id, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
     if let Err(error) = deleted.unwrap_or(Err(ims::Error::Cancelled)) {
@@ -157,7 +157,7 @@ pub async fn withdraw(site: &Site, id: &str) -> bool {
             it by hand");
         return false;
     }
-    let store = site.store.with_policy(Policy::CLEAN_UP);
+    let store = backend.store.with_policy(Policy::CLEAN_UP);
     let prefix = format!("recipes/{id}/");
     let deleted = store.delete_prefix_settled(RECIPES, &prefix, &never);
     let deleted = tokio::time::timeout(CLEAN_UP_LIMIT, deleted).await;
@@ -193,18 +193,18 @@ fn fields(request: &Request) -> Value {
 
 /// The recipe that is there with the same fields and an archive of the same bytes.
 async fn find(
-    site: &Site,
+    backend: &Backend,
     fields: &Value,
     sums: &Sums,
     cancel: &CancellationToken,
 ) -> Result<Option<Value>, Error> {
-    let records = site.ims.list(Collection::Recipes, cancel).await.map_err(Error::List)?;
+    let records = backend.ims.list(Collection::Recipes, cancel).await.map_err(Error::List)?;
     let wanted = fields.as_object().expect("made as an object");
     for record in records {
         let same = wanted.iter().all(|(key, value)| record.get(key) == Some(value));
         let path = record["link"]["path"].as_str().and_then(|path| path.parse::<Object>().ok());
         let Some(object) = path.filter(|_| same) else { continue };
-        let Ok(head) = site.store.head(&object, cancel).await else { continue };
+        let Ok(head) = backend.store.head(&object, cancel).await else { continue };
         if head.size == sums.size && fetch::expected_md5("", &head).as_ref() == Some(&sums.md5) {
             return Ok(Some(record));
         }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::site::{ManifestError, Site};
+use super::backend::{Backend, ManifestError};
 use crate::publish::manifest::Artifact;
 use crate::telemetry::chain;
 use ims_client::{self as ims, Collection, Link};
@@ -68,15 +68,19 @@ impl Report {
 }
 
 /// Checks record, manifest and artifacts of an image.
-pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<Report, Error> {
+pub async fn image(
+    backend: &Backend,
+    id: &str,
+    cancel: &CancellationToken,
+) -> Result<Report, Error> {
     let image: ims::Image =
-        serde_json::from_value(record(site, Collection::Images, id, cancel).await?)?;
+        serde_json::from_value(record(backend, Collection::Images, id, cancel).await?)?;
     let mut report = Report::new(image.id, image.name);
     let Some(link) = image.link else {
         report.problems.push("the record has no link: the image is not complete".into());
         return Ok(report);
     };
-    let manifest = match site.manifest(&link.path, cancel).await {
+    let manifest = match backend.manifest(&link.path, cancel).await {
         Ok(read) => read,
         Err(ManifestError::Read { source, .. }) if !source.is_not_found() => {
             return Err((*source).into());
@@ -97,22 +101,26 @@ pub async fn image(site: &Site, id: &str, cancel: &CancellationToken) -> Result<
         report.problems.push(format!("the manifest is not valid for an image: {error}"));
     }
     for artifact in &manifest.manifest.artifacts {
-        report.artifacts.push(check(site, artifact, cancel).await?);
+        report.artifacts.push(check(backend, artifact, cancel).await?);
     }
     Ok(report)
 }
 
 /// Checks record and archive of a recipe.
-pub async fn recipe(site: &Site, id: &str, cancel: &CancellationToken) -> Result<Report, Error> {
+pub async fn recipe(
+    backend: &Backend,
+    id: &str,
+    cancel: &CancellationToken,
+) -> Result<Report, Error> {
     let recipe: ims::Recipe =
-        serde_json::from_value(record(site, Collection::Recipes, id, cancel).await?)?;
+        serde_json::from_value(record(backend, Collection::Recipes, id, cancel).await?)?;
     let mut report = Report::new(recipe.id, recipe.name);
     match recipe.link {
         None => report.problems.push("the record has no link: the recipe has no archive".into()),
         Some(link) => {
             let media_type = "application/x-compressed-tar".to_owned();
             let archive = Artifact { link, media_type, md5: String::new() };
-            report.artifacts.push(check(site, &archive, cancel).await?);
+            report.artifacts.push(check(backend, &archive, cancel).await?);
         }
     }
     Ok(report)
@@ -120,18 +128,18 @@ pub async fn recipe(site: &Site, id: &str, cancel: &CancellationToken) -> Result
 
 /// A record as it came.
 pub async fn record(
-    site: &Site,
+    backend: &Backend,
     collection: Collection,
     id: &str,
     cancel: &CancellationToken,
 ) -> Result<serde_json::Value, Error> {
-    let found = site.ims.find(collection, id, cancel).await?;
+    let found = backend.ims.find(collection, id, cancel).await?;
     found.ok_or_else(|| Error::NoRecord(id.to_owned(), collection.path()))
 }
 
 /// Compares an object with its expected properties.
 pub async fn check(
-    site: &Site,
+    backend: &Backend,
     artifact: &Artifact,
     cancel: &CancellationToken,
 ) -> Result<Checked, Error> {
@@ -151,7 +159,7 @@ pub async fn check(
             return Ok(checked);
         }
     };
-    match site.store.head(&object, cancel).await {
+    match backend.store.head(&object, cancel).await {
         Err(error) if error.is_not_found() => {
             checked.problems.push("it is not in the store".into())
         }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::open::{ensure_empty, unmount_leftovers};
 use super::state::write_durably;
-use super::{Claim, Error, Layout, Leave, State, claim, remove};
+use super::{Claim, Cleanup, Error, Layout, State, claim, remove};
 
 /// A place to build in, which belongs to one job.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ impl BuildDirectory {
     }
 
     /// Removes what is to go; kiwi's own files beside the build stay.
-    pub fn close(self, leave: Leave) -> Result<(), Error> {
-        if leave == Leave::Nothing {
+    pub fn close(self, cleanup: Cleanup) -> Result<(), Error> {
+        if cleanup == Cleanup::Remove {
             remove::tree(&self.layout().build())?;
             self.own_recipe.as_deref().map_or(Ok(()), remove::tree)?;
             remove::tree(&self.layout().agent())?;
@@ -129,7 +129,7 @@ mod tests {
         std::fs::create_dir_all(build.root().join("etc")).unwrap();
         std::fs::write(recipe.join("config.xml"), "").unwrap();
         assert!(matches!(BuildDirectory::open(parent, &recipe, "one"), Err(Error::InUse { .. })));
-        build.close(Leave::Everything).unwrap();
+        build.close(Cleanup::Keep).unwrap();
 
         let error = BuildDirectory::open(parent, &recipe, "two").unwrap_err();
         assert!(matches!(error, Error::OtherJob { .. }), "{error}");
@@ -137,7 +137,7 @@ mod tests {
 
         let build = BuildDirectory::open(parent, &recipe, "one").unwrap();
         assert!(!build.root().exists() && !recipe.join("config.xml").exists());
-        build.close(Leave::Nothing).unwrap();
+        build.close(Cleanup::Remove).unwrap();
         assert_eq!(std::fs::read_dir(parent).unwrap().count(), 0);
     }
 
@@ -151,13 +151,13 @@ mod tests {
             let build = BuildDirectory::without_recipe(dir.path(), "one").unwrap();
             assert!(!build.root().exists());
             std::fs::create_dir_all(build.root().join("etc")).unwrap();
-            build.close(Leave::Everything).unwrap();
+            build.close(Cleanup::Keep).unwrap();
         }
         let error = BuildDirectory::built(dir.path(), "two").unwrap_err();
         assert!(matches!(error, Error::OtherJob { .. }), "{error}");
         let build = BuildDirectory::built(dir.path(), "one").unwrap();
         assert!(build.root().join("etc").exists());
-        build.close(Leave::Nothing).unwrap();
+        build.close(Cleanup::Remove).unwrap();
         assert!(!dir.path().join("build").exists() && recipe.join("config.xml").exists());
     }
 

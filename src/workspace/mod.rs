@@ -58,11 +58,11 @@ pub enum Kind {
 
 /// What becomes of the files when a workspace is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
-    /// Everything stays, for [`reopen`].
-    Everything,
-    /// Image root and the agent's directory are removed.
-    Nothing,
+pub enum Cleanup {
+    /// Keep everything, for [`reopen`].
+    Keep,
+    /// Remove the image root and the agent's directory.
+    Remove,
 }
 
 /// An image root that can be worked in.
@@ -140,12 +140,12 @@ impl Workspace {
     /// Undoes the mounts, then removes what is to go. End sessions and their processes first.
     ///
     /// On an error of unmounting nothing is removed; the workspace can be closed again.
-    pub fn close(&mut self, leave: Leave) -> Result<(), Error> {
+    pub fn close(&mut self, cleanup: Cleanup) -> Result<(), Error> {
         if let Some(overlay) = &mut self.overlay {
             overlay.close()?;
         }
         self.overlay = None;
-        if leave == Leave::Nothing {
+        if cleanup == Cleanup::Remove {
             remove_all(self.layout())?;
         }
         Ok(())

@@ -65,7 +65,7 @@ fn both_kinds_of_image_root_equal_the_tree_that_was_packed() {
         let mut workspace = job.open(mode);
         assert!(!workspace.resumed());
         expected.assert_same(&Listing::of(&workspace.root()));
-        workspace.close(Leave::Nothing).unwrap();
+        workspace.close(Cleanup::Remove).unwrap();
         assert!(!workspace.root().exists());
         assert!(!workspace.layout().agent().exists());
     }
@@ -106,7 +106,7 @@ fn a_packed_image_root_equals_a_plain_tree_that_was_edited_alike() {
         unpack(&out, &again);
         expected.assert_same(&Listing::of(&again));
         remove::tree(&again).unwrap();
-        workspace.close(Leave::Nothing).unwrap();
+        workspace.close(Cleanup::Remove).unwrap();
     }
 }
 
@@ -136,17 +136,17 @@ fn a_later_run_of_the_same_job_finds_the_users_work() {
         let mut first = job.open(mode);
         sh("echo work > etc/work; rm usr/plain; echo more >> usr/hard-a", &first.root());
         let left = Listing::of(&first.root());
-        first.close(Leave::Everything).unwrap();
+        first.close(Cleanup::Keep).unwrap();
         drop(first);
         let mut second = job.open(Mode::Auto);
         assert!(second.resumed());
         left.assert_same(&Listing::of(&second.root()));
-        second.close(Leave::Everything).unwrap();
+        second.close(Cleanup::Keep).unwrap();
         drop(second);
         let mut third = reopen_with_image(&job);
         assert_eq!(third.state().job_id, "job");
         left.assert_same(&Listing::of(&third.root()));
-        third.close(Leave::Nothing).unwrap();
+        third.close(Cleanup::Remove).unwrap();
     }
 }
 
@@ -169,7 +169,7 @@ fn dropping_a_workspace_leaves_the_work_and_no_mount() {
 #[test]
 fn mounts_that_a_killed_run_left_are_undone() {
     let job = Job::new();
-    job.open(Mode::Overlay).close(Leave::Everything).unwrap();
+    job.open(Mode::Overlay).close(Cleanup::Keep).unwrap();
     let layout = Layout::new(&job.parent());
     for path in [layout.lower(), layout.root()] {
         let flags = linux::mount::MsFlags::empty();
@@ -219,7 +219,7 @@ fn a_half_made_root_is_made_again() {
             let mut workspace = job.open(mode);
             assert!(!workspace.resumed());
             Listing::of(&job.tree).assert_same(&Listing::of(&workspace.root()));
-            workspace.close(Leave::Nothing).unwrap();
+            workspace.close(Cleanup::Remove).unwrap();
         }
     }
 }
@@ -256,7 +256,7 @@ fn where_an_overlay_cannot_be_the_image_is_unpacked() {
     let mut workspace = job.open_in(&parent, "job", Mode::Auto).unwrap();
     let kind = workspace.kind();
     let listing = Listing::of(&workspace.root());
-    workspace.close(Leave::Nothing).unwrap();
+    workspace.close(Cleanup::Remove).unwrap();
     drop(workspace);
     sh("umount m", dir.path());
     assert!(text.contains("(overlay)"), "{text}");
@@ -274,7 +274,7 @@ fn without_the_privilege_to_mount_the_image_is_unpacked() {
         let explicit = job.open_as("job", Mode::Overlay).unwrap_err();
         let mut workspace = job.open_as("job", Mode::Auto).unwrap();
         let listing = Listing::of(&workspace.root());
-        workspace.close(Leave::Nothing).unwrap();
+        workspace.close(Cleanup::Remove).unwrap();
         (crate::telemetry::chain(&explicit), workspace.kind(), listing)
     });
     assert!(explicit.contains("EPERM"), "{explicit}");
@@ -310,7 +310,7 @@ fn a_path_that_cannot_stand_in_mount_options_is_mounted_all_the_same() {
         let parent = job.dir.path().join(name);
         let mut workspace = job.open_in(&parent, "job", Mode::Overlay).unwrap();
         Listing::of(&job.tree).assert_same(&Listing::of(&workspace.root()));
-        workspace.close(Leave::Nothing).unwrap();
+        workspace.close(Cleanup::Remove).unwrap();
     }
 }
 
@@ -319,12 +319,12 @@ fn closing_a_busy_root_names_who_uses_it_and_can_be_tried_again() {
     let job = Job::new();
     let mut workspace = job.open(Mode::Overlay);
     let mut child = Command::new("sleep").arg("600").current_dir(workspace.root()).spawn().unwrap();
-    let error = workspace.close(Leave::Nothing).unwrap_err();
+    let error = workspace.close(Cleanup::Remove).unwrap_err();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(error.to_string().contains(&format!("sleep ({})", child.id())), "{error}");
     assert!(workspace.root().join("etc").exists());
-    workspace.close(Leave::Nothing).unwrap();
+    workspace.close(Cleanup::Remove).unwrap();
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn who_holds_the_overlay_in_another_namespace_is_waited_for_and_named() {
         .spawn()
         .unwrap();
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-    workspace.close(Leave::Everything).unwrap();
+    workspace.close(Cleanup::Keep).unwrap();
     drop(workspace);
     let error = job.open_as("job", Mode::Auto).unwrap_err();
     let (id, text) = (holder.id(), error.to_string());

@@ -169,7 +169,7 @@ async fn an_oauth_secret_is_read_anew_while_the_job_is_held() {
     pod.touch("complete");
     held(&status, "401").await;
     fs::write(directory.join("client-secret"), "second").unwrap();
-    agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+    agent.ends(0, &SUCCEEDED, &["the problem that held the job is repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
 }
 
@@ -192,7 +192,7 @@ async fn the_ca_file_is_read_anew_while_the_job_is_held() {
     fs::write(&authorities, &renewed[..renewed.len() / 2]).unwrap();
     held(&status, "CA file").await;
     fs::write(&authorities, renewed).unwrap();
-    agent.ends(0, &SUCCEEDED, &["what held the job was repaired"]).await;
+    agent.ends(0, &SUCCEEDED, &["the problem that held the job is repaired"]).await;
     assert_published(&pod, "etc/motd", "work of hours\n").await;
 }
 

@@ -36,7 +36,7 @@ async fn an_answer_that_is_lost_costs_one_try_and_not_the_job() {
     pod.s3.fail("POST uploadId", Fault::Hang, 1);
     pod.ims.fail("PATCH /jobs", Fault::Hang, 1);
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["trying again"]).await;
+    agent.ends(0, &SUCCEEDED, &["retrying"]).await;
     pod.assert_image().await;
 }
 
@@ -50,7 +50,7 @@ async fn a_storm_of_503_is_sat_out() {
         pod.ims.fail(request, Fault::Status(503), 3);
     }
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["503", "trying again"]).await;
+    agent.ends(0, &SUCCEEDED, &["503", "retrying"]).await;
     pod.assert_image().await;
 }
 

@@ -61,7 +61,7 @@ async fn a_storm_of_503_is_sat_out() {
         pod.s3.fail(request, Fault::Status(503), 2);
     }
     pod.touch("complete");
-    agent.ends(0, &SUCCEEDED, &["503", "trying again"]).await;
+    agent.ends(0, &SUCCEEDED, &["503", "retrying"]).await;
     pod.assert_image().await;
 }
 

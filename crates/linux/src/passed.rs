@@ -53,7 +53,7 @@ pub fn unix_listener(passed: OwnedFd) -> io::Result<UnixListener> {
 fn take<S: Socket>(passed: OwnedFd, listens: bool) -> io::Result<S> {
     let is_stream = getsockopt(&passed, sockopt::SockType)? == SockType::Stream;
     if !is_stream || getsockopt(&passed, sockopt::AcceptConn)? != listens {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not the socket asked for"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not the expected socket"));
     }
     let socket = S::from(passed);
     socket.check_family()?;

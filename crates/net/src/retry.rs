@@ -192,7 +192,7 @@ impl Tries {
             attempt = self.failures,
             retry_in_ms = pause.as_millis() as u64,
             error = %linux::error::chain(&error),
-            "{what} failed, trying again"
+            "{what} failed, retrying"
         );
         tokio::time::sleep(pause).await;
         Ok(())

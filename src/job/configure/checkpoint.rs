@@ -13,9 +13,9 @@ use crate::blocking::blocking;
 use crate::configure::progress::State;
 use crate::publish::manifest::Artifact;
 use crate::telemetry::progress::{Meter, Unit};
-use crate::transfer::Site;
+use crate::transfer::Backend;
 use crate::transfer::fetch::{Wanted, fetch};
-use crate::workspace::{self, Leave, Workspace};
+use crate::workspace::{self, Cleanup, Workspace};
 use s3_client::Object;
 
 /// The image as it was fetched.
@@ -36,7 +36,7 @@ impl Checkpoint {
     /// Finds the checkpoint to go on from, or fetches the image. With it come the layers that are to
     /// be applied in all, of which the checkpoint may have the first ones.
     pub async fn open(
-        site: &Site,
+        backend: &Backend,
         request: &Request,
         rootfs: &Artifact,
         stop: &CancellationToken,
@@ -59,7 +59,7 @@ impl Checkpoint {
                 state
             }
             None => {
-                let size = get(site, rootfs, &directory.join(BASE), stop).await?;
+                let size = get(backend, rootfs, &directory.join(BASE), stop).await?;
                 let state = State::new(chain[0].clone(), BASE, rootfs.clone(), size);
                 state.save(&directory).context("cannot write the state of the run")?;
                 state
@@ -106,7 +106,7 @@ impl Checkpoint {
         };
         let mut workspace = open()?;
         if workspace.resumed() {
-            workspace.close(Leave::Nothing)?;
+            workspace.close(Cleanup::Remove)?;
             drop(workspace);
             workspace = open()?;
         }
@@ -209,7 +209,7 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
 
 /// Fetches the root file system of the image, verified; gives its size in bytes.
 async fn get(
-    site: &Site,
+    backend: &Backend,
     rootfs: &Artifact,
     path: &Path,
     stop: &CancellationToken,
@@ -217,7 +217,7 @@ async fn get(
     let object: Object = rootfs.link.path.parse()?;
     let wanted = Wanted { object, md5: rootfs.md5.clone() };
     let meter = Meter::start("fetch", Unit::Bytes, 0);
-    let fetched = fetch(&site.store, &wanted, path, &meter, stop).await?;
+    let fetched = fetch(&backend.store, &wanted, path, &meter, stop).await?;
     meter.finish();
     Ok(fetched.sums.size)
 }

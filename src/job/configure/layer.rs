@@ -17,7 +17,7 @@ use crate::contract::defaults::{INITRD, kernel_name};
 use crate::publish::boot;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
-use crate::workspace::{self, Leave, Workspace};
+use crate::workspace::{self, Cleanup, Workspace};
 use squashfs::diff::Diff;
 use squashfs::reuse::Range;
 
@@ -109,7 +109,7 @@ impl Run<'_> {
             self.checkpoint.open_root(self.request.workspace, self.stop)
         })?;
         let result = self.play_and_pack(&workspace, base, play).await;
-        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
         if let (Err(error), Err(_)) = (&closed, &result) {
             tracing::error!("cannot close the image root: {}", chain(error.as_ref()));
         }

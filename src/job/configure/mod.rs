@@ -19,7 +19,7 @@ use crate::blocking::blocking;
 use crate::configure::{Configuration, ansible, progress};
 use crate::jail::Rights;
 use crate::telemetry::chain;
-use crate::transfer::Site;
+use crate::transfer::Backend;
 use crate::workspace;
 use checkpoint::Checkpoint;
 use ims_client::Arch;
@@ -72,7 +72,7 @@ pub struct LayerFailed {
 
 /// A run on its way.
 struct Run<'a> {
-    site: &'a Site,
+    backend: &'a Backend,
     request: &'a Request,
     stop: &'a CancellationToken,
     image: Image,
@@ -89,7 +89,7 @@ struct Run<'a> {
 
 /// Applies the layers and publishes the result. Nothing is left running or mounted, whatever the
 /// result; a checkpoint stays unless it was published.
-pub async fn configure(site: &Site, request: &Request, stop: &CancellationToken) -> Outcome {
+pub async fn configure(backend: &Backend, request: &Request, stop: &CancellationToken) -> Outcome {
     let started = Timestamp::now();
     let mut outcome = Outcome {
         started,
@@ -97,7 +97,7 @@ pub async fn configure(site: &Site, request: &Request, stop: &CancellationToken)
         result: Ok(String::new()),
         layers: Vec::new(),
     };
-    outcome.result = match Run::start(site, request, stop).await {
+    outcome.result = match Run::start(backend, request, stop).await {
         Err(error) => Err(error),
         Ok(mut run) => {
             outcome.name.clone_from(&run.name);
@@ -120,7 +120,7 @@ pub async fn configure(site: &Site, request: &Request, stop: &CancellationToken)
 impl<'a> Run<'a> {
     /// Finds the image and the checkpoint, and fetches the image where there is none.
     async fn start(
-        site: &'a Site,
+        backend: &'a Backend,
         request: &'a Request,
         stop: &'a CancellationToken,
     ) -> anyhow::Result<Self> {
@@ -134,22 +134,22 @@ impl<'a> Run<'a> {
             }
         })
         .await?;
-        let image = site
+        let image = backend
             .ims
             .image(&request.image_id, stop)
             .await
             .with_context(|| format!("cannot find image {}", request.image_id))?;
-        let rootfs = fetch::rootfs(&site.store, &image, stop)
+        let rootfs = fetch::rootfs(&backend.store, &image, stop)
             .await
             .context("cannot determine what to download")?;
         let arch = arch(&image)?;
-        let (chosen, checkpoint) = Checkpoint::open(site, request, &rootfs, stop).await?;
+        let (chosen, checkpoint) = Checkpoint::open(backend, request, &rootfs, stop).await?;
         let default_name = || format!("{}_cfs_{}", image.name, request.configuration.name);
         let name = request.name.clone().unwrap_or_else(default_name);
         let keys = blocking(Keys::make).await?;
         let inventory = None;
         Ok(Self {
-            site,
+            backend,
             request,
             stop,
             image,

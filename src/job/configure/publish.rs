@@ -13,7 +13,7 @@ use crate::contract::defaults;
 use crate::publish::journal::Journal;
 use crate::publish::manifest::Kind;
 use crate::publish::{self, boot};
-use crate::workspace::Leave;
+use crate::workspace::Cleanup;
 
 impl Run<'_> {
     /// Publishes the layer applied last, if that is asked for and not done.
@@ -50,7 +50,7 @@ impl Run<'_> {
         let provenance = self.write_provenance()?;
         let state = &self.checkpoint.state;
         let reuse = base::in_store(
-            &self.site.store,
+            &self.backend.store,
             &state.in_store.artifact.link,
             &state.in_store.ranges,
             self.stop,
@@ -69,7 +69,7 @@ impl Run<'_> {
             let request = publish::Request {
                 image_name: name,
                 arch: self.arch,
-                bucket: self.site.bucket.clone(),
+                bucket: self.backend.bucket.clone(),
                 job_id: None,
                 rootfs: self.checkpoint.image(),
                 reuse,
@@ -79,11 +79,11 @@ impl Run<'_> {
                 journal: Journal::at(self.checkpoint.directory.join("publication.json")),
             };
             let published =
-                publish::publish(&self.site.ims, &self.site.store, request, self.stop).await;
+                publish::publish(&self.backend.ims, &self.backend.store, request, self.stop).await;
             published.context("cannot publish the image")
         }
         .await;
-        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
         let published = published?;
         self.remember(published).and_then(|id| closed.map(|()| id))
     }

@@ -22,7 +22,7 @@ use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
 use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
-use crate::workspace::{self, BuildDirectory, Leave, Mode};
+use crate::workspace::{self, BuildDirectory, Cleanup, Mode};
 use ims_client::Status;
 use net::{Policy, Trust};
 use s3_client::get::{self, FixedUrl};
@@ -164,7 +164,7 @@ async fn build_image(
         own_container: std::process::id() == 1,
     };
     let built = create::build(building, &directory, &reporter.board, &reporter.stop).await;
-    directory.close(Leave::Everything)?;
+    directory.close(Cleanup::Keep)?;
     match built {
         Err(error) if !reporter.stop.is_cancelled() => {
             tracing::error!("{}", chain(error.as_ref()));

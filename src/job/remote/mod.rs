@@ -29,7 +29,7 @@ use crate::remote::wire::{self, Task, ToNode, Work};
 use crate::remote::{Access, Connection, Error, HEARTBEAT, NodeChannel, Programs, Target};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Level;
-use crate::workspace::{BuildDirectory, Layout, Leave, put_in_ca};
+use crate::workspace::{BuildDirectory, Cleanup, Layout, put_in_ca};
 use ims_client::Link as Base;
 use ims_client::Status;
 use s3_client::Store;
@@ -144,8 +144,8 @@ impl<'a> Remote<'a> {
         Box::pin(preflight::check(job, &self.store)).await?;
         let directory = create::open_directory(job).await?;
         let published = self.create_in(&directory, door).await;
-        let leave = if published.is_ok() { Leave::Nothing } else { Leave::Everything };
-        if let Err(error) = blocking(move || Ok(directory.close(leave)?)).await {
+        let cleanup = if published.is_ok() { Cleanup::Remove } else { Cleanup::Keep };
+        if let Err(error) = blocking(move || Ok(directory.close(cleanup)?)).await {
             tracing::error!("cannot remove the build: {}", chain(error.as_ref()));
         }
         published

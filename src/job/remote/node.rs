@@ -34,7 +34,7 @@ use crate::telemetry::progress::{Meter, Unit};
 use crate::telemetry::status::Board;
 use crate::transfer::digest;
 use crate::watch::Signal;
-use crate::workspace::{self, BuildDirectory, Layout, Leave, Workspace};
+use crate::workspace::{self, BuildDirectory, Cleanup, Layout, Workspace};
 use ims_client::Link as Base;
 use ims_client::Status;
 use net;
@@ -136,7 +136,7 @@ impl Node {
             self.hand_over(&package, &board, work.base.clone()).await
         };
         let made = made.await;
-        let closed = blocking(move || Ok(workspace.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(workspace.close(Cleanup::Remove)?)).await;
         made.and(closed)
     }
 
@@ -175,7 +175,7 @@ impl Node {
         })
         .await?;
         let made = self.build_and_hand_over(work, &directory, users, &board).await;
-        let closed = blocking(move || Ok(directory.close(Leave::Nothing)?)).await;
+        let closed = blocking(move || Ok(directory.close(Cleanup::Remove)?)).await;
         made.and(closed)
     }
 

@@ -12,9 +12,9 @@ use super::layout::SUMS;
 use super::plan::Plan;
 use super::sums;
 use crate::telemetry::progress::{Meter, Unit};
+use crate::transfer::backend::Backend;
 use crate::transfer::digest;
 use crate::transfer::fetch::{self, fetch};
-use crate::transfer::site::Site;
 
 /// What was exported.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -55,7 +55,7 @@ impl Summary {
 
 /// Exports what `plan` says to `dir`, with `jobs` objects on their way at once.
 pub async fn export(
-    site: &Site,
+    backend: &Backend,
     plan: &Plan,
     dir: &Path,
     jobs: usize,
@@ -66,7 +66,7 @@ pub async fn export(
     let fetches = plan.files.iter().map(|file| async {
         let path = dir.join(&file.path);
         make(path.parent().unwrap_or(dir))?;
-        let fetched = fetch(&site.store, &file.wanted, &path, &meter, cancel).await;
+        let fetched = fetch(&backend.store, &file.wanted, &path, &meter, cancel).await;
         let failed =
             |source: fetch::Error| Error::File { path: file.path.clone(), source: source.into() };
         Ok::<_, Error>((file.path.clone(), fetched.map_err(failed)?))

@@ -14,8 +14,8 @@ use super::layout::SUMS;
 use super::plan::{Plan, Planned};
 use super::sums;
 use crate::telemetry::progress::{Meter, Unit};
+use crate::transfer::backend::Backend;
 use crate::transfer::fetch::{self, fetch};
-use crate::transfer::site::Site;
 
 /// zstd's own default; most of an export is compressed already.
 const LEVEL: i32 = 3;
@@ -34,7 +34,7 @@ pub enum Error {
 
 /// Writes the export to `out`. Artifacts lie in `scratch` while they are verified, a few at a time.
 pub async fn pack(
-    site: &Site,
+    backend: &Backend,
     plan: &Plan,
     out: Box<dyn Write + Send>,
     scratch: &Path,
@@ -49,7 +49,7 @@ pub async fn pack(
         documents.push((part.document().to_owned(), json));
     }
     let writer = tokio::task::spawn_blocking(move || write(out, documents, queue));
-    let fetched = send(site, plan, spool.path(), files, cancel).await;
+    let fetched = send(backend, plan, spool.path(), files, cancel).await;
     let written = writer.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
     fetched?;
     written.map_err(Error::Write)?;
@@ -70,7 +70,7 @@ enum Next {
 }
 
 async fn send(
-    site: &Site,
+    backend: &Backend,
     plan: &Plan,
     spool: &Path,
     files: tokio::sync::mpsc::Sender<Next>,
@@ -80,7 +80,7 @@ async fn send(
     for (number, file) in plan.files.iter().enumerate() {
         let Planned { path: name, wanted, .. } = file;
         let path = spool.join(number.to_string());
-        let fetched = fetch(&site.store, wanted, &path, &meter, cancel).await;
+        let fetched = fetch(&backend.store, wanted, &path, &meter, cancel).await;
         let sums = fetched.map_err(|source| Error::File { path: name.clone(), source })?.sums;
         let ready = Ready { name: name.clone(), path, sha256: sums.sha256 };
         if files.send(Next::File(ready)).await.is_err() {

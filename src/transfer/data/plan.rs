@@ -6,9 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::layout::{self, Document, HistoryFile, ImageFile, ImageFiles, Part, RecipeFile};
 use crate::telemetry::chain;
+use crate::transfer::backend::{Backend, ManifestError};
 use crate::transfer::fetch::{Wanted, expected_md5};
 use crate::transfer::get::{self, Names};
-use crate::transfer::site::{ManifestError, Site};
 use ims_client::{self as ims, Collection};
 use s3_client::{self as s3, Object};
 
@@ -52,21 +52,25 @@ pub enum Error {
 }
 
 /// Looks at all records and at their objects.
-pub async fn plan(site: &Site, choice: Choice, cancel: &CancellationToken) -> Result<Plan, Error> {
+pub async fn plan(
+    backend: &Backend,
+    choice: Choice,
+    cancel: &CancellationToken,
+) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     for part in layout::parts(choice.deleted) {
         let listed = match part.deleted {
-            true => site.ims.list_deleted(part.collection, cancel).await,
-            false => site.ims.list(part.collection, cancel).await,
+            true => backend.ims.list_deleted(part.collection, cancel).await,
+            false => backend.ims.list(part.collection, cancel).await,
         };
         let records = listed.map_err(|source| Error::List { what: part.document(), source })?;
         let mut exported = Vec::new();
         for record in records {
-            exported.push(plan.record(site, choice, part, record, cancel).await?);
+            exported.push(plan.record(backend, choice, part, record, cancel).await?);
         }
         plan.documents.push((part, Document::new(exported)));
     }
-    plan.sizes(site, cancel).await?;
+    plan.sizes(backend, cancel).await?;
     Ok(plan)
 }
 
@@ -78,7 +82,7 @@ impl Plan {
 
     async fn record(
         &mut self,
-        site: &Site,
+        backend: &Backend,
         choice: Choice,
         part: Part,
         mut record: Value,
@@ -98,7 +102,7 @@ impl Plan {
         let files = match part.collection {
             _ if !layout::is_id(&id) => Err(format!("the id {id:?} is not a valid directory name")),
             Collection::Recipes => self.recipe(part, &id, &link.path).map_err(|it| chain(&it)),
-            _ => match self.image(site, part, &id, &link.path, cancel).await {
+            _ => match self.image(backend, part, &id, &link.path, cancel).await {
                 Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
                 Err(ManifestError::Read { source, .. }) if !source.is_not_found() => {
                     return Err((*source).into());
@@ -123,13 +127,13 @@ impl Plan {
 
     async fn image(
         &mut self,
-        site: &Site,
+        backend: &Backend,
         part: Part,
         id: &str,
         path: &str,
         cancel: &CancellationToken,
     ) -> Result<Value, ManifestError> {
-        let manifest = site.manifest(path, cancel).await?;
+        let manifest = backend.manifest(path, cancel).await?;
         let mut names = Names::default();
         let mut path =
             |object: &Object| Some(format!("{}/{}", part.directory(id), names.of(object).ok()?));
@@ -154,7 +158,7 @@ impl Plan {
             });
         }
         let mut history = Vec::new();
-        let found = site.history(id, &object, cancel).await;
+        let found = backend.history(id, &object, cancel).await;
         let found =
             found.map_err(|source| ManifestError::Read { object, source: source.into() })?;
         for (object, head) in found {
@@ -172,10 +176,10 @@ impl Plan {
     }
 
     /// Looks up the size of every object; missing ones are left out and reported.
-    async fn sizes(&mut self, site: &Site, cancel: &CancellationToken) -> Result<(), Error> {
+    async fn sizes(&mut self, backend: &Backend, cancel: &CancellationToken) -> Result<(), Error> {
         let files = std::mem::take(&mut self.files);
         let heads = stream::iter(files).map(|file| async {
-            match site.store.head(&file.wanted.object, cancel).await {
+            match backend.store.head(&file.wanted.object, cancel).await {
                 Ok(head) => Ok((Planned { size: head.size, ..file }, true)),
                 Err(error) if error.is_not_found() => Ok((file, false)),
                 Err(_) if cancel.is_cancelled() => Err(Error::Cancelled),

@@ -33,7 +33,7 @@ type Entries = BTreeMap<String, BTreeMap<String, Entry>>;
 pub struct Journal {
     path: PathBuf,
     /// The IMS that is imported to.
-    site: String,
+    backend: String,
     entries: Mutex<Entries>,
 }
 
@@ -48,45 +48,45 @@ pub enum Error {
 }
 
 impl Journal {
-    pub fn open(path: &Path, site: &str) -> Result<Self, Error> {
+    pub fn open(path: &Path, backend: &str) -> Result<Self, Error> {
         let entries = match std::fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| Error::Damaged { path: path.to_owned(), source })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Entries::new(),
             Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
         };
-        let (path, site) = (path.to_owned(), site.to_owned());
-        Ok(Self { path, site, entries: Mutex::new(entries) })
+        let (path, backend) = (path.to_owned(), backend.to_owned());
+        Ok(Self { path, backend, entries: Mutex::new(entries) })
     }
 
     pub fn get(&self, key: &str) -> Option<Entry> {
-        self.lock().get(&self.site)?.get(key).cloned()
+        self.lock().get(&self.backend)?.get(key).cloned()
     }
 
     /// How many records with these fields were requested and have no known id.
     pub fn in_doubt(&self, fields: &Value) -> usize {
         let entries = self.lock();
-        let of_site = entries.get(&self.site).into_iter().flat_map(BTreeMap::values);
+        let of_site = entries.get(&self.backend).into_iter().flat_map(BTreeMap::values);
         of_site.filter(|entry| entry.id.is_none() && entry.fields == *fields).count()
     }
 
     /// Ids that belong to an entry.
     pub fn ids(&self) -> Vec<String> {
         let entries = self.lock();
-        let of_site = entries.get(&self.site).into_iter().flat_map(BTreeMap::values);
+        let of_site = entries.get(&self.backend).into_iter().flat_map(BTreeMap::values);
         of_site.filter_map(|entry| entry.id.clone()).collect()
     }
 
     /// On disk when this returns.
     pub fn set(&self, key: &str, entry: Entry) -> Result<(), Error> {
         let mut entries = self.lock();
-        entries.entry(self.site.clone()).or_default().insert(key.to_owned(), entry);
+        entries.entry(self.backend.clone()).or_default().insert(key.to_owned(), entry);
         self.write(&entries)
     }
 
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         let mut entries = self.lock();
-        entries.entry(self.site.clone()).or_default().remove(key);
+        entries.entry(self.backend.clone()).or_default().remove(key);
         self.write(&entries)
     }
 

@@ -26,8 +26,8 @@ use super::layout::{self, Document, Part, SUMS, VERSION};
 use super::sums;
 use crate::telemetry::chain;
 use crate::telemetry::progress::{Meter, Unit};
+use crate::transfer::backend::Backend;
 use crate::transfer::fetch;
-use crate::transfer::site::Site;
 use crate::transfer::verify;
 use ims_client::{self as ims, Collection};
 
@@ -110,7 +110,7 @@ pub enum Error {
 
 /// Imports what `supply` has.
 pub async fn import(
-    site: &Site,
+    backend: &Backend,
     supply: &Supply,
     options: &Options,
     cancel: &CancellationToken,
@@ -125,11 +125,11 @@ pub async fn import(
             .map_or_else(HashMap::new, |bytes| sums::parse(&String::from_utf8_lossy(&bytes))),
     };
     let journal = Journal::open(&options.journal, &options.site_name)?;
-    let there = there(site, options, cancel).await?;
+    let there = there(backend, options, cancel).await?;
     let meter = Meter::start("import", Unit::Bytes, total(supply, &documents).await);
     let claimed = claimed(&documents, &there, &journal);
     let import =
-        Import { site, supply, options, cancel, sums, journal, there, claimed, meter: &meter };
+        Import { backend, supply, options, cancel, sums, journal, there, claimed, meter: &meter };
     let mut outcome = Outcome::default();
     for (part, document) in &documents {
         import.part(*part, document, &mut outcome).await;
@@ -143,7 +143,7 @@ pub async fn import(
 
 /// One import on its way.
 struct Import<'a> {
-    site: &'a Site,
+    backend: &'a Backend,
     supply: &'a Supply,
     options: &'a Options,
     cancel: &'a CancellationToken,
@@ -226,15 +226,15 @@ async fn documents(supply: &Supply, include_deleted: bool) -> Result<Vec<(Part, 
 
 /// All records of the service that matter.
 async fn there(
-    site: &Site,
+    backend: &Backend,
     options: &Options,
     cancel: &CancellationToken,
 ) -> Result<HashMap<Part, BTreeMap<String, Value>>, Error> {
     let mut there = HashMap::new();
     for part in layout::parts(options.include_deleted || options.keep_ids) {
         let records = match part.deleted {
-            true => site.ims.list_deleted(part.collection, cancel).await?,
-            false => site.ims.list(part.collection, cancel).await?,
+            true => backend.ims.list_deleted(part.collection, cancel).await?,
+            false => backend.ims.list(part.collection, cancel).await?,
         };
         let by_id = |record: Value| (layout::text(&record, "id").to_owned(), record);
         there.insert(part, records.into_iter().map(by_id).collect());

@@ -107,7 +107,8 @@ impl Import<'_> {
             }
             None => {
                 let fields = &entry.fields;
-                let made = self.site.ims.made_in(it.part.collection, fields, entry.begun).await?;
+                let made =
+                    self.backend.ims.made_in(it.part.collection, fields, entry.begun).await?;
                 let ids = made.iter().map(|record| layout::text(record, "id").to_owned());
                 let free: Vec<String> = ids.filter(|id| !self.is_claimed(id)).collect();
                 // More than were requested: one belongs to another client, and we cannot tell
@@ -132,7 +133,7 @@ impl Import<'_> {
         let (Some(link), false) = (&it.link, trashed) else {
             return if it.link.is_none() { self.discard(it, present).await } else { Ok(present) };
         };
-        let there = self.site.ims.find(it.part.collection, id, self.cancel).await?;
+        let there = self.backend.ims.find(it.part.collection, id, self.cancel).await?;
         let there = there.as_ref().and_then(layout::link);
         if there.is_some() && self.report(it, id).await?.is_good() {
             let etags = self.etags(it, id).await?;
@@ -166,7 +167,7 @@ impl Import<'_> {
         let fields = it.fields();
         let entry = Entry { fields: fields.clone(), begun: Timestamp::now(), id: None };
         self.journal.set(&it.key(), entry.clone())?;
-        let made = self.site.ims.create_in(it.part.collection, fields, self.cancel).await?;
+        let made = self.backend.ims.create_in(it.part.collection, fields, self.cancel).await?;
         let id = layout::text(&made, "id").to_owned();
         self.claim(&id);
         self.journal.set(&it.key(), Entry { id: Some(id.clone()), ..entry })?;
@@ -212,7 +213,7 @@ impl Import<'_> {
 
     fn uploading<'a>(&'a self, it: &Exported<'a>, id: &'a str, overwrite: bool) -> Upload<'a> {
         Upload {
-            site: self.site,
+            backend: self.backend,
             supply: self.supply,
             meter: self.meter,
             overwrite,
@@ -232,7 +233,7 @@ impl Import<'_> {
         link: &Link,
     ) -> Result<(), Error> {
         if there != Some(link) {
-            let linked = self.site.ims.set_link(it.part.collection, id, link, self.cancel).await;
+            let linked = self.backend.ims.set_link(it.part.collection, id, link, self.cancel).await;
             match linked {
                 // A link is set once: the record keeps the etag of the manifest that was lost.
                 Err(error) if error.status() == Some(409) && there.is_some() => {
@@ -250,8 +251,8 @@ impl Import<'_> {
 
     async fn report(&self, it: &Exported<'_>, id: &str) -> Result<verify::Report, Error> {
         Ok(match it.part.collection {
-            Collection::Images => verify::image(self.site, id, self.cancel).await?,
-            _ => verify::recipe(self.site, id, self.cancel).await?,
+            Collection::Images => verify::image(self.backend, id, self.cancel).await?,
+            _ => verify::recipe(self.backend, id, self.cancel).await?,
         })
     }
 
@@ -260,7 +261,7 @@ impl Import<'_> {
         // A record that exists under its old id was restored from the trash since.
         let belongs_there = it.part.deleted && done.id != it.id && !self.options.dry_run;
         if belongs_there && !self.has(it.part, &done.id) {
-            self.site.ims.discard(it.part.collection, &done.id, self.cancel).await?;
+            self.backend.ims.discard(it.part.collection, &done.id, self.cancel).await?;
         }
         Ok(done)
     }
@@ -270,13 +271,13 @@ impl Import<'_> {
             Collection::Images => {
                 let bucket = it.link.as_ref().and_then(|link| link.path.parse().ok());
                 let bucket = bucket
-                    .map_or(self.site.bucket.clone(), |object: s3_client::Object| object.bucket);
-                publish::withdraw(&self.site.ims, &self.site.store, &bucket, id, true).await;
+                    .map_or(self.backend.bucket.clone(), |object: s3_client::Object| object.bucket);
+                publish::withdraw(&self.backend.ims, &self.backend.store, &bucket, id, true).await;
             }
-            Collection::Recipes => drop(recipe::withdraw(self.site, id).await),
+            Collection::Recipes => drop(recipe::withdraw(self.backend, id).await),
             Collection::PublicKeys => {
                 let never = tokio_util::sync::CancellationToken::new();
-                if let Err(error) = self.site.ims.delete(it.part.collection, id, &never).await {
+                if let Err(error) = self.backend.ims.delete(it.part.collection, id, &never).await {
                     tracing::error!(id, %error, "cannot roll back the public key, delete it by \
                         hand");
                 }
@@ -294,7 +295,7 @@ impl Import<'_> {
         if self.options.dry_run {
             return Ok(Done::new(action, it.id));
         }
-        self.site.ims.undelete(it.part.collection, it.id, self.cancel).await?;
+        self.backend.ims.undelete(it.part.collection, it.id, self.cancel).await?;
         let done = self.complete(it, it.id, action).await?;
         Ok(Done { action, ..done })
     }
@@ -324,11 +325,11 @@ impl Import<'_> {
     async fn same_content(&self, it: &Exported<'_>, old: &Link, new: &Link) -> Result<bool, Error> {
         if it.part.collection == Collection::Recipes {
             let Ok(object) = new.path.parse() else { return Ok(false) };
-            let head = self.site.store.head(&object, self.cancel).await;
+            let head = self.backend.store.head(&object, self.cancel).await;
             return Ok(head.is_ok_and(|head| !old.etag.is_empty() && head.etag == old.etag));
         }
         let exported = content(&it.image_files(old).image_artifacts);
-        let Ok(there) = self.site.manifest(&new.path, self.cancel).await else {
+        let Ok(there) = self.backend.manifest(&new.path, self.cancel).await else {
             return Ok(false);
         };
         let mut there = there.manifest.artifacts;
@@ -345,14 +346,14 @@ impl Import<'_> {
         if id == it.id || it.part.deleted {
             return Ok(etags);
         }
-        let there = self.site.ims.find(it.part.collection, id, self.cancel).await?;
+        let there = self.backend.ims.find(it.part.collection, id, self.cancel).await?;
         let there = there.as_ref().and_then(layout::link);
         let (Some(old), Some(new)) = (&it.link, there) else { return Ok(etags) };
         note(&mut etags, &old.etag, &new.etag);
         if it.part.collection == Collection::Images {
             let files = it.image_files(old);
             let exported = read_manifest(self.supply, &files.manifest_json).await;
-            let there = self.site.manifest(&new.path, self.cancel).await;
+            let there = self.backend.manifest(&new.path, self.cancel).await;
             if let (Ok((_, exported)), Ok(there)) = (exported, there) {
                 for (old, new) in exported.artifacts.iter().zip(&there.manifest.artifacts) {
                     note(&mut etags, &old.link.etag, &new.link.etag);

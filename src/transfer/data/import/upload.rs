@@ -13,10 +13,10 @@ use super::supply::{self, Supply};
 use crate::publish::header_safe;
 use crate::publish::manifest::{self, Artifact, Manifest, SIZE_LIMIT};
 use crate::telemetry::progress::Meter;
+use crate::transfer::backend::{self, Backend};
 use crate::transfer::digest;
 use crate::transfer::fetch::expected_md5;
 use crate::transfer::get::{self, Names};
-use crate::transfer::site::{self, Site};
 use ims_client::Link;
 use s3_client::put::Options;
 use s3_client::{self as s3, BadPath, Object, etag};
@@ -60,7 +60,7 @@ impl From<s3::Error> for Error {
 
 /// Where uploads go to, and how.
 pub struct Upload<'a> {
-    pub site: &'a Site,
+    pub backend: &'a Backend,
     pub supply: &'a Supply,
     pub meter: &'a Meter,
     pub overwrite: bool,
@@ -142,18 +142,20 @@ impl Upload<'_> {
             (false, true) => Object::new(&old.bucket, format!("{}/manifest.json", self.id)),
             _ => self.place(&old, names)?,
         };
-        let there = match self.site.store.get_bytes(&object, SIZE_LIMIT, self.cancel).await {
+        let there = match self.backend.store.get_bytes(&object, SIZE_LIMIT, self.cancel).await {
             Err(error) if error.is_not_found() => None,
             // Whatever else is there is no manifest that could stay.
             Err(s3::Error::Answer { .. }) => Some(Vec::new()),
             there => Some(there?),
         };
         let etag = match there {
-            Some(bytes) if bytes == json => self.site.store.head(&object, self.cancel).await?.etag,
+            Some(bytes) if bytes == json => {
+                self.backend.store.head(&object, self.cancel).await?.etag
+            }
             Some(_) if !self.overwrite => return Err(Error::Conflict { object }),
             _ => {
                 let options = self.options("");
-                self.site.store.put_bytes(&object, &json, &options, self.cancel).await?.etag
+                self.backend.store.put_bytes(&object, &json, &options, self.cancel).await?.etag
             }
         };
         note(etags, &link.etag, &etag);
@@ -190,12 +192,12 @@ impl Upload<'_> {
     /// The history of an image whose manifest is at `manifest`. What is there of it stays, unless it is to
     /// be replaced: two images of the same content may have come about in two ways.
     pub async fn history(&self, files: &ImageFiles, manifest: &Object) -> Result<(), Error> {
-        for object in site::history(self.id, manifest) {
+        for object in backend::history(self.id, manifest) {
             let is_same = |file: &&HistoryFile| object.key.rsplit('/').next() == Some(&file.name);
             let Some(HistoryFile { path, md5, .. }) = files.history.iter().find(is_same) else {
                 continue;
             };
-            match self.site.store.head(&object, self.cancel).await {
+            match self.backend.store.head(&object, self.cancel).await {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error.into()),
                 Ok(head) if !self.overwrite => {
@@ -225,7 +227,7 @@ impl Upload<'_> {
     /// Ensures that the store has an artifact; returns its etag.
     async fn put(&self, wanted: &Wanted<'_>) -> Result<String, Error> {
         let Wanted { path, object, md5, etag } = wanted;
-        match self.site.store.head(object, self.cancel).await {
+        match self.backend.store.head(object, self.cancel).await {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
             Ok(head) => {
@@ -244,7 +246,7 @@ impl Upload<'_> {
         let file = self.supply.open(path).await?;
         let size = file.metadata().map_or(0, |data| data.len());
         let options = Options { part_size: part_size(size, etag), ..self.options(md5) };
-        let put = self.site.store.put_file(object, file, &options, self.meter, self.cancel);
+        let put = self.backend.store.put_file(object, file, &options, self.meter, self.cancel);
         let uploaded = put.await?;
         self.supply.release(path);
         tracing::info!(%object, size = uploaded.size, "uploaded, verified");

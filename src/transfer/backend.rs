@@ -13,7 +13,7 @@ pub const RECIPES: &str = "ims";
 
 /// The registry and the store that belong together.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct Backend {
     pub ims: ims::Client,
     pub store: Store,
     /// Bucket of new images.
@@ -55,7 +55,7 @@ pub fn history(id: &str, manifest: &Object) -> [Object; 2] {
         .map(|kind| Object::new(&manifest.bucket, format!("{directory}/{}", kind.key_name())))
 }
 
-impl Site {
+impl Backend {
     /// Of the history of an image, what the store has.
     pub async fn history(
         &self,
