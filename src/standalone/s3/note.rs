@@ -4,7 +4,9 @@
 //! part has its own blob that ends in its note: the blob of its bytes, or one without bytes if the
 //! bytes are in other blobs (a completed upload, a copy). `rebuild` reads the notes.
 //!
-//!     bytes | note as JSON | its length (u32 LE) | its MD5 | "ims-note"
+//! ```text
+//! bytes | note as JSON | its length (u32 LE) | its MD5 | "ims-note"
+//! ```
 
 use std::fs::File;
 use std::io::{self, Write};
