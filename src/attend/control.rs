@@ -34,7 +34,7 @@ pub(crate) fn serve(layout: &Layout, server: ssh::Handle) -> anyhow::Result<Abor
 async fn accept(listener: UnixListener, server: ssh::Handle) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(tell(stream, server.clone()))),
+            Ok((stream, _)) => drop(tokio::spawn(send_sessions(stream, server.clone()))),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the control socket");
                 tokio::time::sleep(INTERVAL).await;
@@ -44,7 +44,7 @@ async fn accept(listener: UnixListener, server: ssh::Handle) {
 }
 
 /// Ends when the other side does.
-async fn tell(mut stream: UnixStream, server: ssh::Handle) {
+async fn send_sessions(mut stream: UnixStream, server: ssh::Handle) {
     loop {
         let Ok(mut line) = serde_json::to_string(&server.sessions()) else { return };
         line.push('\n');

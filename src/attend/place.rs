@@ -59,7 +59,7 @@ pub(super) async fn enter(options: jail::Options) -> anyhow::Result<Jail> {
 /// Ends what sessions have left in the jail, and the jail.
 pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     let leftovers = blocking(move || Ok(jail.close(PROCESS_GRACE))).await?;
-    tell_leftovers(&leftovers);
+    log_leftovers(&leftovers);
     let stuck: Vec<_> = leftovers.stuck.iter().map(ToString::to_string).collect();
     anyhow::ensure!(
         stuck.is_empty(),
@@ -74,7 +74,7 @@ pub(super) async fn close(jail: Jail) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tell_leftovers(leftovers: &Leftovers) {
+fn log_leftovers(leftovers: &Leftovers) {
     for process in &leftovers.processes {
         tracing::warn!(
             pid = process.pid,

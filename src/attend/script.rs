@@ -80,10 +80,10 @@ fn start(jail: &Jail, command: Vec<u8>) -> anyhow::Result<(Child, PipeReader)> {
 
 fn log(mut output: PipeReader) {
     let mut lines = Lines::default();
-    let mut tell = |line: &str| tracing::info!("script: {line}");
+    let mut log = |line: &str| tracing::info!("script: {line}");
     // A broken pipe is an end too.
-    while lines.read_from(&mut output, &mut tell).unwrap_or(false) {}
-    lines.flush(&mut tell);
+    while lines.read_from(&mut output, &mut log).unwrap_or(false) {}
+    lines.flush(&mut log);
 }
 
 /// The shell's command that becomes the script.

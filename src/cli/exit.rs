@@ -41,7 +41,7 @@ pub const ALL: &[Exit] =
 impl Exit {
     /// The exit code of a job.
     pub fn of_job(outcome: &Outcome) -> Self {
-        if outcome.told { Self::of_end(outcome.end) } else { NOT_REPORTED }
+        if outcome.reported { Self::of_end(outcome.end) } else { NOT_REPORTED }
     }
 
     /// The exit code of a part of a job.

@@ -182,7 +182,7 @@ impl Init {
         }
     }
 
-    /// Tells the agent what became of launches; their pipe ends with exec, or brings a fault.
+    /// Reports the results of launches to the agent; their pipe ends with exec, or brings a fault.
     fn report_launches(&mut self, pids: &[Pid]) -> io::Result<()> {
         for pid in pids {
             let Some(session) = self.sessions.get_mut(pid) else { continue };

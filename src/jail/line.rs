@@ -126,7 +126,7 @@ impl Line {
         })
     }
 
-    /// Tells init to end, without waiting.
+    /// Asks init to end, without waiting.
     pub fn hang_up(&self) {
         // An error means that it has already ended.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
@@ -145,7 +145,7 @@ impl Line {
     pub fn follow(&self) {
         let end = self.hear();
         self.hang_up();
-        // Told to end, it does: but one that is stopped, or that has been taken over.
+        // Asked to end, it does, unless it is stopped or has been taken over.
         let _ = pidfd::wait_until(&self.pidfd, Instant::now() + ENDING);
         if !self.kill() {
             tracing::warn!(pid = self.pid, "cannot end the process that starts sessions");

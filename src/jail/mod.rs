@@ -55,7 +55,7 @@ use wire::{Bytes, ChildProgram, Request};
 /// What a session runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// The account's shell, told by its `argv[0]` that it is a login shell.
+    /// The account's shell, as a login shell: its `argv[0]` begins with a dash.
     LoginShell,
     /// The account's shell with `-c` and this.
     Command(Vec<u8>),

@@ -148,7 +148,7 @@ async fn build_here(
     };
     let built = build(building, directory, &reporter.board, &reporter.stop).await;
     if let Err(error) = &built {
-        tell_failure(directory.layout().parent(), error);
+        report_failure(directory.layout().parent(), error);
     }
     Ok(built)
 }
@@ -253,7 +253,7 @@ pub(super) struct Building {
     pub ca_cert: PathBuf,
     pub signing_keys: PathBuf,
     pub home: Option<PathBuf>,
-    /// Kiwi tells more of what it does.
+    /// Kiwi logs more of what it does.
     pub debug: bool,
     /// The image's.
     pub arch: Arch,
@@ -297,8 +297,8 @@ pub(super) async fn build(
     built.await.context("the image cannot be built")
 }
 
-/// Tells the other containers of the pod (contract section 3), and which error it was.
-pub(super) fn tell_failure(parent: &Path, error: &anyhow::Error) {
+/// Reports the error to the other containers of the pod (contract section 3).
+pub(super) fn report_failure(parent: &Path, error: &anyhow::Error) {
     let path = parent.join(files::BUILD_FAILED);
     if let Err(error) = std::fs::write(&path, chain(error.as_ref())) {
         tracing::warn!(path = %path.display(), %error, "cannot report to the other containers \

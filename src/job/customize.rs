@@ -30,7 +30,7 @@ use squashfs::reuse::Record;
 pub(super) async fn run(job: &Job, store: &Store) -> anyhow::Result<Published> {
     let (parent, job_id) =
         (job.contract.image_root_parent.clone(), job.contract.job_id.to_string());
-    // Before anything is written or told: another agent may work here.
+    // Before anything is written or reported: another agent may work here.
     let (claim, left) = blocking(move || {
         let claim = workspace::claim(&parent, &job_id)?;
         let left = left_image(&claim)?;

@@ -23,7 +23,7 @@ use ims_client::Status;
 pub struct Outcome {
     pub end: End,
     /// False if the terminal status could not be reported to IMS.
-    pub told: bool,
+    pub reported: bool,
     /// The result JSON of contract section 5.
     pub result: String,
 }
@@ -33,7 +33,7 @@ impl Outcome {
     pub(super) fn without_ims(error: &anyhow::Error) -> Self {
         let error = chain(error.as_ref());
         tracing::error!("the job failed, and this cannot be reported to IMS: {error}");
-        Self { end: End::Failed, told: false, result: failure_json(&error) }
+        Self { end: End::Failed, reported: false, result: failure_json(&error) }
     }
 }
 
@@ -144,7 +144,7 @@ impl Reporter {
     ) -> Outcome {
         let work = async move { tokio::spawn(work).await.map_err(|panic| anyhow!(panic))? };
         match work.await {
-            Ok(()) => Outcome { end: End::Success, told: true, result: String::new() },
+            Ok(()) => Outcome { end: End::Success, reported: true, result: String::new() },
             Err(error) => self.finish(Err(error)).await,
         }
     }
@@ -165,20 +165,20 @@ impl Reporter {
             && self.is_not_ours(error)
         {
             let error = format!("{}; nothing is reported to IMS", chain(error.as_ref()));
-            return Outcome { end, told: true, result: failure_json(&error) };
+            return Outcome { end, reported: true, result: failure_json(&error) };
         }
-        let told = self.patch(status).await;
-        if let Err(error) = &told {
+        let reported = self.patch(status).await;
+        if let Err(error) = &reported {
             tracing::error!(%status, "cannot report the end of the job to IMS: {}", chain(error));
         }
         let printed = match &result {
             Ok(published) => {
-                let job = told.as_ref().ok().and_then(Option::as_ref);
+                let job = reported.as_ref().ok().and_then(Option::as_ref);
                 result_json(published, job.or(published.job.as_ref()))
             }
             Err(error) => failure_json(&chain(error.as_ref())),
         };
-        Outcome { end, told: told.is_ok(), result: printed }
+        Outcome { end, reported: reported.is_ok(), result: printed }
     }
 
     /// Whether the job is over, or lives without this agent of it.
@@ -196,7 +196,7 @@ impl Reporter {
         self.board.set_status(status);
         tracing::info!(%status, "job status");
         let Some(id) = &self.job_id else { return Ok(None) };
-        let told = match status {
+        let reported = match status {
             // Not stopped by SIGTERM: that is when it matters most.
             Status::Success | Status::Error => self.report_end(id, status).await,
             Status::WaitingOnUser => {
@@ -204,7 +204,7 @@ impl Reporter {
             }
             _ => self.ims().set_job_status(id, status, &self.stop).await,
         };
-        told.map(Some)
+        reported.map(Some)
     }
 
     /// A job that succeeded is worth the patience of one that is held.

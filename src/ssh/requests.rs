@@ -67,7 +67,7 @@ impl Handler {
         allowed && setup.is_some_and(|setup| setup.terminal.is_none())
     }
 
-    /// Tells channel `id`'s program where the client's agent is; `false` when it has started.
+    /// Sets where the client's agent is for the program of channel `id`; `false` if it has started.
     pub(super) fn set_agent(&self, id: ChannelId, socket: PathBuf) -> bool {
         let mut channels = self.connection.channels();
         let setup = channels.get_mut(&id).and_then(Entry::setup);

@@ -253,7 +253,7 @@ impl Inner {
     }
 }
 
-/// Tells the client to go, and cuts the stream when that takes too long: the library's disconnect may
+/// Asks the client to disconnect, and cuts the stream when that takes too long: the library's disconnect may
 /// wait for a key exchange that never comes.
 async fn disconnect(
     mut session: RunningSession<Handler>,

@@ -30,7 +30,7 @@ pub(super) fn until_free<T>(
 ) -> Result<T, Failed> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = FIRST_PAUSE;
-    let mut told = false;
+    let mut logged = false;
     loop {
         match act() {
             Err(error) if error.is_busy() => {
@@ -39,13 +39,13 @@ pub(super) fn until_free<T>(
                     return Err(Failed::StillInUse(Error::StillInUse { path: path.into(), users }));
                 }
                 // What is over at once is not worth a line.
-                if !told && pause >= LONGEST_PAUSE {
+                if !logged && pause >= LONGEST_PAUSE {
                     tracing::warn!(
                         path = %path.display(), users = holders(layout),
                         "still in use by an earlier run: waiting up to {} s",
                         PATIENCE.as_secs()
                     );
-                    told = true;
+                    logged = true;
                 }
                 std::thread::sleep(pause);
                 pause = (2 * pause).min(LONGEST_PAUSE);

@@ -70,7 +70,7 @@ pub struct Window {
     pub height_pixels: u32,
 }
 
-/// Tells the terminal its size; the kernel sends SIGWINCH to the foreground process group.
+/// Sets the size of the terminal; the kernel sends SIGWINCH to the foreground process group.
 pub fn resize(master: impl AsFd, window: Window) -> io::Result<()> {
     let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
     let size = Winsize {

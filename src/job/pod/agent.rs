@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpStream;
 
-use super::{Ready, alive, tell};
+use super::{Ready, alive, write_signal};
 use crate::attend::session::Site;
 use crate::blocking::blocking;
 use crate::contract::files;
@@ -30,7 +30,7 @@ pub(in crate::job) async fn hand_over(job: &Job, site: &Site) -> anyhow::Result<
     blocking(move || share_keys(&keys)).await?;
     // What the other container looks at before it ends the sessions.
     let ready = Ready { check: site.check.clone(), grace: (&job.contract.safekeeping).into() };
-    tell(parent, files::READY, &serde_json::to_string(&ready)?);
+    write_signal(parent, files::READY, &serde_json::to_string(&ready)?);
     let stop = &job.reporter.stop;
     let signal = stop.run_until_cancelled(attended(job, site)).await;
     signal.context("cancelled while the user worked")?
@@ -101,7 +101,7 @@ async fn wait_for_server(listen: Listen) -> anyhow::Result<()> {
     })
 }
 
-/// Tells the container of the sessions that the job is over, so that it ends too.
+/// Signals the end of the job to the container of the sessions, so that it ends too.
 pub(in crate::job) fn end(parent: &Path, outcome: &Outcome) {
     let ready = parent.join(files::READY);
     let handed_over = ready.exists();
@@ -111,7 +111,9 @@ pub(in crate::job) fn end(parent: &Path, outcome: &Outcome) {
     match outcome.end {
         // It has ended before.
         End::Success | End::GaveUp if handed_over => {}
-        End::Success | End::GaveUp => tell(parent, files::EXITING, "there are no sessions"),
-        End::Failed | End::Terminated => tell(parent, files::POD_ERROR, "the job has ended"),
+        End::Success | End::GaveUp => write_signal(parent, files::EXITING, "there are no sessions"),
+        End::Failed | End::Terminated => {
+            write_signal(parent, files::POD_ERROR, "the job has ended")
+        }
     }
 }

@@ -26,7 +26,7 @@ struct Ready {
 }
 
 /// Says something to the other containers; what is in the file is for people.
-fn tell(parent: &Path, name: &str, why: &str) {
+fn write_signal(parent: &Path, name: &str, why: &str) {
     let (path, new) = (parent.join(name), parent.join(format!(".{name}.new")));
     // Whoever sees the file reads it at once, and all of it must be there.
     if let Err(error) = std::fs::write(&new, why).and_then(|()| std::fs::rename(&new, &path)) {

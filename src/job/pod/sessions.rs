@@ -6,7 +6,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ready, tell};
+use super::{Ready, write_signal};
 use crate::attend::listen::Listen;
 use crate::attend::rights;
 use crate::attend::session::{self, JobFacts, ReadyNotifier, ServerKeys, SessionSettings, Site};
@@ -46,7 +46,7 @@ pub async fn serve_sessions(
             {
                 tracing::warn!(path = %signal.path.display(), %error, "cannot remove a file");
             }
-            tell(&parent, files::EXITING, "");
+            write_signal(&parent, files::EXITING, "");
             if signal.kind == Kind::Complete { End::Success } else { End::GaveUp }
         }
         Err(error) => {
@@ -55,7 +55,7 @@ pub async fn serve_sessions(
             if stop.is_cancelled() {
                 return End::Terminated;
             }
-            tell(&parent, files::POD_ERROR, &error);
+            write_signal(&parent, files::POD_ERROR, &error);
             End::Failed
         }
     }

@@ -168,7 +168,7 @@ async fn build_image(
     match built {
         Err(error) if !reporter.stop.is_cancelled() => {
             tracing::error!("{}", chain(error.as_ref()));
-            create::tell_failure(&contract.image_root_parent, &error);
+            create::report_failure(&contract.image_root_parent, &error);
             Ok(())
         }
         built => built,

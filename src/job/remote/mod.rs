@@ -167,7 +167,7 @@ impl<'a> Remote<'a> {
         let published =
             Box::pin(self.work(work, Some(&job.contract.recipe.root), None, None, door)).await;
         if let Err(error) = &published {
-            create::tell_failure(self.layout.parent(), error);
+            create::report_failure(self.layout.parent(), error);
         }
         published
     }

@@ -205,7 +205,7 @@ impl Shared {
         }
     }
 
-    /// Tells the throttle how long the queue is.
+    /// Reports the length of the queue to the throttle.
     fn publish(&self, state: &State) {
         let spilled = state.spill.as_ref().map_or(0, Spill::len);
         self.throttle.report(&self.load, state.length + spilled, state.overrun > 0);

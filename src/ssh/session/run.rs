@@ -255,7 +255,7 @@ async fn forget(outlet: Arc<Outlet>, live: Arc<Live>) {
     outlet.connection.shared.registry.disconnected(&live);
 }
 
-/// Tells how the program ended.
+/// Reports how the program ended.
 async fn send_status(outlet: &Outlet, handle: &Handle, status: Option<&ExitStatus>) {
     let id = outlet.write.id();
     match status {

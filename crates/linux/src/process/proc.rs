@@ -23,7 +23,7 @@ impl Process {
         strings(&fs::read(self.file("environ")).unwrap_or_default())
     }
 
-    /// By what its mount namespace is told from others.
+    /// Identifies its mount namespace.
     pub fn mount_namespace(&self) -> Option<PathBuf> {
         fs::read_link(self.file("ns/mnt")).ok()
     }

@@ -133,7 +133,7 @@ impl Verifier {
         })
     }
 
-    /// Tells that `len` more bytes of `part` are in the file.
+    /// Records that `len` more bytes of `part` are in the file.
     pub(super) fn written(&self, part: usize, len: u64) {
         self.shared.lock().written(part, len);
         self.shared.changed.notify_one();

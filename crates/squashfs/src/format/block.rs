@@ -1,4 +1,4 @@
-//! The word that tells how a data block or fragment block is stored: its length, whether raw.
+//! The word that encodes how a data block or fragment block is stored: its length, whether raw.
 
 /// Set in a block's word when the block is stored as it is, not compressed.
 const RAW: u32 = 1 << 24;

@@ -70,7 +70,7 @@ impl From<Summary> for Outcome {
 /// Packs the tree at `root` to `out` with the blocks of `base`. With [`Changes::Overlay`] the tree is
 /// base and upper layer merged, and `root` is read only if the base cannot be reused.
 ///
-/// A base that cannot be reused is told once in the log, and the tree is packed in full.
+/// A base that cannot be reused is logged once, and the tree is packed in full.
 pub fn pack(
     base: &Path,
     changes: Changes,

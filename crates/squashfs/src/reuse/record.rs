@@ -1,4 +1,4 @@
-//! What stat(2) told of every file right after a base was unpacked: by this, unchanged files are
+//! What stat(2) returned for every file right after a base was unpacked: by this, unchanged files are
 //! known later without reading them.
 
 use std::collections::HashMap;

@@ -42,7 +42,7 @@ pub enum Error {
     Input(Box<dyn std::error::Error + Send + Sync>),
     #[error("cancelled")]
     Cancelled,
-    /// Another thread of the pipeline has failed and tells why; never seen outside.
+    /// Another thread of the pipeline has failed and reports why; never seen outside.
     #[error("interrupted")]
     Interrupted,
 }

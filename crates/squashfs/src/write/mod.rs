@@ -42,7 +42,7 @@ use super::format::metadata::Reference;
 use linux::dir::Dir;
 use progress::Progress;
 
-/// Bytes in a data block unless told otherwise: mksquashfs's default, which the nodes boot.
+/// Bytes in a data block by default: mksquashfs's default, which the nodes boot.
 pub const DEFAULT_BLOCK: u32 = 131_072;
 
 /// How to pack.

@@ -112,7 +112,7 @@ fn join<T>(handle: ScopedJoinHandle<T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Compressing threads: as many as told or as the cgroup's cpu.max gives, fewer if their encoders
+/// Compressing threads: as many as requested or as the cgroup's cpu.max gives, fewer if their encoders
 /// would take too much of its memory.max.
 pub(crate) fn threads(options: &Options) -> usize {
     let budget = cgroup::memory().map_or(ENCODER_BYTES, |limit| ENCODER_BYTES.min(limit / 4));

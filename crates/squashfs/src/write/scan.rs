@@ -153,7 +153,7 @@ pub(crate) fn survey(
     Ok(survey)
 }
 
-/// Files whose content a base image holds: by identity, what stat(2) told when that was seen, and the
+/// Files whose content a base image holds: by identity, what stat(2) returned when that was seen, and the
 /// place of the inode in the base.
 #[derive(Debug, Default)]
 pub(crate) struct Unchanged {
@@ -214,7 +214,7 @@ pub(crate) fn feed(
     })
 }
 
-/// Feeds one thing that is no directory as `name`; `source` tells where it lies.
+/// Feeds one thing that is no directory as `name`; `source` is where it lies.
 pub(crate) fn node(
     name: &[u8],
     source: (&Arc<Place>, &[u8]),

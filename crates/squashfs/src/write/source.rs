@@ -159,7 +159,7 @@ impl SourceFile {
     }
 }
 
-/// Inode, size and time of last change of the content: what stat(2) can tell of a version.
+/// Inode, size and time of last change of the content: what identifies a version in stat(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Version {
     inode: u64,

@@ -44,7 +44,7 @@ pub struct Options {
     /// Records on their way at once, from a directory.
     pub jobs: usize,
     pub journal: PathBuf,
-    /// Tells the IMS apart in the journal.
+    /// Identifies the IMS in the journal.
     pub site_name: String,
 }
 
