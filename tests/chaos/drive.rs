@@ -334,7 +334,8 @@ impl<'a> Drive<'a> {
             && self.site.record.status() == "waiting_on_user"
             && !user::signal_lies_there(&self.site)
             && !matches!(self.point.action, Action::Stderr(_));
-        if !waiting {
+        // The record stays where it is while IMS takes no status.
+        if !waiting || agent.status().await.is_some_and(|status| status != "waiting_on_user") {
             *waits = None;
             return false;
         }

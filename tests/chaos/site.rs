@@ -249,6 +249,11 @@ impl Agent {
         client.get(url).send().await.ok()?.json().await.ok()
     }
 
+    /// The status that it shows itself.
+    pub async fn status(&self) -> Option<String> {
+        Some(self.shown().await?["status"].as_str()?.to_owned())
+    }
+
     /// What it says that the job is held for.
     pub async fn hold(&self) -> Option<Value> {
         self.shown().await.map(|shown| shown["hold"].clone()).filter(|hold| !hold.is_null())
