@@ -3,7 +3,7 @@
 //! This room alone knows the order of things; every step is another room's. A customize job that is
 //! served and published by one container goes this way; read the functions in this order:
 //!
-//! 1. [`run`] sets up the client of IMS. Whatever happens from here on, [`Reporter::conclude`] reports it.
+//! 1. [`run`] sets up the client of IMS. Whatever happens from here on, `Reporter::conclude` reports it.
 //! 2. `published::before`: a job that an earlier run of the agent has published is not done again.
 //! 3. `customize::run` claims the job's directory, looks whether an earlier run got as far as letting users
 //!    in (then it goes on from there), and takes the port and the keys of the users (`access`), so that what
