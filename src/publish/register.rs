@@ -172,8 +172,11 @@ async fn make(
     request.journal.save(&entry)?;
     let image = match create(ims, request, cancel).await {
         Ok(image) => image,
-        Err(error) => {
-            request.journal.remove()?;
+        Err(Uncreated { error, may_exist }) => {
+            // If it may exist, another try looks for it.
+            if !may_exist {
+                request.journal.remove()?;
+            }
             return Err(error);
         }
     };
@@ -200,13 +203,20 @@ async fn make(
     }
 }
 
+/// Why there is no record that is known.
+struct Uncreated {
+    error: Error,
+    /// IMS did not say whether it has one.
+    may_exist: bool,
+}
+
 /// Creates the record. It reacts late to `cancel`: an interrupted request could leave an unknown
 /// record.
 async fn create(
     ims: &ims::Client,
     request: &Request,
     cancel: &CancellationToken,
-) -> Result<Image, Error> {
+) -> Result<Image, Uncreated> {
     let begun = Timestamp::now();
     let never = CancellationToken::new();
     let late = async {
@@ -216,17 +226,20 @@ async fn create(
     let error = tokio::select! {
         image = ims.create_image(&request.image_name, request.arch, &never) => match image {
             Ok(image) => return Ok(image),
-            Err(error) if !error.is_ambiguous() => return Err(Error::Create(error)),
+            Err(error) if !error.is_ambiguous() => {
+                return Err(Uncreated { error: Error::Create(error), may_exist: false });
+            }
             Err(error) => Error::Create(error),
         },
         () = late => Error::Cancelled,
     };
-    forget(ims, request, begun).await;
-    Err(error)
+    let may_exist = !forget(ims, request, begun).await;
+    Err(Uncreated { error, may_exist })
 }
 
-/// Removes the record that a request without an answer may have made.
-async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) {
+/// Removes the record that a request without an answer may have made. `false` if IMS did not say whether it
+/// has one.
+async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) -> bool {
     let (name, never) = (&request.image_name, CancellationToken::new());
     let ims = ims.with_policy(Policy::CLEAN_UP);
     let removed = async {
@@ -235,7 +248,8 @@ async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) {
         ims.delete_image(&image.id, &never).await?;
         Ok(Some(image.id.clone()))
     };
-    match timeout(CLEAN_UP_LIMIT, removed).await.unwrap_or(Err(ims::Error::Cancelled)) {
+    let removed = timeout(CLEAN_UP_LIMIT, removed).await.unwrap_or(Err(ims::Error::Cancelled));
+    match &removed {
         Ok(Some(id)) => tracing::info!(id, name, "rolled back: the image record had been created"),
         // IMS may still be at it, and of several records none is surely ours.
         Ok(None) => tracing::error!(
@@ -245,11 +259,12 @@ async fn forget(ims: &ims::Client, request: &Request, begun: Timestamp) {
         ),
         Err(error) => tracing::error!(
             name,
-            error = %chain(&error),
+            error = %chain(error),
             "no response about the new image record: if IMS has one without a link, delete it by \
              hand"
         ),
     }
+    removed.is_ok()
 }
 
 /// One image on its way, from its record on.
