@@ -29,7 +29,16 @@ pub fn has_ended(child: Pid) -> bool {
 }
 
 /// Kills this child and waits for its end. That it is gone already is no error.
+///
+/// Takes the status of other children too: the first process of a pid namespace does not end before all others
+/// in the namespace have, and those that are children of this process wait for it to take their status.
 pub fn kill_and_wait(child: Pid) {
     let _ = kill(child, Signal::SIGKILL);
-    let _ = waitpid(child, None);
+    loop {
+        match waitpid(None, None) {
+            Ok(status) if status.pid() == Some(child) => return,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
 }
